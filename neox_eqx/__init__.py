@@ -1,0 +1,1 @@
+"""GPT-NeoX models in JAX with Equinox."""

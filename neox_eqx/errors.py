@@ -1,0 +1,9 @@
+"""The one kind of error that is the user's to mend."""
+
+
+class InputError(ValueError):
+    """Something given from outside is wrong: a file, an option, a prompt.
+
+    The message is one line that says what is wrong, where, and what to do. Command lines print
+    it and exit with status 2; in a notebook it is an ordinary `ValueError`.
+    """
