@@ -1,0 +1,92 @@
+"""Causal self-attention over the past segments and the new tokens."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from neox_eqx.config import GPTNeoXConfig
+from neox_eqx.model.layers import Linear
+from neox_eqx.model.rotary import Rotary
+from neox_eqx.model.segment import KV
+
+
+class Attention(eqx.Module):
+    query_key_value: Linear
+    dense: Linear
+    num_heads: int = eqx.field(static=True)
+
+    @classmethod
+    def init(
+        cls, config: GPTNeoXConfig, *, dtype: jax.typing.DTypeLike, key: PRNGKeyArray
+    ) -> "Attention":
+        size = config.hidden_size
+        options = dict(
+            use_bias=config.attention_bias, scale=config.initializer_range, dtype=dtype
+        )
+        keys = jax.random.split(key)
+        return cls(
+            Linear.init((3 * size, size), ("heads", "embed"), key=keys[0], **options),
+            Linear.init((size, size), ("embed", "heads"), key=keys[1], **options),
+            config.num_attention_heads,
+        )
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        rotary: Rotary,
+        past: tuple[KV, ...],
+        mask: Bool[Array, "B T U"],
+    ) -> tuple[Float[Array, "B T D"], KV]:
+        """The attention output, and the keys and values of the new tokens."""
+        rows, length, size = x.shape
+        # The rows of the fused weight are ordered by head, then query, key, value.
+        fused = self.query_key_value(x).reshape(rows, length, self.num_heads, 3, -1)
+        query, key, value = (fused[:, :, :, part].transpose(0, 2, 1, 3) for part in range(3))
+        rotary = rotary.astype(x.dtype)
+        new = KV(rotary.rotate(key), value)
+        attended = attend(rotary.rotate(query), (*past, new), mask)
+        return self.dense(attended.transpose(0, 2, 1, 3).reshape(rows, length, size)), new
+
+
+def attend(
+    query: Float[Array, "B H T K"], segments: tuple[KV, ...], mask: Bool[Array, "B T U"]
+) -> Float[Array, "B H T K"]:
+    """softmax(q kᵀ / sqrt(K)) v over the slots of all segments; U is the sum of their slots.
+
+    One softmax over the concatenated scores, so that no segment's keys need to be copied.
+    """
+    scores = jnp.concatenate([_scores(query, kv.key) for kv in segments], axis=-1)
+    scores = scores * jnp.asarray(query.shape[-1] ** -0.5, scores.dtype)
+    # A finite minimum: a row of padding has nothing to attend to, and must not turn into NaN.
+    scores = jnp.where(mask[:, None], scores, jnp.finfo(scores.dtype).min)
+    weights = jax.nn.softmax(scores.astype(jnp.float32), axis=-1).astype(query.dtype)
+    output, start = jnp.zeros((), query.dtype), 0
+    for kv in segments:
+        stop = start + kv.value.shape[-2]
+        output = output + _mix(weights[..., start:stop], kv.value)
+        start = stop
+    return output
+
+
+def _scores(
+    query: Float[Array, "B H T K"], key: Float[Array, "b H S K"]
+) -> Float[Array, "B H T S"]:
+    """Rows of the batch that share a segment row are one matrix product with it."""
+    shared = _group(query, len(key))
+    return jnp.einsum("bghtk,bhsk->bghts", shared, key, precision="highest").reshape(
+        *query.shape[:3], -1
+    )
+
+
+def _mix(
+    weights: Float[Array, "B H T S"], value: Float[Array, "b H S K"]
+) -> Float[Array, "B H T K"]:
+    shared = _group(weights, len(value))
+    return jnp.einsum("bghts,bhsk->bghtk", shared, value, precision="highest").reshape(
+        *weights.shape[:3], -1
+    )
+
+
+def _group(x: Float[Array, "B H T X"], rows: int) -> Float[Array, "b g H T X"]:
+    return x.reshape(rows, -1, *x.shape[1:])

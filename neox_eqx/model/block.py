@@ -1,0 +1,77 @@
+"""One transformer layer."""
+
+import equinox as eqx
+import jax
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from neox_eqx.config import GPTNeoXConfig
+from neox_eqx.model.activations import activate
+from neox_eqx.model.attention import Attention
+from neox_eqx.model.layers import LayerNorm, Linear
+from neox_eqx.model.rotary import Rotary
+from neox_eqx.model.segment import KV
+
+
+class MLP(eqx.Module):
+    dense_h_to_4h: Linear
+    dense_4h_to_h: Linear
+    hidden_act: str = eqx.field(static=True)
+
+    @classmethod
+    def init(
+        cls, config: GPTNeoXConfig, *, dtype: jax.typing.DTypeLike, key: PRNGKeyArray
+    ) -> "MLP":
+        size, inner = config.hidden_size, config.intermediate_size
+        options = dict(scale=config.initializer_range, dtype=dtype)
+        keys = jax.random.split(key)
+        return cls(
+            Linear.init((inner, size), ("mlp", "embed"), key=keys[0], **options),
+            Linear.init((size, inner), ("embed", "mlp"), key=keys[1], **options),
+            config.hidden_act,
+        )
+
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        return self.dense_4h_to_h(activate(self.hidden_act, self.dense_h_to_4h(x)))
+
+
+class Block(eqx.Module):
+    """Attention and MLP around the residual stream.
+
+    Parallel: both read the same input, x + (attn(ln1 x) + mlp(ln2 x)). Sequential: the MLP
+    reads what attention left, y = x + attn(ln1 x), then y + mlp(ln2 y).
+    """
+
+    input_layernorm: LayerNorm
+    post_attention_layernorm: LayerNorm
+    attention: Attention
+    mlp: MLP
+    use_parallel_residual: bool = eqx.field(static=True)
+
+    @classmethod
+    def init(
+        cls, config: GPTNeoXConfig, *, dtype: jax.typing.DTypeLike, key: PRNGKeyArray
+    ) -> "Block":
+        keys = jax.random.split(key)
+        norm = LayerNorm.init(config.hidden_size, config.layer_norm_eps, dtype)
+        return cls(
+            norm,
+            norm,
+            Attention.init(config, dtype=dtype, key=keys[0]),
+            MLP.init(config, dtype=dtype, key=keys[1]),
+            config.use_parallel_residual,
+        )
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        rotary: Rotary,
+        past: tuple[KV, ...],
+        mask: Bool[Array, "B T U"],
+    ) -> tuple[Float[Array, "B T D"], KV]:
+        """The residual stream after this layer, and the new tokens' keys and values."""
+        attended, new = self.attention(self.input_layernorm(x), rotary, past, mask)
+        if self.use_parallel_residual:
+            # The two branches are summed first: sharded, their partial sums share a reduction.
+            return x + (attended + self.mlp(self.post_attention_layernorm(x))), new
+        x = x + attended
+        return x + self.mlp(self.post_attention_layernorm(x)), new

@@ -1,0 +1,75 @@
+"""The three parameterised layers: Linear, LayerNorm and Embedding.
+
+They act on the last axis of a batch, unlike `equinox.nn`, whose layers take one example and are
+vmapped: a cache write vmapped over rows becomes a scatter, where a batched one is a single
+`dynamic_update_slice`. `axes` names the logical axis of each weight dimension, for sharding.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+
+class Linear(eqx.Module):
+    """y = x Wᵀ + b, with the weight as PyTorch stores it: (out, in)."""
+
+    weight: Float[Array, "*L out in"]
+    bias: Float[Array, "*L out"] | None
+    axes: tuple[str, str] = eqx.field(static=True)
+
+    @classmethod
+    def init(
+        cls,
+        shape: tuple[int, int],
+        axes: tuple[str, str],
+        *,
+        use_bias: bool = True,
+        scale: float,
+        dtype: jax.typing.DTypeLike,
+        key: PRNGKeyArray,
+    ) -> "Linear":
+        """Normal weights of standard deviation `scale` in `shape` (out, in), and zero bias."""
+        weight = scale * jax.random.normal(key, shape, dtype)
+        return cls(weight, jnp.zeros(shape[0], dtype) if use_bias else None, axes)
+
+    def __call__(self, x: Float[Array, "*B in"]) -> Float[Array, "*B out"]:
+        y = project(x, self.weight)
+        return y if self.bias is None else y + self.bias
+
+
+class LayerNorm(eqx.Module):
+    """Normalises the last axis by its mean and biased variance."""
+
+    weight: Float[Array, "*L D"]
+    bias: Float[Array, "*L D"]
+    eps: float = eqx.field(static=True)
+
+    @classmethod
+    def init(cls, size: int, eps: float, dtype: jax.typing.DTypeLike) -> "LayerNorm":
+        return cls(jnp.ones(size, dtype), jnp.zeros(size, dtype), eps)
+
+    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+        # Statistics in float32: squares of bfloat16 activations lose the small differences.
+        x32 = x.astype(jnp.float32)
+        mean = x32.mean(-1, keepdims=True)
+        variance = jnp.square(x32 - mean).mean(-1, keepdims=True)
+        normal = (x32 - mean) * lax.rsqrt(variance + self.eps)
+        y = normal * self.weight.astype(jnp.float32) + self.bias.astype(jnp.float32)
+        return y.astype(x.dtype)
+
+
+class Embedding(eqx.Module):
+    """One row of the weight for each token id."""
+
+    weight: Float[Array, "V D"]
+
+    def __call__(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+        return self.weight[tokens]
+
+
+def project(x: Float[Array, "*B in"], weight: Float[Array, "out in"]) -> Float[Array, "*B out"]:
+    """x Wᵀ. float32 stays float32 on accelerators, whose default would round it for speed."""
+    dims = (((x.ndim - 1,), (1,)), ((), ()))
+    return lax.dot_general(x, weight, dims, precision=lax.Precision.HIGHEST)

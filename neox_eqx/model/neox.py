@@ -1,0 +1,142 @@
+"""The whole model: tokens and their past in, hidden states and logits out."""
+
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from neox_eqx.config import GPTNeoXConfig
+from neox_eqx.model.block import Block
+from neox_eqx.model.layers import Embedding, LayerNorm, Linear, project
+from neox_eqx.model.rotary import Rotary
+from neox_eqx.model.segment import KV, Segment
+
+
+class GPTNeoX(eqx.Module):
+    """Parameters under Hugging Face's names and in its shapes.
+
+    `layers` is a tuple of Blocks, which unrolls (fastest on a CPU), or one Block whose arrays
+    have a leading layer axis, which scans (compiles in seconds for any depth). `embed_out` is
+    None where the head is tied to the embedding.
+
+    Example:
+        >>> config = GPTNeoXConfig(64, 32, 2, 4, 128)
+        >>> model = GPTNeoX.init(config, key=jax.random.key(0))
+        >>> tokens = jnp.array([[5, 6, 7]])
+        >>> hidden, segment = model(tokens, jnp.ones(tokens.shape, bool))
+        >>> model.logits(hidden).shape
+        (1, 3, 64)
+    """
+
+    embed_in: Embedding
+    layers: tuple[Block, ...] | Block
+    final_layer_norm: LayerNorm
+    embed_out: Linear | None
+    config: GPTNeoXConfig = eqx.field(static=True)
+
+    @classmethod
+    def init(
+        cls,
+        config: GPTNeoXConfig,
+        *,
+        dtype: jax.typing.DTypeLike = jnp.float32,
+        stacked: bool = False,
+        key: PRNGKeyArray,
+    ) -> "GPTNeoX":
+        """Random parameters; `stacked` chooses the form of `layers`."""
+        embed_key, head_key, layers_key = jax.random.split(key, 3)
+        shape = (config.vocab_size, config.hidden_size)
+        embed_in = config.initializer_range * jax.random.normal(embed_key, shape, dtype)
+        keys = jax.random.split(layers_key, config.num_hidden_layers)
+        blocks = tuple(Block.init(config, dtype=dtype, key=key) for key in keys)
+        head = Linear.init(
+            shape,
+            ("vocab", "embed"),
+            use_bias=False,
+            scale=config.initializer_range,
+            dtype=dtype,
+            key=head_key,
+        )
+        return cls(
+            Embedding(embed_in),
+            stack(blocks) if stacked else blocks,
+            LayerNorm.init(config.hidden_size, config.layer_norm_eps, dtype),
+            None if config.tie_word_embeddings else head,
+            config,
+        )
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        return self.embed_in.weight.dtype
+
+    @property
+    def stacked(self) -> bool:
+        return not isinstance(self.layers, tuple)
+
+    def __call__(
+        self,
+        tokens: Int[Array, "B T"],
+        valid: Bool[Array, "B T"],
+        past: Sequence[Segment] = (),
+    ) -> tuple[Float[Array, "B T D"], Segment]:
+        """The final hidden states of `tokens`, and the segment to attend to them later.
+
+        A token's position is the number of valid tokens before it in its row, so padding may
+        stand anywhere. `valid` is False at padding, whose hidden states mean nothing.
+        """
+        mask, positions = _mask_and_positions(valid, past)
+        longest = jnp.where(valid, positions, 0).max(-1) + 1
+        rotary = Rotary.at(self.config, positions, longest)
+        x, kv = self._run_layers(self.embed_in(tokens), rotary, past, mask)
+        return self.final_layer_norm(x), Segment(kv, valid)
+
+    def _run_layers(
+        self,
+        x: Float[Array, "B T D"],
+        rotary: Rotary,
+        past: Sequence[Segment],
+        mask: Bool[Array, "B T U"],
+    ) -> tuple[Float[Array, "B T D"], KV | tuple[KV, ...]]:
+        """The layers read the past and never write it: what is new is returned.
+
+        In a scan that keeps the caches from being copied, which writing inside it would force.
+        """
+        if isinstance(self.layers, tuple):
+            new = []
+            for index, block in enumerate(self.layers):
+                x, kv = block(x, rotary, tuple(segment.layer(index) for segment in past), mask)
+                new.append(kv)
+            return x, tuple(new)
+
+        def body(
+            x: Float[Array, "B T D"], layer: tuple[Block, tuple[KV, ...]]
+        ) -> tuple[Float[Array, "B T D"], KV]:
+            block, layer_past = layer
+            return block(x, rotary, layer_past, mask)
+
+        return lax.scan(body, x, (self.layers, tuple(segment.kv for segment in past)))
+
+    def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
+        """Scores of the vocabulary in float32. Apart from the layers: most positions need none."""
+        head = self.embed_in if self.embed_out is None else self.embed_out
+        return project(hidden, head.weight).astype(jnp.float32)
+
+
+def stack(blocks: Sequence[Block]) -> Block:
+    """One Block whose arrays have a leading layer axis."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)
+
+
+def _mask_and_positions(
+    valid: Bool[Array, "B T"], past: Sequence[Segment]
+) -> tuple[Bool[Array, "B T U"], Int[Array, "B T"]]:
+    rows, length = valid.shape
+    seen = [jnp.repeat(segment.valid, rows // len(segment.valid), axis=0) for segment in past]
+    causal = jnp.tril(jnp.ones((length, length), bool))
+    masks = [jnp.broadcast_to(old[:, None], (rows, length, old.shape[-1])) for old in seen]
+    mask = jnp.concatenate([*masks, valid[:, None] & causal], axis=-1)
+    before = sum((old.sum(-1) for old in seen), jnp.zeros(rows, jnp.int32))
+    return mask, before[:, None] + jnp.cumsum(valid, axis=-1) - 1

@@ -1,0 +1,68 @@
+"""Keys and values of a run of tokens: what a forward pass returns and later ones attend to."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from neox_eqx.config import GPTNeoXConfig
+
+
+class KV(eqx.Module):
+    """Keys (rotated) and values; `*L` is there where the layers are stacked."""
+
+    key: Float[Array, "*L B H S K"]
+    value: Float[Array, "*L B H S K"]
+
+
+class Segment(eqx.Module):
+    """A run of tokens in the past of a forward pass.
+
+    `kv` is one KV a layer, or one KV with a leading layer axis, as the model's `layers` are.
+    Slots where `valid` is False hold padding or nothing yet, and are never attended to. A
+    segment of fewer rows than the batch is shared: each of its rows serves as many rows of the
+    batch, next to each other, as it takes.
+    """
+
+    kv: KV | tuple[KV, ...]
+    valid: Bool[Array, "B S"]
+
+    @classmethod
+    def empty(
+        cls, config: GPTNeoXConfig, rows: int, slots: int, dtype: jnp.dtype, *, stacked: bool
+    ) -> "Segment":
+        """`slots` slots that hold nothing yet."""
+        shape = (rows, config.num_attention_heads, slots, config.head_dim)
+        layers = config.num_hidden_layers
+        if stacked:
+            kv = _zeros((layers, *shape), dtype)
+        else:
+            kv = tuple(_zeros(shape, dtype) for _ in range(layers))
+        return cls(kv, jnp.zeros((rows, slots), bool))
+
+    def write(self, new: "Segment", slot: Int[Array, ""]) -> "Segment":
+        """This segment with `new` in the slots from `slot` on, the same slots in every row."""
+        return Segment(
+            jax.tree.map(lambda old, x: _update(old, x, slot, axis=-2), self.kv, new.kv),
+            _update(self.valid, new.valid, slot, axis=-1),
+        )
+
+    def first(self, slots: int) -> "Segment":
+        """The first `slots` slots: attending to fewer is what makes a long buffer cheap."""
+        return Segment(
+            jax.tree.map(lambda x: lax.slice_in_dim(x, 0, slots, axis=x.ndim - 2), self.kv),
+            self.valid[:, :slots],
+        )
+
+    def layer(self, index: int) -> KV:
+        assert isinstance(self.kv, tuple)
+        return self.kv[index]
+
+
+def _zeros(shape: tuple[int, ...], dtype: jnp.dtype) -> KV:
+    return KV(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+
+
+def _update(old: Array, new: Array, slot: Int[Array, ""], axis: int) -> Array:
+    return lax.dynamic_update_slice_in_dim(old, new, slot, axis % old.ndim)
