@@ -1,0 +1,1 @@
+"""Checkpoints in Hugging Face's layout: config.json and tensors in safetensors or .bin files."""

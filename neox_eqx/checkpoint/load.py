@@ -1,0 +1,181 @@
+"""From a checkpoint to a model in memory, one tensor at a time."""
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from neox_eqx.checkpoint.files import Entry, read_entries
+from neox_eqx.checkpoint.hub import resolve
+from neox_eqx.checkpoint.names import EMBEDDING, HEAD, Parameter, parameters, stored_name
+from neox_eqx.config import GPTNeoXConfig
+from neox_eqx.errors import InputError
+from neox_eqx.model.neox import GPTNeoX
+
+DTYPES = ("float32", "bfloat16", "float16")
+BLOCK_BYTES = 16 * 2**20
+
+
+def load(
+    source: str | Path, *, dtype: str | jnp.dtype | None = None, stacked: bool | None = None
+) -> GPTNeoX:
+    """The model of a checkpoint directory in Hugging Face's layout, or of a Hub id.
+
+    `dtype` defaults to float32 on a CPU and bfloat16 on an accelerator; `stacked` (layers
+    scanned, not unrolled) to False and True. Beyond the parameters the process needs memory for
+    one block of a tensor at a time.
+
+    Raises:
+        InputError: the checkpoint is absent, incomplete or corrupt. All missing, unexpected and
+            mis-shaped tensors are named at once, before memory is taken for any.
+
+    Example:
+        >>> model = load("EleutherAI/pythia-70m")  # doctest: +SKIP
+    """
+    on_cpu = jax.default_backend() == "cpu"
+    dtype = _dtype("float32" if on_cpu else "bfloat16") if dtype is None else _dtype(dtype)
+    stacked = not on_cpu if stacked is None else stacked
+
+    directory = resolve(source)
+    config = GPTNeoXConfig.from_file(directory / "config.json")
+    tensors = _by_stored_name(directory, read_entries(directory))
+    _check(directory, tensors, config)
+    config = _settle_tying(config, tensors, dtype)
+    shapes = model_shapes(config, dtype, stacked=stacked)
+    arrays = [_place(parameter, tensors) for parameter in _with_progress(parameters(shapes))]
+    return jax.tree.unflatten(jax.tree.structure(shapes), arrays)
+
+
+def model_shapes(config: GPTNeoXConfig, dtype: jnp.dtype, *, stacked: bool) -> GPTNeoX:
+    """The model with a ShapeDtypeStruct in place of each array."""
+    return jax.eval_shape(
+        lambda: GPTNeoX.init(config, dtype=dtype, stacked=stacked, key=jax.random.key(0))
+    )
+
+
+def _dtype(dtype: str | jnp.dtype) -> jnp.dtype:
+    try:
+        known = jnp.dtype(dtype)
+    except TypeError:
+        known = None
+    if known is None or known.name not in DTYPES:
+        raise InputError(f"dtype {dtype!r} is not supported; it is one of {', '.join(DTYPES)}")
+    return known
+
+
+def _by_stored_name(directory: Path, entries: Iterable[Entry]) -> dict[str, Entry]:
+    tensors: dict[str, Entry] = {}
+    for entry in entries:
+        name = stored_name(entry.name)
+        if name in tensors:
+            both = f"{tensors[name].name} and {entry.name}"
+            raise InputError(f"{directory}: holds {both}, which are the same parameter; remove one")
+        if name is not None:
+            tensors[name] = entry
+    return tensors
+
+
+def _check(directory: Path, tensors: dict[str, Entry], config: GPTNeoXConfig) -> None:
+    """Each parameter has its tensor, in the right shape, and no tensor is left over."""
+    if HEAD in tensors:
+        config = dataclasses.replace(config, tie_word_embeddings=False)
+    expected = parameters(model_shapes(config, jnp.dtype(jnp.float32), stacked=False))
+    shapes = {parameter.names[0]: parameter.shape for parameter in expected}
+    found = [(name, entry) for name, entry in tensors.items() if name in shapes]
+    problems = {
+        "missing": [name for name in shapes if name not in tensors],
+        "unexpected": [entry.name for name, entry in tensors.items() if name not in shapes],
+        "of the wrong shape": [
+            f"{entry.name} {list(entry.shape)}, not {list(shapes[name])}"
+            for name, entry in found
+            if entry.shape != shapes[name]
+        ],
+        "not floating point": [
+            f"{entry.name} {entry.dtype}"
+            for _, entry in found
+            if not jnp.issubdtype(entry.dtype, jnp.floating)
+        ],
+    }
+    listed = [f"{what}: {', '.join(names)}" for what, names in problems.items() if names]
+    if listed:
+        raise InputError(f"{directory}: tensors do not fit config.json; {'; '.join(listed)}")
+
+
+def _settle_tying(
+    config: GPTNeoXConfig, tensors: dict[str, Entry], dtype: jnp.dtype
+) -> GPTNeoXConfig:
+    """As transformers does: a head that differs from the embedding stays, whatever config says."""
+    if not config.tie_word_embeddings or HEAD not in tensors:
+        return config
+    head, embedding = tensors[HEAD], tensors[EMBEDDING]
+    whole = (slice(None),) * 2
+    blocks = zip(_blocks(head, whole, dtype), _blocks(embedding, whole, dtype), strict=True)
+    if all(np.array_equal(ours, theirs) for (_, ours), (_, theirs) in blocks):
+        return config
+    warnings.warn(
+        f"{head.path}: tie_word_embeddings is true but {head.name} differs from "
+        f"{embedding.name}; the stored head is used",
+        stacklevel=3,
+    )
+    return dataclasses.replace(config, tie_word_embeddings=False)
+
+
+def _with_progress(parameters: list[Parameter]) -> Iterator[Parameter]:
+    """Shows the bytes loaded so far on stderr where that is a terminal."""
+    total = sum(parameter.array.size * parameter.array.dtype.itemsize for parameter in parameters)
+    with tqdm(total=total, unit="B", unit_scale=True, desc="Loading", disable=None) as progress:
+        for parameter in parameters:
+            yield parameter
+            progress.update(parameter.array.size * parameter.array.dtype.itemsize)
+
+
+def _place(parameter: Parameter, tensors: dict[str, Entry]) -> jax.Array:
+    """Reads a parameter to its device."""
+    shape, dtype = parameter.array.shape, parameter.array.dtype
+
+    def read(index: tuple[slice, ...]) -> np.ndarray:
+        sizes = (part.indices(size) for part, size in zip(index, shape, strict=True))
+        buffer = _aligned_empty(tuple(last - first for first, last, _ in sizes), dtype)
+        if parameter.stacked:
+            layers, index = index[0], index[1:]
+            for name, layer in zip(parameter.names[layers], buffer, strict=True):
+                _fill(layer, tensors[name], index)
+        else:
+            _fill(buffer, tensors[parameter.names[0]], index)
+        return buffer
+
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.make_array_from_callback(shape, sharding, read)
+
+
+def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """A buffer that JAX takes over as it is: on a CPU it copies what is not at 64 bytes."""
+    count = math.prod(shape) * dtype.itemsize
+    raw = np.empty(count + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + count].view(dtype).reshape(shape)
+
+
+def _fill(buffer: np.ndarray, entry: Entry, index: tuple[slice, ...]) -> None:
+    for first, block in _blocks(entry, index, buffer.dtype):
+        buffer[first : first + len(block)] = block
+
+
+def _blocks(
+    entry: Entry, index: tuple[slice, ...], dtype: np.dtype
+) -> Iterator[tuple[int, np.ndarray]]:
+    """The part of a tensor at `index` in blocks of rows, cast, each with its first row's place."""
+    start, stop, _ = index[0].indices(entry.shape[0])
+    row_bytes = max(1, math.prod(entry.shape[1:]) * entry.dtype.itemsize)
+    step = max(1, BLOCK_BYTES // row_bytes)
+    for first in range(start, stop, step):
+        block = entry.read((slice(first, min(first + step, stop)), *index[1:]))
+        # What is too large for float16 becomes infinite there, as it does in torch.
+        with np.errstate(over="ignore"):
+            yield first - start, block.astype(dtype, copy=False)

@@ -1,0 +1,66 @@
+"""The name that a parameter of the model has in a checkpoint.
+
+Names follow from the model's own tree: `layers[3].attention.dense.weight` is stored as
+`gpt_neox.layers.3.attention.dense.weight`. Only the head stands outside `gpt_neox`.
+"""
+
+import dataclasses
+import re
+
+import jax
+
+from neox_eqx.model.neox import GPTNeoX
+
+HEAD = "embed_out.weight"
+EMBEDDING = "gpt_neox.embed_in.weight"
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+    """One array of the model, and the tensors that hold it.
+
+    `names` is one name, or a name a layer where `array` has a leading layer axis. `shape` is
+    that of one tensor.
+    """
+
+    names: tuple[str, ...]
+    shape: tuple[int, ...]
+    array: jax.Array | jax.ShapeDtypeStruct
+    stacked: bool
+
+
+def parameters(model: GPTNeoX) -> list[Parameter]:
+    """All parameters of a model, or of its shapes, in the order of its leaves."""
+    leaves = jax.tree_util.tree_leaves_with_path(model)
+    return [_parameter(model, _dotted(path), array) for path, array in leaves]
+
+
+def stored_name(name: str) -> str | None:
+    """What this package calls a tensor of a checkpoint; None for one to leave out.
+
+    A base model's save has no `gpt_neox.` in front, newer versions of transformers may call the
+    head `lm_head`, and older ones stored buffers that follow from the config.
+    """
+    if name in (HEAD, "lm_head.weight"):
+        return HEAD
+    if re.fullmatch(r"(layers\.\d+|embed_in|final_layer_norm)\..+", name):
+        name = f"gpt_neox.{name}"
+    return None if re.fullmatch(_BUFFERS, name) else name
+
+
+_BUFFERS = r"gpt_neox\.layers\.\d+\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)"
+
+
+def _dotted(path: tuple) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def _parameter(model: GPTNeoX, path: str, array: jax.Array | jax.ShapeDtypeStruct) -> Parameter:
+    if path == HEAD:
+        return Parameter((HEAD,), array.shape, array, stacked=False)
+    if not (model.stacked and path.startswith("layers.")):
+        return Parameter((f"gpt_neox.{path}",), array.shape, array, stacked=False)
+    within = path.removeprefix("layers.")
+    layers = range(model.config.num_hidden_layers)
+    names = tuple(f"gpt_neox.layers.{layer}.{within}" for layer in layers)
+    return Parameter(names, array.shape[1:], array, stacked=True)

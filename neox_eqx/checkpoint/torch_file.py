@@ -1,0 +1,1 @@
+"""Reading parts of the tensors in a file that `torch.save` wrote."""
