@@ -1,11 +1,9 @@
 """The tensors of a checkpoint directory, whichever files hold them."""
 
 from pathlib import Path, PureWindowsPath
-from typing import Protocol
-
-import numpy as np
 
 from neox_eqx.checkpoint import safetensors_file, torch_file
+from neox_eqx.checkpoint.entry import Entry
 from neox_eqx.config import read_json
 from neox_eqx.errors import InputError
 
@@ -16,24 +14,6 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-
-
-class Entry(Protocol):
-    """One stored tensor, of which any part can be read."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def path(self) -> Path: ...
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    @property
-    def dtype(self) -> np.dtype: ...
-
-    def read(self, index: tuple[slice, ...]) -> np.ndarray: ...
 
 
 def read_entries(directory: Path) -> list[Entry]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -11,15 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from neox_eqx.checkpoint.files import Entry, read_entries
+from neox_eqx.checkpoint.entry import Entry, blocks
+from neox_eqx.checkpoint.files import read_entries
 from neox_eqx.checkpoint.hub import resolve
-from neox_eqx.checkpoint.names import EMBEDDING, HEAD, Parameter, parameters, stored_name
+from neox_eqx.checkpoint.names import HEAD, Parameter, parameters, stored_name
+from neox_eqx.checkpoint.ties import rename_shared_head, settle_tying
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
 from neox_eqx.model.neox import GPTNeoX
 
 DTYPES = ("float32", "bfloat16", "float16")
-BLOCK_BYTES = 16 * 2**20
 
 
 def load(
@@ -45,8 +45,9 @@ def load(
     directory = resolve(source)
     config = GPTNeoXConfig.from_file(directory / "config.json")
     tensors = _by_stored_name(directory, read_entries(directory))
-    _check(directory, tensors, config)
-    config = _settle_tying(config, tensors, dtype)
+    tensors = rename_shared_head(config, tensors)
+    _check(directory, config, tensors)
+    config = settle_tying(config, tensors, dtype)
     shapes = model_shapes(config, dtype, stacked=stacked)
     arrays = [_place(parameter, tensors) for parameter in _with_progress(parameters(shapes))]
     return jax.tree.unflatten(jax.tree.structure(shapes), arrays)
@@ -81,7 +82,7 @@ def _by_stored_name(directory: Path, entries: Iterable[Entry]) -> dict[str, Entr
     return tensors
 
 
-def _check(directory: Path, tensors: dict[str, Entry], config: GPTNeoXConfig) -> None:
+def _check(directory: Path, config: GPTNeoXConfig, tensors: dict[str, Entry]) -> None:
     """Each parameter has its tensor, in the right shape, and no tensor is left over."""
     if HEAD in tensors:
         config = dataclasses.replace(config, tie_word_embeddings=False)
@@ -89,7 +90,7 @@ def _check(directory: Path, tensors: dict[str, Entry], config: GPTNeoXConfig) ->
     shapes = {parameter.names[0]: parameter.shape for parameter in expected}
     found = [(name, entry) for name, entry in tensors.items() if name in shapes]
     problems = {
-        "missing": [name for name in shapes if name not in tensors],
+        "missing": [_missing(name) for name in shapes if name not in tensors],
         "unexpected": [entry.name for name, entry in tensors.items() if name not in shapes],
         "of the wrong shape": [
             f"{entry.name} {list(entry.shape)}, not {list(shapes[name])}"
@@ -107,23 +108,8 @@ def _check(directory: Path, tensors: dict[str, Entry], config: GPTNeoXConfig) ->
         raise InputError(f"{directory}: tensors do not fit config.json; {'; '.join(listed)}")
 
 
-def _settle_tying(
-    config: GPTNeoXConfig, tensors: dict[str, Entry], dtype: jnp.dtype
-) -> GPTNeoXConfig:
-    """As transformers does: a head that differs from the embedding stays, whatever config says."""
-    if not config.tie_word_embeddings or HEAD not in tensors:
-        return config
-    head, embedding = tensors[HEAD], tensors[EMBEDDING]
-    whole = (slice(None),) * 2
-    blocks = zip(_blocks(head, whole, dtype), _blocks(embedding, whole, dtype), strict=True)
-    if all(np.array_equal(ours, theirs) for (_, ours), (_, theirs) in blocks):
-        return config
-    warnings.warn(
-        f"{head.path}: tie_word_embeddings is true but {head.name} differs from "
-        f"{embedding.name}; the stored head is used",
-        stacklevel=3,
-    )
-    return dataclasses.replace(config, tie_word_embeddings=False)
+def _missing(name: str) -> str:
+    return f"{name} (tie_word_embeddings is false)" if name == HEAD else name
 
 
 def _with_progress(parameters: list[Parameter]) -> Iterator[Parameter]:
@@ -163,19 +149,5 @@ def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 
 def _fill(buffer: np.ndarray, entry: Entry, index: tuple[slice, ...]) -> None:
-    for first, block in _blocks(entry, index, buffer.dtype):
+    for first, block in blocks(entry, index, buffer.dtype):
         buffer[first : first + len(block)] = block
-
-
-def _blocks(
-    entry: Entry, index: tuple[slice, ...], dtype: np.dtype
-) -> Iterator[tuple[int, np.ndarray]]:
-    """The part of a tensor at `index` in blocks of rows, cast, each with its first row's place."""
-    start, stop, _ = index[0].indices(entry.shape[0])
-    row_bytes = max(1, math.prod(entry.shape[1:]) * entry.dtype.itemsize)
-    step = max(1, BLOCK_BYTES // row_bytes)
-    for first in range(start, stop, step):
-        block = entry.read((slice(first, min(first + step, stop)), *index[1:]))
-        # What is too large for float16 becomes infinite there, as it does in torch.
-        with np.errstate(over="ignore"):
-            yield first - start, block.astype(dtype, copy=False)

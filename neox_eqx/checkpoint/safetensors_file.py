@@ -1,19 +1,21 @@
-"""Reading parts of the tensors in a .safetensors file.
+"""The tensors in a .safetensors file: where they are, and how to write one.
 
 Not by the safetensors library: it maps the file into memory, where every page that was read
 counts as the process's own until the file is closed, so that a load would peak at twice the
-model. Here a read takes exactly the bytes that it is asked for.
+model. And a shard of a tensor should cost its own bytes only.
 """
 
 import dataclasses
 import json
 import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
+from neox_eqx.checkpoint.entry import FileEntry, contiguous
 from neox_eqx.errors import InputError
 
 DTYPES: dict[str, np.dtype] = {
@@ -38,40 +40,7 @@ DTYPES: dict[str, np.dtype] = {
 MAX_HEADER_BYTES = 100_000_000
 
 
-@dataclasses.dataclass(frozen=True)
-class SafetensorsEntry:
-    """One tensor of a file; its data begins at byte `start` of the file."""
-
-    path: Path
-    name: str
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    start: int
-
-    def read(self, index: tuple[slice, ...]) -> np.ndarray:
-        """The part of the tensor at `index`, a slice of step 1 for each dimension.
-
-        Only the bytes of the rows in the first slice are read.
-        """
-        if not self.shape:
-            return self._read_rows(0, 1)[0]
-        first, last, _ = index[0].indices(self.shape[0])
-        return self._read_rows(first, last)[(slice(None), *index[1:])]
-
-    def _read_rows(self, first: int, last: int) -> np.ndarray:
-        rows = np.empty((max(last - first, 0), *self.shape[1:]), self.dtype)
-        with open(self.path, "rb", buffering=0) as file:
-            file.seek(self.start + first * math.prod(self.shape[1:]) * self.dtype.itemsize)
-            rest = memoryview(rows.reshape(-1).view(np.uint8))
-            while rest:
-                count = file.readinto(rest)
-                if not count:
-                    raise InputError(f"{self.path}: ends within {self.name}; get the file again")
-                rest = rest[count:]
-        return rows
-
-
-def read_entries(path: Path) -> list[SafetensorsEntry]:
+def read_entries(path: Path) -> list[FileEntry]:
     """The tensors of a file, from its header alone.
 
     Raises:
@@ -97,7 +66,9 @@ def read_entries(path: Path) -> list[SafetensorsEntry]:
     spans = [_span(path, name, fields) for name, fields in header.items()]
     _check_cover(path, spans, file_bytes - data_start)
     return [
-        SafetensorsEntry(path, span.name, span.shape, span.dtype, data_start + span.begin)
+        FileEntry(
+            path, span.name, span.shape, span.dtype, data_start + span.begin, contiguous(span.shape)
+        )
         for span in spans
     ]
 
@@ -139,3 +110,25 @@ def _check_cover(path: Path, spans: list[_Span], data_bytes: int) -> None:
 
 def _corrupt(path: Path, what: str) -> InputError:
     return InputError(f"{path}: is truncated or corrupt: {what}; get the file again")
+
+
+def write_tensors(
+    path: Path,
+    layout: Sequence[tuple[str, tuple[int, ...], np.dtype]],
+    tensors: Iterable[np.ndarray],
+) -> None:
+    """Writes tensors one at a time; `layout` gives their names, shapes and dtypes beforehand."""
+    codes = {dtype: code for code, dtype in DTYPES.items()}
+    # transformers refuses a file that does not say which framework its tensors are of.
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, shape, dtype in layout:
+        begin, end = end, end + math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": codes[dtype], "shape": shape, "data_offsets": [begin, end]}
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)  # So that the data are aligned in the file.
+    with open(path, "wb") as file:
+        file.write(len(encoded).to_bytes(8, "little") + encoded)
+        for (_, shape, dtype), tensor in zip(layout, tensors, strict=True):
+            assert (tensor.shape, tensor.dtype) == (shape, dtype)
+            file.write(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data)

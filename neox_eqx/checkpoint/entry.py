@@ -1,0 +1,96 @@
+"""One stored tensor, of which any part can be read."""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from neox_eqx.errors import InputError
+
+# 16 MiB of float32: long reads, and little memory beside the model.
+BLOCK_ELEMENTS = 4 * 2**20
+
+
+class Entry(Protocol):
+    """A tensor under its name in the file; bfloat16 is ml_dtypes' in NumPy."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype: ...
+
+    def read(self, index: tuple[slice, ...]) -> np.ndarray:
+        """The part of the tensor at `index`, a slice of step 1 for each dimension."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class FileEntry:
+    """A tensor at byte `start` of a file, `strides` elements from one index to the next."""
+
+    path: Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    start: int
+    strides: tuple[int, ...]
+
+    def read(self, index: tuple[slice, ...]) -> np.ndarray:
+        """As `Entry.read`. Of the file, only the bytes of the rows in the first slice are read."""
+        if not self.shape:
+            return self._read_elements(0, 1)[0]
+        first, last, _ = index[0].indices(self.shape[0])
+        shape = (max(last - first, 0), *self.shape[1:])
+        elements = self._read_elements(first * self.strides[0], extent(shape, self.strides))
+        strides = [stride * self.dtype.itemsize for stride in self.strides]
+        rows = np.lib.stride_tricks.as_strided(elements, shape, strides, writeable=False)
+        return rows[(slice(None), *index[1:])]
+
+    def _read_elements(self, first: int, count: int) -> np.ndarray:
+        elements = np.empty(count, self.dtype)
+        rest = memoryview(elements.view(np.uint8))
+        with open(self.path, "rb", buffering=0) as file:
+            file.seek(self.start + first * self.dtype.itemsize)
+            while rest:
+                read = file.readinto(rest)
+                if not read:
+                    raise InputError(f"{self.path}: ends within {self.name}; get the file again")
+                rest = rest[read:]
+        return elements
+
+
+def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The strides of a tensor whose rows stand one after another."""
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+
+
+def extent(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
+    """The elements from the first to the last of a tensor."""
+    if 0 in shape:
+        return 0
+    return 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+
+
+def blocks(
+    entry: Entry, index: tuple[slice, ...], dtype: np.dtype
+) -> Iterator[tuple[int, np.ndarray]]:
+    """The part of a tensor at `index`, cast, in blocks of rows, each with its first row's place.
+
+    What is too large for float16 becomes infinite there, as it does in torch.
+    """
+    start, stop, _ = index[0].indices(entry.shape[0])
+    step = max(1, BLOCK_ELEMENTS // max(1, math.prod(entry.shape[1:])))
+    for first in range(start, stop, step):
+        block = entry.read((slice(first, min(first + step, stop)), *index[1:]))
+        with np.errstate(over="ignore"):
+            yield first - start, block.astype(dtype, copy=False)

@@ -1,0 +1,57 @@
+"""From a model in memory to a checkpoint directory."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from neox_eqx.checkpoint.names import Parameter, parameters
+from neox_eqx.checkpoint.safetensors_file import write_tensors
+from neox_eqx.errors import InputError
+from neox_eqx.model.neox import GPTNeoX
+
+
+def save(model: GPTNeoX, directory: str | Path) -> None:
+    """Writes a checkpoint in Hugging Face's layout that transformers loads.
+
+    `directory` must be absent or empty. It comes into being whole: what is interrupted leaves a
+    directory of another name behind, without a config.json.
+
+    Raises:
+        InputError: the directory holds something, or cannot be written.
+    """
+    directory = Path(directory)
+    partial = directory.with_name(f".{directory.name}.partial-{os.getpid()}")
+    try:
+        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+            raise InputError(f"{directory}: is not an empty directory; choose another name")
+        partial.mkdir(parents=True)
+        try:
+            _write(model, partial)
+            os.replace(partial, directory)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        raise InputError(f"{directory}: cannot be written: {error.strerror}") from error
+
+
+def _write(model: GPTNeoX, directory: Path) -> None:
+    leaves = parameters(model)
+    layout = [(name, leaf.shape, leaf.array.dtype) for leaf in leaves for name in leaf.names]
+    tensors = (tensor for leaf in leaves for tensor in _tensors(leaf))
+    write_tensors(directory / "model.safetensors", layout, tensors)
+    dtype = model.dtype.name
+    # transformers 4 reads torch_dtype, 5 reads dtype.
+    config = model.config.to_hf() | {"dtype": dtype, "torch_dtype": dtype}
+    (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _tensors(leaf: Parameter) -> Iterator[np.ndarray]:
+    if not leaf.stacked:
+        yield np.asarray(leaf.array)
+        return
+    for layer in range(len(leaf.names)):
+        yield np.asarray(leaf.array[layer])
