@@ -1,0 +1,135 @@
+"""Command lines from frozen dataclasses: a field is an option, its docstring the help."""
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import itertools
+import os
+import re
+import sys
+import types
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, Union, get_args
+
+import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+from neox_eqx.errors import InputError
+
+Options = TypeVar("Options")
+
+
+def run(
+    main: Callable[[Options], None],
+    options_type: type[Options],
+    args: Sequence[str] | None = None,
+) -> None:
+    """Calls `main` with the options that `args`, by default the process's own, spell.
+
+    A mistake of the user's, in an option or raised as `InputError`, ends in one line on stderr
+    and exit status 2. Ctrl-C ends quietly with 130, and a reader that leaves, as in `| head`,
+    with 141: the statuses that a shell gives to a program that these signals end.
+    """
+    program = Path(sys.argv[0]).name
+    try:
+        try:
+            main(parse(options_type, program, sys.argv[1:] if args is None else args))
+        finally:
+            sys.stdout.flush()  # so that a reader that left is noticed here
+    except InputError as error:
+        line = " ".join(str(error).splitlines())
+        print(f"{program}: error: {line}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # Python flushes once more as it exits, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def parse(options_type: type[Options], program: str, args: Sequence[str]) -> Options:
+    """The options that `args` spell; `--help` prints them and exits.
+
+    Raises:
+        InputError: an unknown option, a missing one or a wrong value.
+    """
+    report = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(report):
+            options, unknown = tyro.cli(
+                options_type, prog=program, args=args, registry=_RULES, return_unknown_args=True
+            )
+    except SystemExit as exit:
+        if not exit.code:
+            raise
+        # tyro names the class where its __post_init__ refused the values as a whole.
+        message = _first_paragraph(report.getvalue()).removeprefix(f"{options_type.__name__}: ")
+        raise InputError(f"{message} ({program} --help explains each option)") from None
+    if unknown:
+        raise InputError(_about_unknown(unknown[0], options_type, program))
+    return options
+
+
+def _first_paragraph(box: str) -> str:
+    """What a box of tyro's says, without its title, its frame and the help that follows a rule."""
+    plain = re.sub(r"\x1b\[[\d;]*m", "", box)
+    lines = [line.strip("│| ") for line in plain.splitlines()[1:]]
+    message = itertools.takewhile(lambda line: line.strip("─-╰╯"), lines)
+    return " ".join(message).removeprefix("Error parsing ").rstrip(".")
+
+
+def _about_unknown(argument: str, options_type: type, program: str) -> str:
+    if not argument.startswith("-"):
+        return f"{argument!r} belongs to no option ({program} --help lists them)"
+    name = argument.split("=")[0]
+    known = ["--" + field.name.replace("_", "-") for field in dataclasses.fields(options_type)]
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"{program} --help lists the options"
+    return f"there is no option {name}; {hint}"
+
+
+_RULES = ConstructorRegistry()
+
+
+@_RULES.primitive_rule
+def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """`T | None` is spelled as T is: leaving an option out is how to say None."""
+    inner = [kind for kind in get_args(info.type) if kind is not types.NoneType]
+    is_optional = info.type_origin in (types.UnionType, Union) and len(inner) == 1
+    if not is_optional:
+        return None
+    spec = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(inner[0], set()))
+    if not isinstance(spec, PrimitiveConstructorSpec):
+        return None
+    return dataclasses.replace(
+        spec,
+        is_instance=lambda value: value is None or spec.is_instance(value),
+        str_from_instance=lambda value: (
+            ["unset"] if value is None else spec.str_from_instance(value)
+        ),
+    )
+
+
+@_RULES.primitive_rule
+def _number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """A wrong number is answered in words that are not Python's."""
+    if info.type not in (int, float):
+        return None
+    kind, wanted = (int, "a whole number") if info.type is int else (float, "a number")
+
+    def read(texts: list[str]) -> int | float:
+        try:
+            return kind(texts[0])
+        except ValueError:
+            raise ValueError(f"{texts[0]!r} is not {wanted}") from None
+
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="N" if kind is int else "X",
+        instance_from_str=read,
+        is_instance=lambda value: isinstance(value, int | kind),
+        str_from_instance=lambda value: [str(value)],
+    )
