@@ -90,7 +90,9 @@ class GPTNeoX(eqx.Module):
         mask, positions = _mask_and_positions(valid, past)
         longest = jnp.where(valid, positions, 0).max(-1) + 1
         rotary = Rotary.at(self.config, positions, longest)
-        x, kv = self._run_layers(self.embed_in(tokens), rotary, past, mask)
+        # Zero at padding: whatever stood there, NaN included, is multiplied by attention's zeros.
+        x = jnp.where(valid[..., None], self.embed_in(tokens), 0)
+        x, kv = self._run_layers(x, rotary, past, mask)
         return self.final_layer_norm(x), Segment(kv, valid)
 
     def _run_layers(
