@@ -20,13 +20,15 @@ from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.model.neox import GPTNeoX, stack
 
 
-def config_json(hidden_size: int = 48, num_attention_heads: int = 4, **others: Any) -> dict[str, Any]:
-    """A config.json of a tiny model: three layers, an MLP four times as wide unless given."""
+def config_json(
+    hidden_size: int = 48, num_attention_heads: int = 4, **others: Any
+) -> dict[str, Any]:
+    """A config.json of a tiny model: two layers, an MLP four times as wide unless given."""
     return {
         "architectures": ["GPTNeoXForCausalLM"],
         "model_type": "gpt_neox",
         "vocab_size": 96,
-        "num_hidden_layers": 3,
+        "num_hidden_layers": 2,
         "hidden_size": hidden_size,
         "num_attention_heads": num_attention_heads,
         "intermediate_size": 4 * hidden_size,
@@ -36,7 +38,9 @@ def config_json(hidden_size: int = 48, num_attention_heads: int = 4, **others: A
     }
 
 
-_PYTHIA = dict(use_parallel_residual=True, rotary_pct=0.25, rotary_emb_base=10000, hidden_act="gelu")
+_PYTHIA = dict(
+    use_parallel_residual=True, rotary_pct=0.25, rotary_emb_base=10000, hidden_act="gelu"
+)
 _SEQUENTIAL = dict(use_parallel_residual=False, rotary_pct=1.0, hidden_act="gelu")
 _POLYGLOT = dict(rotary_pct=0.5, hidden_act="gelu", num_steps="global_step301000")
 _LINEAR = {"type": "linear", "factor": 4.0}
@@ -52,13 +56,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
         **{**_PYTHIA, "hidden_act": "gelu_fast"}, custom_pipelines={"text-generation": {}}
     ),
     "pythia-70m": config_json(64, 4, **_PYTHIA, vocab_size=128),
-    "pythia-1b": config_json(64, 2, **_PYTHIA, intermediate_size=128),
+    "pythia-1b": config_json(64, 2, **_PYTHIA, intermediate_size=128, num_hidden_layers=3),
     "dolly-v2": config_json(40, 2, **_PYTHIA, vocab_size=101, use_cache=False),
-    "redpajama-3b": config_json(40, 4, **_SEQUENTIAL, num_hidden_layers=2),
-    "redpajama-7b": config_json(64, 4, **_SEQUENTIAL),
-    "stablelm-alpha": config_json(
-        48, 3, **_PYTHIA, max_position_embeddings=128, num_hidden_layers=2
-    ),
+    "redpajama-3b": config_json(40, 4, **_SEQUENTIAL),
+    "redpajama-7b": config_json(64, 4, **_SEQUENTIAL, num_hidden_layers=3),
+    "stablelm-alpha": config_json(48, 3, **_PYTHIA, max_position_embeddings=128),
     "stablecode-alpha": config_json(40, 4, **_PYTHIA, hidden_dropout_prob=0.1),
     "polyglot-ko-1.3b": config_json(64, 4, **_POLYGLOT, vocab_size=80),
     "polyglot-ko-5.8b": config_json(64, 2, **{**_POLYGLOT, "rotary_pct": 0.25}, vocab_size=80),
@@ -122,18 +124,17 @@ def to_array(tensor: torch.Tensor) -> jax.Array:
     return jnp.asarray(tensor.detach().float().numpy()).astype(dtype)
 
 
-def from_torch(model: GPTNeoXForCausalLM, config: GPTNeoXConfig, *, stacked: bool = False) -> GPTNeoX:
+def from_torch(model: GPTNeoXForCausalLM, config: GPTNeoXConfig) -> GPTNeoX:
     """A live torch model as ours, parameter by parameter under its Hugging Face name."""
     tensors = {
         name.removeprefix("gpt_neox.").replace("lm_head", "embed_out"): tensor
         for name, tensor in model.state_dict().items()
     }
     template = eqx.filter_eval_shape(GPTNeoX.init, config, key=jax.random.key(0))
-    ours = jax.tree_util.tree_map_with_path(
+    return jax.tree_util.tree_map_with_path(
         lambda path, _: to_array(tensors[jax.tree_util.keystr(path, simple=True, separator=".")]),
         template,
     )
-    return stack_layers(ours) if stacked else ours
 
 
 def stack_layers(model: GPTNeoX) -> GPTNeoX:
@@ -154,24 +155,44 @@ def pair(values: dict[str, Any], seed: int = 0) -> tuple[GPTNeoXForCausalLM, GPT
 
 
 def padded_batch(
-    vocab_size: int, lengths: tuple[int, ...] = (12, 7, 1), *, side: str = "left", seed: int = 0
+    vocab_size: int, lengths: tuple[int, ...] = (12, 7, 1), *, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Random tokens of uneven rows, and where they are real; the padding holds random ids too."""
-    width = max(lengths)
-    tokens = np.random.default_rng(seed).integers(0, vocab_size, (len(lengths), width))
-    index, size = np.arange(width), np.array(lengths)[:, None]
-    return tokens, index >= width - size if side == "left" else index < size
+    """Random tokens, and where they are real: each length padded left, then each padded right.
+
+    The padding holds random ids too, so that whatever reads it shows.
+    """
+    index, size = np.arange(max(lengths)), np.array(lengths)[:, None]
+    valid = np.concatenate([index >= max(lengths) - size, index < size])
+    return np.random.default_rng(seed).integers(0, vocab_size, valid.shape), valid
 
 
-@eqx.filter_jit
-def hidden_and_segment(model: GPTNeoX, tokens: Any, valid: Any, past: Any = ()) -> Any:
-    return model(jnp.asarray(tokens), jnp.asarray(valid), past)
-
-
-@eqx.filter_jit
-def our_logits(model: GPTNeoX, tokens: Any, valid: Any) -> jax.Array:
+def our_logits(model: GPTNeoX, tokens: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """Logits of every position."""
-    return model.logits(model(jnp.asarray(tokens), jnp.asarray(valid))[0])
+    return np.asarray(_our_logits(model, jnp.asarray(tokens), jnp.asarray(valid)))
+
+
+def our_states(
+    model: GPTNeoX, tokens: np.ndarray, valid: np.ndarray
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """The normalised hidden states after the embedding and after every layer, and the logits."""
+    return jax.tree.map(np.asarray, _our_states(model, jnp.asarray(tokens), jnp.asarray(valid)))
+
+
+@eqx.filter_jit
+def _our_logits(model: GPTNeoX, tokens: jax.Array, valid: jax.Array) -> jax.Array:
+    return model.logits(model(tokens, valid)[0])
+
+
+@eqx.filter_jit
+def _our_states(
+    model: GPTNeoX, tokens: jax.Array, valid: jax.Array
+) -> tuple[list[jax.Array], jax.Array]:
+    shallow = [
+        eqx.tree_at(lambda m: m.layers, model, model.layers[:depth])
+        for depth in range(len(model.layers) + 1)
+    ]
+    states = [cut(tokens, valid)[0] for cut in shallow]
+    return states, model.logits(states[-1])
 
 
 def hf_logits(model: GPTNeoXForCausalLM, tokens: np.ndarray, valid: np.ndarray) -> np.ndarray:
@@ -179,3 +200,15 @@ def hf_logits(model: GPTNeoXForCausalLM, tokens: np.ndarray, valid: np.ndarray) 
     with torch.no_grad():
         output = model(torch.tensor(tokens), attention_mask=torch.tensor(valid).long())
     return output.logits.float().numpy()
+
+
+def hf_states(
+    model: GPTNeoXForCausalLM, tokens: np.ndarray, valid: np.ndarray
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """What `our_states` gives. transformers itself normalises the last state only."""
+    mask = torch.tensor(valid).long()
+    with torch.no_grad():
+        output = model(torch.tensor(tokens), attention_mask=mask, output_hidden_states=True)
+        *states, last = output.hidden_states
+        normal = [model.gpt_neox.final_layer_norm(state) for state in states]
+    return [state.numpy() for state in (*normal, last)], output.logits.numpy()
