@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from neox_eqx.errors import InputError
 BLOCK_ELEMENTS = 4 * 2**20
 
 
+@runtime_checkable
 class Entry(Protocol):
     """A tensor under its name in the file; bfloat16 is ml_dtypes' in NumPy."""
 
@@ -48,7 +49,7 @@ class FileEntry:
     def read(self, index: tuple[slice, ...]) -> np.ndarray:
         """As `Entry.read`. Of the file, only the bytes of the rows in the first slice are read."""
         if not self.shape:
-            return self._read_elements(0, 1)[0]
+            return self._read_elements(0, 1).reshape(())
         first, last, _ = index[0].indices(self.shape[0])
         shape = (max(last - first, 0), *self.shape[1:])
         elements = self._read_elements(first * self.strides[0], extent(shape, self.strides))
@@ -58,7 +59,7 @@ class FileEntry:
 
     def _read_elements(self, first: int, count: int) -> np.ndarray:
         elements = np.empty(count, self.dtype)
-        rest = memoryview(elements.view(np.uint8))
+        rest = elements.view(np.uint8).data
         with open(self.path, "rb", buffering=0) as file:
             file.seek(self.start + first * self.dtype.itemsize)
             while rest:

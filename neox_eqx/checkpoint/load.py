@@ -23,7 +23,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def load(
-    source: str | Path, *, dtype: str | jnp.dtype | None = None, stacked: bool | None = None
+    source: str | Path, *, dtype: jax.typing.DTypeLike | None = None, stacked: bool | None = None
 ) -> GPTNeoX:
     """The model of a checkpoint directory in Hugging Face's layout, or of a Hub id.
 
@@ -60,7 +60,7 @@ def model_shapes(config: GPTNeoXConfig, dtype: jnp.dtype, *, stacked: bool) -> G
     )
 
 
-def _dtype(dtype: str | jnp.dtype) -> jnp.dtype:
+def _dtype(dtype: jax.typing.DTypeLike) -> jnp.dtype:
     try:
         known = jnp.dtype(dtype)
     except TypeError:
@@ -125,7 +125,8 @@ def _place(parameter: Parameter, tensors: dict[str, Entry]) -> jax.Array:
     """Reads a parameter to its device."""
     shape, dtype = parameter.array.shape, parameter.array.dtype
 
-    def read(index: tuple[slice, ...]) -> np.ndarray:
+    def read(index: tuple[slice, ...] | None) -> np.ndarray:
+        assert index is not None
         sizes = (part.indices(size) for part, size in zip(index, shape, strict=True))
         buffer = _aligned_empty(tuple(last - first for first, last, _ in sizes), dtype)
         if parameter.stacked:

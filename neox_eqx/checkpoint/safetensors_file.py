@@ -50,27 +50,31 @@ def read_entries(path: Path) -> list[FileEntry]:
         with open(path, "rb") as file:
             file_bytes = path.stat().st_size
             header_bytes = int.from_bytes(file.read(8), "little")
-            if file_bytes < 8 or not 2 <= header_bytes <= min(file_bytes - 8, MAX_HEADER_BYTES):
+            if not 2 <= header_bytes <= min(file_bytes - 8, MAX_HEADER_BYTES):
                 raise _corrupt(path, "it has no whole header")
-            header = json.loads(file.read(header_bytes))
+            encoded = file.read(header_bytes)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        if isinstance(error, InputError):
-            raise
+    start = 8 + header_bytes
+    spans = [_span(path, name, fields) for name, fields in _parse(path, encoded).items()]
+    _check_cover(path, spans, file_bytes - start)
+    return [
+        FileEntry(
+            path, span.name, span.shape, span.dtype, start + span.begin, contiguous(span.shape)
+        )
+        for span in spans
+    ]
+
+
+def _parse(path: Path, encoded: bytes) -> dict[str, Any]:
+    try:
+        header = json.loads(encoded)
+    except (ValueError, RecursionError) as error:
         raise _corrupt(path, "its header is not JSON") from error
     if not isinstance(header, dict):
         raise _corrupt(path, "its header is not a JSON object")
     header.pop("__metadata__", None)
-    data_start = 8 + header_bytes
-    spans = [_span(path, name, fields) for name, fields in header.items()]
-    _check_cover(path, spans, file_bytes - data_start)
-    return [
-        FileEntry(
-            path, span.name, span.shape, span.dtype, data_start + span.begin, contiguous(span.shape)
-        )
-        for span in spans
-    ]
+    return header
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from neox_eqx.checkpoint.names import Parameter, parameters
@@ -50,6 +51,7 @@ def _write(model: GPTNeoX, directory: Path) -> None:
 
 
 def _tensors(leaf: Parameter) -> Iterator[np.ndarray]:
+    assert isinstance(leaf.array, jax.Array)
     if not leaf.stacked:
         yield np.asarray(leaf.array)
         return

@@ -1,0 +1,201 @@
+"""Each thing that can be wrong with a checkpoint is told in one line that names it."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from neox_eqx.checkpoint.load import load
+from neox_eqx.errors import InputError
+from tests.checkpoint.checkpoints import (
+    edit_config,
+    rewrite,
+    rewrite_as_bin,
+    rewrite_as_bin_shards,
+    write_json,
+)
+
+HEAD = "embed_out.weight"
+NORM = "gpt_neox.final_layer_norm.bias"
+DENSE = "gpt_neox.layers.1.attention.dense.weight"
+Tensors = dict[str, torch.Tensor]
+
+
+def refusal(directory: Path | str, **options: object) -> str:
+    """The message with which `load` refuses, of one line."""
+    with pytest.raises(InputError) as caught:
+        load(directory, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_all_that_does_not_fit_is_named_at_once(checkpoint: Path, tensors: Tensors) -> None:
+    del tensors[NORM], tensors[HEAD]
+    tensors[DENSE] = tensors[DENSE][:7].clone()
+    tensors["gpt_neox.layers.2.mlp.dense_h_to_4h.bias"] = torch.zeros(4)
+    tensors["score.weight"] = torch.zeros(2, 48)
+    tensors["gpt_neox.embed_in.weight"] = torch.zeros(96, 48, dtype=torch.int8)
+    rewrite(checkpoint, tensors)
+    message = refusal(checkpoint)
+    assert message.startswith(f"{checkpoint}: ")
+    parts = [part.strip() for part in message.split(";")[1:]]
+    assert parts == [
+        f"missing: {NORM}, {HEAD} (tie_word_embeddings is false)",
+        "unexpected: gpt_neox.layers.2.mlp.dense_h_to_4h.bias, score.weight",
+        f"of the wrong shape: {DENSE} [7, 48], not [48, 48]",
+        "not floating point: gpt_neox.embed_in.weight int8",
+    ]
+
+
+def test_shapes_are_checked_before_anything_is_allocated(checkpoint: Path) -> None:
+    edit_config(checkpoint, vocab_size=10**12)  # 200 TB, which could not be allocated
+    message = refusal(checkpoint)
+    assert "gpt_neox.embed_in.weight [96, 48], not [1000000000000, 48]" in message
+    assert "embed_out.weight [96, 48]" in message
+
+
+def test_untied_model_without_head_is_refused(checkpoint: Path, tensors: Tensors) -> None:
+    del tensors[HEAD]
+    rewrite(checkpoint, tensors)
+    assert "missing: embed_out.weight (tie_word_embeddings is false)" in refusal(checkpoint)
+
+
+def test_two_names_for_one_parameter_are_refused(checkpoint: Path, tensors: Tensors) -> None:
+    rewrite(checkpoint, tensors | {"lm_head.weight": tensors[HEAD].clone()})
+    message = refusal(checkpoint)
+    assert HEAD in message and "lm_head.weight" in message and "the same parameter" in message
+
+
+def test_directory_without_weights(checkpoint: Path) -> None:
+    (checkpoint / "model.safetensors").unlink()
+    assert "has no weights; expected one of model.safetensors, " in refusal(checkpoint)
+
+
+def test_directory_without_config(checkpoint: Path) -> None:
+    (checkpoint / "config.json").unlink()
+    assert str(checkpoint / "config.json") in refusal(checkpoint)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "\xff"])
+def test_config_that_is_not_json(checkpoint: Path, text: str) -> None:
+    (checkpoint / "config.json").write_bytes(text.encode("latin-1"))
+    assert str(checkpoint / "config.json") in refusal(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"hidden_act": "mish"}, "'mish'"),
+        ({"rope_scaling": {"type": "longrope"}}, "'longrope'"),
+        ({"model_type": "gpt_neox_japanese"}, "'gpt_neox_japanese'"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config"),
+    ],
+)
+def test_unsupported_config_names_the_file_and_the_value(
+    checkpoint: Path, changes: dict, named: str
+) -> None:
+    edit_config(checkpoint, **changes)
+    message = refusal(checkpoint)
+    assert named in message and str(checkpoint / "config.json") in message
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["../model.bin", "/etc/passwd", "sub/model.bin", "..", "sub\\model.bin", "C:model.bin", ""],
+)
+def test_index_must_not_name_files_elsewhere(checkpoint: Path, tensors: Tensors, file: str) -> None:
+    rewrite_as_bin_shards(checkpoint, tensors, shards=2)
+    index = checkpoint / "pytorch_model.bin.index.json"
+    write_json(index, {"weight_map": {NORM: file, HEAD: "pytorch_model-00001-of-00002.bin"}})
+    assert refusal(checkpoint) == f"{index}: names files outside its directory: {file}"
+
+
+def test_missing_shards_are_all_named(checkpoint: Path, tensors: Tensors) -> None:
+    rewrite_as_bin_shards(checkpoint, tensors, shards=3)
+    lost = ["pytorch_model-00001-of-00003.bin", "pytorch_model-00003-of-00003.bin"]
+    for file in lost:
+        (checkpoint / file).unlink()
+    assert refusal(checkpoint).endswith(", ".join(lost))
+
+
+def test_tensor_that_only_the_index_has_is_named(checkpoint: Path, tensors: Tensors) -> None:
+    rewrite_as_bin_shards(checkpoint, tensors, shards=2)
+    shard = "pytorch_model-00001-of-00002.bin"
+    held = torch.load(checkpoint / shard)
+    torch.save(
+        {name: t for name, t in held.items() if name != next(iter(held))}, checkpoint / shard
+    )
+    assert refusal(checkpoint).endswith(f"{next(iter(held))} in {shard}")
+
+
+@pytest.mark.parametrize("index", [{}, {"weight_map": []}, {"weight_map": {}}])
+def test_index_without_weight_map(checkpoint: Path, index: dict) -> None:
+    (checkpoint / "model.safetensors").unlink()
+    write_json(checkpoint / "model.safetensors.index.json", index)
+    assert "model.safetensors.index.json: has no weight_map" in refusal(checkpoint)
+
+
+def cut(length: int) -> Callable[[bytes], bytes]:
+    return lambda content: content[:length]
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(
+    "spoil",
+    [cut(0), cut(1), cut(100), cut(-1), cut(-5000), lambda content: b"\0" * len(content)],
+    ids=["empty", "one byte", "the beginning", "one byte less", "a bit less", "zeros"],
+)
+def test_spoiled_bin_file(
+    checkpoint: Path, tensors: Tensors, spoil: Callable[[bytes], bytes], zipped: bool
+) -> None:
+    path = rewrite_as_bin(checkpoint, tensors, _use_new_zipfile_serialization=zipped)
+    path.write_bytes(spoil(path.read_bytes()))
+    assert str(path) in refusal(checkpoint)
+
+
+class Intruder:
+    """Unpickled without care, it makes a directory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return Path.mkdir, (self.path,)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_pickle_that_holds_code_is_refused_and_not_run(
+    checkpoint: Path, tensors: Tensors, tmp_path: Path, zipped: bool
+) -> None:
+    content = tensors | {"extra": Intruder(tmp_path / "intruded")}
+    path = rewrite_as_bin(checkpoint, content, _use_new_zipfile_serialization=zipped)
+    message = refusal(checkpoint)
+    assert message.startswith(f"{path}: holds other things than named tensors")
+    assert not (tmp_path / "intruded").exists()
+    torch.load(path, weights_only=False)  # What would have happened.
+    assert (tmp_path / "intruded").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [[torch.zeros(3)], {"epoch": 3}, {0: torch.zeros(3)}, {"a": torch.eye(3).to_sparse()}],
+    ids=["list", "number", "unnamed", "sparse"],
+)
+def test_pickle_without_named_tensors(checkpoint: Path, content: object) -> None:
+    path = rewrite_as_bin(checkpoint, content)
+    assert refusal(checkpoint).startswith(f"{path}: holds other things than named tensors")
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float64", "nonsense"])
+def test_unsupported_target_dtype(checkpoint: Path, dtype: str) -> None:
+    message = refusal(checkpoint, dtype=dtype)
+    assert re.search(f"dtype '{dtype}' is not supported; it is one of float32", message)
+
+
+def test_path_that_is_no_directory(checkpoint: Path, tmp_path: Path) -> None:
+    assert "is a file; give the directory" in refusal(checkpoint / "config.json")
+    assert "no such directory" in refusal(tmp_path / "absent")
+    assert "no such directory" in refusal("./absent")
+    assert "neither a directory nor a Hub id" in refusal("a/b/c")

@@ -1,0 +1,89 @@
+"""Tensors of a .bin file come from their own bytes, however torch laid them out."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from neox_eqx.checkpoint.entry import FileEntry
+from neox_eqx.checkpoint.torch_file import MemoryEntry, read_entries
+from neox_eqx.errors import InputError
+
+SLICES = [
+    (slice(None), slice(None)),
+    (slice(1, 4), slice(None)),
+    (slice(2, 3), slice(1, 3)),
+    (slice(0, 6), slice(3, 4)),
+    (slice(2, 2), slice(None)),
+]
+
+
+@pytest.fixture
+def tensors() -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    base = torch.randn(12, 8)
+    return {
+        "plain": torch.randn(6, 4),
+        "transposed": torch.randn(4, 6).T,
+        "part of a larger one": base[3:9, 2:6],
+        "every other row": base[::2, :4],
+        "expanded": torch.randn(4).expand(6, 4),
+        "shared": base.view(-1)[:24].view(6, 4),
+        "half": torch.randn(6, 4).half(),
+        "brain": torch.randn(6, 4).bfloat16(),
+        "flags": torch.rand(6, 4) < 0.5,
+        "parameter": torch.nn.Parameter(torch.randn(6, 4)),
+    }
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("index", SLICES)
+def test_slices_are_those_of_torch(
+    tmp_path: Path, tensors: dict[str, torch.Tensor], index: tuple[slice, ...], zipped: bool
+) -> None:
+    path = tmp_path / "x.bin"
+    torch.save(tensors, path, _use_new_zipfile_serialization=zipped)
+    entries = read_entries(path)
+    assert [entry.name for entry in entries] == list(tensors)
+    assert all(isinstance(entry, FileEntry if zipped else MemoryEntry) for entry in entries)
+    for entry in entries:
+        theirs = tensors[entry.name].detach()
+        assert (entry.shape, entry.dtype.name) == (tuple(theirs.shape), str(theirs.dtype)[6:])
+        np.testing.assert_array_equal(
+            entry.read(index).astype(np.float64), theirs[index].double().numpy()
+        )
+
+
+def test_scalars_are_read(tmp_path: Path) -> None:
+    torch.save({"x": torch.tensor(-1e9), "y": torch.zeros(0, 3)}, tmp_path / "x.bin")
+    scalar, empty = read_entries(tmp_path / "x.bin")
+    assert scalar.read(()) == np.float32(-1e9)
+    assert empty.read((slice(None), slice(None))).shape == (0, 3)
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_file_that_was_zipped_again_gives_no_wrong_numbers(
+    tmp_path: Path, tensors: dict[str, torch.Tensor], compression: int
+) -> None:
+    """Its tensors are elsewhere than torch would have put them, or compressed."""
+    torch.save(tensors, tmp_path / "x.bin")
+    with zipfile.ZipFile(tmp_path / "x.bin") as old:
+        with zipfile.ZipFile(tmp_path / "y.bin", "w", compression) as new:
+            for name in old.namelist():
+                new.writestr(name, old.read(name))
+    with pytest.raises(
+        InputError, match="y.bin: .* is not where torch puts it; save the file again"
+    ):
+        read_entries(tmp_path / "y.bin")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_unsupported_dtype_is_named(tmp_path: Path, zipped: bool) -> None:
+    path = tmp_path / "x.bin"
+    torch.save(
+        {"x": torch.zeros(3, dtype=torch.complex64)}, path, _use_new_zipfile_serialization=zipped
+    )
+    with pytest.raises(InputError, match="x.bin: x has the unsupported dtype torch.complex64"):
+        read_entries(path)
