@@ -1,0 +1,33 @@
+# make demo      text from the bundled model
+# make test      lint, types and the tests, a few minutes on two cores
+# make test-all  the slow tests too
+# make lint      lint and types alone
+PYTHON ?= python3
+JOBS ?= 2
+BIN := .venv/bin
+READY := .venv/ready
+
+.PHONY: demo test test-all lint
+.DELETE_ON_ERROR:
+
+demo: $(READY)
+	$(BIN)/python generate.py
+
+test: lint
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slow"
+
+test-all: lint
+	$(BIN)/python -m pytest -n $(JOBS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The stamp is newer than what it was made from, so the set-up runs once. The package itself is
+# built with the pinned setuptools that is already there, not with one fetched for the build.
+$(READY): requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
+	touch $@
