@@ -125,9 +125,9 @@ def test_download_takes_what_is_needed_and_later_does_without_network(
     hub: Hub, tmp_path: Path
 ) -> None:
     for extra in ("pytorch_model.bin", "README.md", "tokenizer.json", "spiece.model", "x.onnx"):
-        (hub.directory / extra).write_text("something")
+        (hub.directory / extra).write_text(f"this is {extra}")
     (hub.directory / "onnx").mkdir()
-    (hub.directory / "onnx" / "config.json").write_text("{}")
+    (hub.directory / "onnx" / "spiece.model").write_text("not at the top")
     directory = resolve(MODEL, endpoint(hub), tmp_path / "cache")
     wanted = ["config.json", "model.safetensors", "spiece.model", "tokenizer.json"]
     wanted += ["generation_config.json"] if "generation_config.json" in hub.files else []
