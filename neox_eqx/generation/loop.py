@@ -9,10 +9,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from neox_eqx.generation.lengths import generated_slots
 from neox_eqx.generation.sampling import Sampler
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.segment import Segment
+
+FIRST_SLOTS = 64
 
 
 class Ending(eqx.Module):
@@ -62,7 +63,7 @@ class State(eqx.Module):
         return ~self.done.all() & ~jnp.isnan(self.logprobs).any()
 
 
-@partial(jax.jit, static_argnames=("samples", "slots"))
+@partial(jax.jit, static_argnames="samples")
 def prefill(
     model: GPTNeoX,
     tokens: Int[Array, "B T"],
@@ -71,20 +72,20 @@ def prefill(
     ending: Ending,
     *,
     samples: int,
-    slots: int,
 ) -> tuple[Segment, State]:
     """Reads the prompts, padded on the right, and chooses the first token of each row.
 
-    The rows of a prompt's `samples` stand next to each other and share its segment. `slots`
-    are made for generated tokens. Logits are computed for the last position of a prompt only.
+    The rows of a prompt's `samples` stand next to each other and share its segment. Logits are
+    computed for the last position of a prompt only.
     """
     hidden, prompt = model(tokens, valid)
     last = valid.sum(-1) - 1
     hidden = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
     rows = len(tokens) * samples
+    empty = Segment.empty(model.config, rows, FIRST_SLOTS, model.dtype, stacked=model.stacked)
     state = State(
-        generated=Segment.empty(model.config, rows, slots, model.dtype, stacked=model.stacked),
-        tokens=jnp.zeros((rows, slots), jnp.int32),
+        generated=empty,
+        tokens=jnp.zeros((rows, FIRST_SLOTS), jnp.int32),
         lengths=jnp.zeros(rows, jnp.int32),
         logprobs=jnp.zeros(rows, jnp.float32),
         done=jnp.zeros(rows, bool),
@@ -94,7 +95,7 @@ def prefill(
     return prompt, state.add(logits, sampler, ending, _starts(prompt, rows))
 
 
-@partial(jax.jit, static_argnames="attend", donate_argnames="state")
+@partial(jax.jit, donate_argnames="state")
 def decode(
     model: GPTNeoX,
     prompt: Segment,
@@ -102,25 +103,37 @@ def decode(
     sampler: Sampler,
     ending: Ending,
     until: Int[Array, ""],
-    *,
-    attend: int,
 ) -> State:
-    """Goes on until every row is done or has `until` tokens, which may be `attend` + 1 at most.
+    """Goes on until every row is done or has `until` tokens, which the slots must have room for.
 
-    Only the first `attend` slots of the generated tokens are looked at, so that a buffer for a
-    long text costs nothing while the text is short. The state's buffers are updated in place.
+    The state's buffers are updated in place.
     """
     start = _starts(prompt, len(state.done))
 
     def step(state: State) -> State:
         newest = lax.dynamic_slice_in_dim(state.tokens, state.count - 1, 1, axis=1)
-        past = (prompt, state.generated.first(attend))
+        past = (prompt, state.generated)
         hidden, new = model(newest, jnp.ones(newest.shape, bool), past)
-        generated = state.generated.write(new, state.count - 1)
-        state = eqx.tree_at(lambda state: state.generated, state, generated)
-        return state.add(model.logits(hidden[:, 0]), sampler, ending, start)
+        slot = state.count - 1
+        state = state.add(model.logits(hidden[:, 0]), sampler, ending, start)
+        # The slot waits for the chosen tokens, which are never below 0: once nothing reads the
+        # old buffer any more, XLA writes in place, where it would otherwise copy all of it.
+        slot = slot + jnp.minimum(state.tokens.min(), 0)
+        generated = state.generated.write(new, slot)
+        return eqx.tree_at(lambda state: state.generated, state, generated)
 
     return lax.while_loop(lambda state: (state.count < until) & state.going_on(), step, state)
+
+
+@jax.jit
+def double_slots(state: State) -> State:
+    """Makes room for as many tokens again."""
+    slots = state.tokens.shape[1]
+    return eqx.tree_at(
+        lambda state: (state.generated, state.tokens),
+        state,
+        (state.generated.pad(slots), jnp.pad(state.tokens, ((0, 0), (0, slots)))),
+    )
 
 
 def decode_all(
@@ -134,19 +147,19 @@ def decode_all(
 ) -> Iterator[State]:
     """Yields the state after every `stride` tokens, or as seldom as the slots allow.
 
-    The arrays of a yielded state are gone once the next one is asked for.
+    The slots double when they are full, so a long limit costs nothing while the text is short:
+    every step reads all of them. The arrays of a yielded state are gone once the next is asked
+    for.
     """
     yield state
-    slots = state.tokens.shape[1]
-    count = int(state.count)
-    while count < slots and bool(state.going_on()):
-        attend = min(generated_slots(count), slots)
-        until = attend + 1 if stride is None else min(count + stride, attend + 1)
-        state = decode(
-            model, prompt, state, sampler, ending, jnp.int32(min(until, slots)), attend=attend
-        )
+    while bool(state.going_on()):
+        count, slots = int(state.count), state.tokens.shape[1]
+        if count == slots:
+            state = double_slots(state)
+            slots *= 2
+        until = slots if stride is None else min(count + stride, slots)
+        state = decode(model, prompt, state, sampler, ending, jnp.int32(until))
         yield state
-        count = int(state.count)
 
 
 def _starts(prompt: Segment, rows: int) -> Int[Array, " R"]:

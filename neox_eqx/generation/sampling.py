@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from neox_eqx.generation.lengths import prompt_slots
+from neox_eqx.generation.lengths import bucket
 from neox_eqx.generation.options import ResolvedOptions
 from neox_eqx.generation.processors import (
     KnownTokens,
@@ -79,7 +79,7 @@ def _warpers(values: dict[str, np.ndarray]) -> tuple[Processor, ...]:
         divisor = np.where(temperature == 0, 1, temperature)
         warpers.append(Temperature(jnp.asarray(divisor, jnp.float32)))
     if (top_k > 0).any():
-        largest = prompt_slots(int(top_k.max()))
+        largest = bucket(int(top_k.max()))
         warpers.append(TopK(jnp.asarray(np.minimum(top_k, 2**31 - 1), jnp.int32), largest))
     if (top_p < 1).any():
         warpers.append(TopP(jnp.asarray(top_p, jnp.float32)))

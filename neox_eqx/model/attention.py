@@ -3,6 +3,7 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from neox_eqx.config import GPTNeoXConfig
@@ -74,19 +75,30 @@ def _scores(
 ) -> Float[Array, "B H T S"]:
     """Rows of the batch that share a segment row are one matrix product with it."""
     shared = _group(query, len(key))
-    return jnp.einsum("bghtk,bhsk->bghts", shared, key, precision="highest").reshape(
-        *query.shape[:3], -1
-    )
+    # The keys first: the other order makes XLA's CPU backend transpose them in memory.
+    dims = (((3,), (3,)), ((0, 1), (0, 1)))
+    scores = lax.dot_general(key, shared, dims, precision=lax.Precision.HIGHEST)
+    return _ungroup(scores.swapaxes(2, 3), query.shape)
 
 
 def _mix(
     weights: Float[Array, "B H T S"], value: Float[Array, "b H S K"]
 ) -> Float[Array, "B H T K"]:
     shared = _group(weights, len(value))
-    return jnp.einsum("bghts,bhsk->bghtk", shared, value, precision="highest").reshape(
-        *weights.shape[:3], -1
-    )
+    dims = (((3,), (2,)), ((0, 1), (0, 1)))
+    mixed = lax.dot_general(shared, value, dims, precision=lax.Precision.HIGHEST)
+    return _ungroup(mixed, weights.shape)
 
 
-def _group(x: Float[Array, "B H T X"], rows: int) -> Float[Array, "b g H T X"]:
-    return x.reshape(rows, -1, *x.shape[1:])
+def _group(x: Float[Array, "B H T X"], rows: int) -> Float[Array, "b H gT X"]:
+    """Moves the rows that share a segment row beside their tokens."""
+    _, heads, length, size = x.shape
+    grouped = x.reshape(rows, -1, heads, length, size).swapaxes(1, 2)
+    return grouped.reshape(rows, heads, -1, size)
+
+
+def _ungroup(x: Float[Array, "b H gT X"], shape: tuple[int, ...]) -> Float[Array, "B H T X"]:
+    batch, heads, length, _ = shape
+    rows, _, _, size = x.shape
+    grouped = x.reshape(rows, heads, -1, length, size).swapaxes(1, 2)
+    return grouped.reshape(batch, heads, length, size)

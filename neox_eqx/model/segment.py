@@ -48,11 +48,11 @@ class Segment(eqx.Module):
             _update(self.valid, new.valid, slot, axis=-1),
         )
 
-    def first(self, slots: int) -> "Segment":
-        """The first `slots` slots: attending to fewer is what makes a long buffer cheap."""
+    def pad(self, slots: int) -> "Segment":
+        """This segment with `slots` more that hold nothing yet."""
         return Segment(
-            jax.tree.map(lambda x: lax.slice_in_dim(x, 0, slots, axis=x.ndim - 2), self.kv),
-            self.valid[:, :slots],
+            jax.tree.map(lambda x: _pad(x, slots, axis=-2), self.kv),
+            _pad(self.valid, slots, axis=-1),
         )
 
     def layer(self, index: int) -> KV:
@@ -62,6 +62,12 @@ class Segment(eqx.Module):
 
 def _zeros(shape: tuple[int, ...], dtype: jnp.dtype) -> KV:
     return KV(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+
+
+def _pad(x: Array, count: int, axis: int) -> Array:
+    widths = [(0, 0)] * x.ndim
+    widths[axis] = (0, count)
+    return jnp.pad(x, widths)
 
 
 def _update(old: Array, new: Array, slot: Int[Array, ""], axis: int) -> Array:
