@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from neox_eqx.errors import InputError
+from neox_eqx.field_types import check_types
 
 ACTIVATIONS = (
     "gelu",
@@ -43,9 +44,11 @@ class RopeParameters:
     truncate: bool = True
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.rope_type not in ROPE_TYPES:
             raise InputError(
-                f"rope_type {self.rope_type!r} is not supported; it is one of {', '.join(ROPE_TYPES)}"
+                f"rope_type {self.rope_type!r} is not supported; "
+                f"it is one of {', '.join(ROPE_TYPES)}"
             )
         needed = {
             "default": (),
@@ -62,6 +65,10 @@ class RopeParameters:
         missing = [name for name in needed if getattr(self, name) is None]
         if missing:
             raise InputError(f"rope_type {self.rope_type!r} needs {', '.join(missing)}")
+        for name in ("rope_theta", "factor", "original_max_position_embeddings"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise InputError(f"{name} must be above 0, not {value}")
         if not 0 <= self.partial_rotary_factor <= 1:
             raise InputError(f"rotary share {self.partial_rotary_factor} is not between 0 and 1")
 
@@ -72,19 +79,25 @@ class RopeParameters:
         The nested keys win over `rotary_emb_base` and `rotary_pct`; a top-level `rope_theta` or
         `partial_rotary_factor` is not read for this architecture.
         """
-        nested = dict(hf.get("rope_scaling") or hf.get("rope_parameters") or {})
+        nested = hf.get("rope_scaling") or hf.get("rope_parameters") or {}
+        if not isinstance(nested, Mapping):
+            raise InputError(f"rope_scaling must be an object, not {nested!r}")
+        nested = dict(nested)
         nested.setdefault("rope_theta", hf.get("rotary_emb_base", 10000))
         nested.setdefault("partial_rotary_factor", hf.get("rotary_pct", 0.25))
         nested.setdefault("rope_type", nested.get("type", "default"))
         if nested["rope_type"] in ("yarn", "llama3"):
+            # Unlike every other key, this one wins at the top level.
+            name = "original_max_position_embeddings"
             positions = hf.get("max_position_embeddings", GPTNeoXConfig.max_position_embeddings)
-            nested.setdefault("original_max_position_embeddings", positions)
+            nested[name] = hf.get(name, nested.get(name, positions))
         known = {field.name for field in dataclasses.fields(cls)}
         return cls(**{key: value for key, value in nested.items() if key in known})
 
     def to_hf(self) -> dict[str, Any]:
         """The `rope_parameters` object of a config.json, without the keys that are not used."""
-        set_keys = {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
+        values = dataclasses.asdict(self)
+        set_keys = {key: value for key, value in values.items() if value is not None}
         if self.rope_type != "yarn":
             del set_keys["truncate"]
         return set_keys
@@ -118,6 +131,7 @@ class GPTNeoXConfig:
     rope_parameters: RopeParameters = RopeParameters()
 
     def __post_init__(self) -> None:
+        check_types(self)
         sizes = (
             "vocab_size",
             "hidden_size",
@@ -127,9 +141,8 @@ class GPTNeoXConfig:
             "max_position_embeddings",
         )
         for name in sizes:
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise InputError(f"{name} must be a positive whole number, not {value!r}")
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be above 0, not {getattr(self, name)}")
         if self.hidden_size % self.num_attention_heads:
             raise InputError(
                 f"hidden_size {self.hidden_size} is not a multiple of "
@@ -164,7 +177,7 @@ class GPTNeoXConfig:
     def context_length(self) -> int:
         """The longest text in tokens that the position embedding is made for."""
         rope = self.rope_parameters
-        if rope.factor is None:
+        if rope.rope_type == "default" or rope.factor is None:
             return self.max_position_embeddings
         trained = rope.original_max_position_embeddings or self.max_position_embeddings
         return max(self.max_position_embeddings, int(trained * rope.factor))
@@ -192,10 +205,7 @@ class GPTNeoXConfig:
         if isinstance(values.get("eos_token_id"), list):
             values["eos_token_id"] = tuple(values["eos_token_id"])
         values["rope_parameters"] = RopeParameters.from_hf(hf)
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise InputError(f"a value has the wrong type: {error}") from error
+        return cls(**values)
 
     @classmethod
     def from_file(cls, path: Path) -> "GPTNeoXConfig":
@@ -203,7 +213,8 @@ class GPTNeoXConfig:
         try:
             return cls.from_hf(read_json(path))
         except InputError as error:
-            raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+            where = "" if str(path) in str(error) else f"{path}: "
+            raise InputError(f"{where}{error}") from error
 
     def to_hf(self) -> dict[str, Any]:
         """A config.json that transformers 4 and 5 both read rightly.
