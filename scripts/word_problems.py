@@ -38,7 +38,7 @@ def final_result(text: str) -> str | None:
 
 def problems(kinds: Sequence[str], seed: int, without: Collection[str] = ()) -> Iterator[Problem]:
     """Endless problems of `kinds` in equal shares, leaving out the questions in `without`."""
-    random = Random(seed)
+    random = Random(f"{seed}: {' '.join(kinds)}")
     while True:
         problem = KINDS[random.choice(kinds)](random)
         if problem.question not in without:
