@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from neox_eqx.errors import InputError
-from neox_eqx.field_types import check_types
+from neox_eqx.field_types import known_fields
 
 ACTIVATIONS = (
     "gelu",
@@ -44,7 +44,6 @@ class RopeParameters:
     truncate: bool = True
 
     def __post_init__(self) -> None:
-        check_types(self)
         if self.rope_type not in ROPE_TYPES:
             raise InputError(
                 f"rope_type {self.rope_type!r} is not supported; "
@@ -91,8 +90,7 @@ class RopeParameters:
             name = "original_max_position_embeddings"
             positions = hf.get("max_position_embeddings", GPTNeoXConfig.max_position_embeddings)
             nested[name] = hf.get(name, nested.get(name, positions))
-        known = {field.name for field in dataclasses.fields(cls)}
-        return cls(**{key: value for key, value in nested.items() if key in known})
+        return cls(**known_fields(cls, nested))
 
     def to_hf(self) -> dict[str, Any]:
         """The `rope_parameters` object of a config.json, without the keys that are not used."""
@@ -131,7 +129,6 @@ class GPTNeoXConfig:
     rope_parameters: RopeParameters = RopeParameters()
 
     def __post_init__(self) -> None:
-        check_types(self)
         sizes = (
             "vocab_size",
             "hidden_size",
@@ -200,12 +197,10 @@ class GPTNeoXConfig:
             )
         if hf.get("quantization_config"):
             raise InputError("quantization_config is not supported; use the unquantised checkpoint")
-        known = {field.name for field in dataclasses.fields(cls)}
-        values = {key: value for key, value in hf.items() if key in known}
+        values = {**hf, "rope_parameters": RopeParameters.from_hf(hf)}
         if isinstance(values.get("eos_token_id"), list):
             values["eos_token_id"] = tuple(values["eos_token_id"])
-        values["rope_parameters"] = RopeParameters.from_hf(hf)
-        return cls(**values)
+        return cls(**known_fields(cls, values))
 
     @classmethod
     def from_file(cls, path: Path) -> "GPTNeoXConfig":

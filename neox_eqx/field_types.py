@@ -1,25 +1,29 @@
-"""Holds the values of a dataclass that came from outside against its declaration."""
+"""Holds values that came from a file against the dataclass that they are to fill."""
 
 import dataclasses
 import types
+from collections.abc import Mapping
 from typing import Any, get_args, get_origin
 
 from neox_eqx.errors import InputError
 
 
-def check_types(instance: Any) -> None:
-    """Every field of the dataclass instance holds what it is declared to hold.
+def known_fields(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of `values` that are fields of the dataclass `cls`, each of its field's type.
 
     A whole number is a float too; true and false are no numbers.
 
     Raises:
         InputError: a value has another type; the message names the field.
     """
-    for field in dataclasses.fields(instance):
-        value = getattr(instance, field.name)
-        if not _is_a(value, field.type):
-            kind = field.type.__name__ if isinstance(field.type, type) else field.type
-            raise InputError(f"{field.name} must be {kind}, not {value!r}")
+    kinds = {field.name: field.type for field in dataclasses.fields(cls)}
+    known = {name: value for name, value in values.items() if name in kinds}
+    for name, value in known.items():
+        kind = kinds[name]
+        if not _is_a(value, kind):
+            kind_name = kind.__name__ if isinstance(kind, type) else kind
+            raise InputError(f"{name} must be {kind_name}, not {value!r}")
+    return known
 
 
 def _is_a(value: Any, kind: Any) -> bool:
