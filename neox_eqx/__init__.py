@@ -1,1 +1,38 @@
-"""GPT-NeoX models in JAX with Equinox."""
+"""GPT-NeoX models in JAX with Equinox: what a notebook needs, from a checkpoint to text.
+
+Example:
+    >>> generator = TextGenerator.load(DEMO_MODEL)
+    >>> question = "Tom has 3 boxes with 4 apples each. How many apples does Tom have?"
+    >>> completion, = generator.generate([question])
+    >>> completion.finish_reason
+    'eos'
+"""
+
+from pathlib import Path
+
+from neox_eqx.checkpoint.load import load
+from neox_eqx.checkpoint.save import save
+from neox_eqx.config import GPTNeoXConfig, RopeParameters
+from neox_eqx.errors import InputError
+from neox_eqx.generation.options import GenerationOptions
+from neox_eqx.model.neox import GPTNeoX
+from neox_eqx.presets import PRESETS
+from neox_eqx.text.generator import Completion, Piece, TextGenerator
+
+DEMO_MODEL = Path(__file__).parent / "demo_model"
+"""The directory of the bundled checkpoint."""
+
+__all__ = [
+    "DEMO_MODEL",
+    "PRESETS",
+    "Completion",
+    "GPTNeoX",
+    "GPTNeoXConfig",
+    "GenerationOptions",
+    "InputError",
+    "Piece",
+    "RopeParameters",
+    "TextGenerator",
+    "load",
+    "save",
+]

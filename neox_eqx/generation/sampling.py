@@ -54,9 +54,7 @@ class Sampler(eqx.Module):
             sample=jnp.asarray([n for _, n in rows], jnp.int32),
         )
 
-    def choose(
-        self, logits: Float[Array, "R V"], position: Int[Array, " R"]
-    ) -> Int[Array, " R"]:
+    def choose(self, logits: Float[Array, "R V"], position: Int[Array, " R"]) -> Int[Array, " R"]:
         """The token of each row for `position`, the number of tokens before it in its text."""
         for mask in self.masks:
             logits = mask(logits)

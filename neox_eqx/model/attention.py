@@ -1,5 +1,7 @@
 """Causal self-attention over the past segments and the new tokens."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -22,7 +24,7 @@ class Attention(eqx.Module):
         cls, config: GPTNeoXConfig, *, dtype: jax.typing.DTypeLike, key: PRNGKeyArray
     ) -> "Attention":
         size = config.hidden_size
-        options = dict(
+        options: dict[str, Any] = dict(
             use_bias=config.attention_bias, scale=config.initializer_range, dtype=dtype
         )
         keys = jax.random.split(key)

@@ -1,5 +1,7 @@
 """One transformer layer."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
@@ -22,7 +24,7 @@ class MLP(eqx.Module):
         cls, config: GPTNeoXConfig, *, dtype: jax.typing.DTypeLike, key: PRNGKeyArray
     ) -> "MLP":
         size, inner = config.hidden_size, config.intermediate_size
-        options = dict(scale=config.initializer_range, dtype=dtype)
+        options: dict[str, Any] = dict(scale=config.initializer_range, dtype=dtype)
         keys = jax.random.split(key)
         return cls(
             Linear.init((inner, size), ("mlp", "embed"), key=keys[0], **options),

@@ -1,6 +1,7 @@
 """The whole model: tokens and their past in, hidden states and logits out."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -119,7 +120,8 @@ class GPTNeoX(eqx.Module):
             block, layer_past = layer
             return block(x, rotary, layer_past, mask)
 
-        return lax.scan(body, x, (self.layers, tuple(segment.kv for segment in past)))
+        past_kv: Any = tuple(segment.kv for segment in past)  # each one KV, as the layers are
+        return lax.scan(body, x, (self.layers, past_kv))
 
     def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """Scores of the vocabulary in float32. Apart from the layers: most positions need none."""

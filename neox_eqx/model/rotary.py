@@ -81,8 +81,8 @@ def _dynamic(config: GPTNeoXConfig, longest: Int[Array, " B"]) -> Float[Array, "
 
 def _llama3(plain: Float[np.ndarray, " R2"], rope: RopeParameters) -> Float[np.ndarray, " R2"]:
     """Slow waves are divided by the factor, fast ones kept, those between interpolated."""
-    assert rope.factor and rope.low_freq_factor and rope.high_freq_factor
     trained = rope.original_max_position_embeddings
+    assert rope.factor and rope.low_freq_factor and rope.high_freq_factor and trained
     wavelength = 2 * np.float32(math.pi) / plain
     low, high = rope.low_freq_factor, rope.high_freq_factor
     keep = np.clip((trained / wavelength - low) / (high - low), 0, 1)
@@ -93,11 +93,12 @@ def _yarn(
     plain: Float[np.ndarray, " R2"], rope: RopeParameters, width: int
 ) -> Float[np.ndarray, " R2"]:
     """Peng et al. 2023, arXiv:2309.00071: a ramp over the dims from kept to interpolated."""
-    assert rope.factor and rope.original_max_position_embeddings
+    factor, trained = rope.factor, rope.original_max_position_embeddings
+    assert factor and trained
 
     def dim_of(rotations: float) -> float:
-        trained = rope.original_max_position_embeddings
-        return width * math.log(trained / (rotations * 2 * math.pi)) / (2 * math.log(rope.rope_theta))
+        log_wavelength = math.log(trained / (rotations * 2 * math.pi))
+        return width * log_wavelength / (2 * math.log(rope.rope_theta))
 
     low, high = dim_of(rope.beta_fast or 32), dim_of(rope.beta_slow or 1)
     if rope.truncate:
@@ -106,17 +107,19 @@ def _yarn(
     if low == high:
         high += 0.001
     ramp = np.clip((np.arange(width // 2, dtype=np.float32) - low) / (high - low), 0, 1)
-    return (plain / rope.factor * ramp + plain * (1 - ramp)).astype(np.float32)
+    return (plain / factor * ramp + plain * (1 - ramp)).astype(np.float32)
 
 
 def _yarn_scale(rope: RopeParameters) -> float:
     if rope.attention_factor is not None:
         return rope.attention_factor
 
-    def magnitude(scale: float) -> float:
-        return 1.0 if rope.factor <= 1 else 0.1 * scale * math.log(rope.factor) + 1
+    factor = rope.factor
+    assert factor is not None
 
-    assert rope.factor is not None
+    def magnitude(scale: float) -> float:
+        return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1
+
     if rope.mscale and rope.mscale_all_dim:
         return magnitude(rope.mscale) / magnitude(rope.mscale_all_dim)
     return magnitude(1)

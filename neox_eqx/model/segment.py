@@ -35,6 +35,7 @@ class Segment(eqx.Module):
         """`slots` slots that hold nothing yet."""
         shape = (rows, config.num_attention_heads, slots, config.head_dim)
         layers = config.num_hidden_layers
+        kv: KV | tuple[KV, ...]
         if stacked:
             kv = _zeros((layers, *shape), dtype)
         else:

@@ -1,0 +1,103 @@
+"""Completes prompts with a GPT-NeoX model."""
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from neox_eqx import DEMO_MODEL, GenerationOptions, InputError, Piece, TextGenerator
+from neox_eqx.command_line import run
+from neox_eqx.text.files import read_prompts, whole_file
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Completes prompts with a GPT-NeoX model.
+
+    What is not given comes from the checkpoint's generation_config.json, else from
+    transformers' defaults.
+    """
+
+    model: str | None = None
+    """A directory in Hugging Face layout or a Hub id; the bundled demo model if not given."""
+    prompt: tuple[str, ...] = ()
+    """Texts to complete."""
+    prompt_file: Path | None = None
+    """A prompt a line, or .jsonl with "prompt" and options of its own on each line."""
+    output: Path | None = None
+    """Write the completions here, a JSON object each, instead of printing them."""
+    generation: tyro.conf.OmitArgPrefixes[GenerationOptions] = GenerationOptions()
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Of parameters and computation; float32 on a CPU, bfloat16 on an accelerator."""
+    batch_size: int = 8
+    """Prompts that run together."""
+    mask_unknown_tokens: bool = False
+    """Never choose ids that the tokenizer does not have."""
+    stream: bool = True
+    """Print text as it comes."""
+
+
+def main(options: Options) -> None:
+    requests = _requests(options)
+    prompts, own_options = zip(*requests, strict=True)
+    with whole_file(options.output) if options.output else nullcontext() as file:
+        generator = TextGenerator.load(
+            options.model or DEMO_MODEL,
+            dtype=options.dtype,
+            mask_unknown_tokens=options.mask_unknown_tokens,
+        )
+        if options.stream and not file:
+            pieces = generator.stream(prompts, own_options, batch_size=options.batch_size)
+            headings = [prompt for prompt, own in requests for _ in range(own.num_samples)]
+            _print_live(headings, pieces)
+            return
+        completions = generator.generate(prompts, own_options, batch_size=options.batch_size)
+        for completion in completions:
+            if file:
+                line = json.dumps(dataclasses.asdict(completion), ensure_ascii=False)
+                file.write(line + "\n")
+            else:
+                print(f"{completion.prompt}{completion.text}\n")
+
+
+def _requests(options: Options) -> list[tuple[str, GenerationOptions]]:
+    shared = options.generation
+    shared.resolve({})
+    requests = [(prompt, shared) for prompt in options.prompt]
+    if options.prompt_file:
+        requests += read_prompts(options.prompt_file, shared)
+    if requests:
+        return requests
+    if options.model:
+        raise InputError("no prompt; give --prompt TEXT or --prompt-file FILE")
+    return read_prompts(DEMO_MODEL / "questions.txt", shared)
+
+
+def _print_live(headings: list[str], pieces: Iterable[Piece]) -> None:
+    """Prints texts one after the other; of those that grow together, the first one live."""
+    texts = dict.fromkeys(range(len(headings)), "")
+    finished = set()
+    current = 0
+    print(headings[0], end="", flush=True)
+    for piece in pieces:
+        texts[piece.number] += piece.text
+        if piece.completion:
+            finished.add(piece.number)
+        while current in texts:
+            print(texts[current], end="", flush=True)
+            texts[current] = ""
+            if current not in finished:
+                break
+            del texts[current]
+            current += 1
+            print("\n")
+            if current in texts:
+                print(headings[current], end="", flush=True)
+
+
+if __name__ == "__main__":
+    run(main, Options)

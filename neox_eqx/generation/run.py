@@ -1,0 +1,107 @@
+"""A batch of requests through the loop, and what each of its rows has become."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from neox_eqx.errors import InputError
+from neox_eqx.generation.lengths import bucket
+from neox_eqx.generation.loop import Ending, State, decode_all, prefill
+from neox_eqx.generation.options import ResolvedOptions
+from neox_eqx.generation.sampling import Sampler
+from neox_eqx.model.neox import GPTNeoX
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """A prompt as token ids, at least one, and the options of its completions."""
+
+    tokens: tuple[int, ...]
+    options: ResolvedOptions
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One completion, finished or not.
+
+    `finish_reason` is None while it goes on, then "eos" or "length". `logprob` is the sum of the
+    tokens' log-probabilities under the model itself, before any processing.
+    """
+
+    tokens: tuple[int, ...]
+    logprob: float
+    finish_reason: str | None
+
+
+def run(
+    model: GPTNeoX,
+    requests: Sequence[Request],
+    *,
+    eos: Sequence[int],
+    vocabulary: int | None = None,
+    stride: int | None = None,
+) -> Iterator[list[Row]]:
+    """Yields the rows of a batch as they grow, a row for each sample of each request in turn.
+
+    The last list holds the finished rows. `stride` is the number of tokens between two lists;
+    None yields seldom and is fastest. All requests ask for the same number of samples. Token ids
+    from `vocabulary` on are never chosen.
+
+    Raises:
+        InputError: a prompt does not fit, or the model's logits became NaN.
+    """
+    tokens, valid = pad_prompts([request.tokens for request in requests], model.config.vocab_size)
+    limits = [
+        request.options.new_tokens(len(request.tokens), model.config.context_length)
+        for request in requests
+    ]
+    samples = requests[0].options.num_samples
+    sampler = Sampler.of([request.options for request in requests], vocabulary)
+    ending = Ending(
+        jnp.asarray(eos, jnp.int32), jnp.repeat(jnp.asarray(limits, jnp.int32), samples)
+    )
+    prompt, first = prefill(model, tokens, valid, sampler, ending, samples=samples)
+    for state in decode_all(model, prompt, first, sampler, ending, stride=stride):
+        yield _rows(state, set(eos))
+
+
+def pad_prompts(prompts: Sequence[Sequence[int]], vocab_size: int) -> tuple[jax.Array, jax.Array]:
+    """Token ids padded on the right to a bucket, and which of them are real.
+
+    Raises:
+        InputError: a prompt is empty or holds an id outside the vocabulary.
+    """
+    shape = (len(prompts), bucket(max(len(prompt) for prompt in prompts)))
+    tokens, valid = np.zeros(shape, np.int32), np.zeros(shape, bool)
+    for row, prompt in enumerate(prompts):
+        if not prompt:
+            raise InputError(f"prompt {row} has no tokens; begin it with the model's BOS token")
+        if not 0 <= min(prompt) <= max(prompt) < vocab_size:
+            wrong = next(token for token in prompt if not 0 <= token < vocab_size)
+            raise InputError(
+                f"token id {wrong} is not in the model's vocabulary of {vocab_size}; "
+                "the tokenizer belongs to another model"
+            )
+        tokens[row, : len(prompt)] = prompt
+        valid[row, : len(prompt)] = True
+    return jnp.asarray(tokens), jnp.asarray(valid)
+
+
+def _rows(state: State, eos: set[int]) -> list[Row]:
+    tokens, lengths, logprobs, done = jax.device_get(
+        (state.tokens, state.lengths, state.logprobs, state.done)
+    )
+    if np.isnan(logprobs).any():
+        raise InputError(
+            "the model's logits are NaN: its parameters hold NaN, or overflow in "
+            "this dtype; try --dtype float32"
+        )
+    rows = []
+    for row, length in enumerate(lengths.tolist()):
+        generated = tuple(tokens[row, :length].tolist())
+        reason = ("eos" if generated[-1] in eos else "length") if done[row] else None
+        rows.append(Row(generated, float(logprobs[row]), reason))
+    return rows

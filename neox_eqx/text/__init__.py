@@ -1,0 +1,1 @@
+"""From text to text: tokenizer, generation and the files of prompts and completions."""

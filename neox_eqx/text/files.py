@@ -1,0 +1,93 @@
+"""Files of prompts, and files of completions that are whole or not there."""
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from neox_eqx.errors import InputError
+from neox_eqx.generation.options import GenerationOptions
+
+_OPTION_NAMES = {field.name for field in dataclasses.fields(GenerationOptions)}
+
+
+def read_prompts(path: Path, options: GenerationOptions) -> list[tuple[str, GenerationOptions]]:
+    """The prompts of a file, one a line; a line of a .jsonl file may set options of its own.
+
+    Raises:
+        InputError: the file cannot be read or a line is wrong; the message has its number.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
+    lines = text.split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    if path.suffix != ".jsonl":
+        prompts = [(line.removesuffix("\r"), options) for line in lines]
+    else:
+        prompts = [
+            _request(json_line(path, number, line), f"{path}, line {number}", options)
+            for number, line in enumerate(lines, 1)
+            if line.strip()
+        ]
+    if not prompts:
+        raise InputError(f"{path}: holds no prompt")
+    return prompts
+
+
+def json_line(path: Path, number: int, line: str) -> dict[str, Any]:
+    """The object on a line of a .jsonl file."""
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise InputError(f"{path}, line {number}: is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path}, line {number}: is not a JSON object")
+    return value
+
+
+def _request(
+    fields: dict[str, Any], where: str, options: GenerationOptions
+) -> tuple[str, GenerationOptions]:
+    prompt = fields.pop("prompt", None)
+    if not isinstance(prompt, str):
+        raise InputError(f'{where}: needs a "prompt" with a text')
+    unknown = sorted(fields.keys() - _OPTION_NAMES)
+    if unknown:
+        known = ", ".join(sorted(_OPTION_NAMES))
+        raise InputError(f"{where}: unknown option {', '.join(unknown)}; there are {known}")
+    own = dataclasses.replace(options, **fields)
+    try:
+        own.resolve({})
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+    return prompt, own
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[IO[str]]:
+    """A text file to write that takes its name only when the block ends without an error.
+
+    Raises:
+        InputError: the file cannot be made, which is known before the block begins.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    if path.is_dir():
+        raise InputError(f"{path}: is a directory; name a file")
+    try:
+        file = partial.open("w", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
+    try:
+        with file:
+            yield file
+        partial.replace(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
+    finally:
+        partial.unlink(missing_ok=True)

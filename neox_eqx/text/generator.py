@@ -1,0 +1,218 @@
+"""Completions of texts: the checkpoint, its tokenizer and the generation loop together."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from neox_eqx.checkpoint.hub import resolve
+from neox_eqx.checkpoint.load import load
+from neox_eqx.config import read_json
+from neox_eqx.errors import InputError
+from neox_eqx.generation.options import GenerationOptions
+from neox_eqx.generation.run import Request, Row, run
+from neox_eqx.model.neox import GPTNeoX
+from neox_eqx.text.tokenizer import Detokenizer, load_tokenizer
+
+_DEFAULTS = GenerationOptions()
+
+
+@dataclasses.dataclass(frozen=True)
+class Completion:
+    """One completion; its fields are the keys of a line of `generate.py --output`."""
+
+    prompt: str
+    prompt_tokens: tuple[int, ...]
+    sample: int
+    """0, 1, ... among the completions of one prompt."""
+    seed: int
+    text: str
+    """The completion alone, without special tokens."""
+    tokens: tuple[int, ...]
+    """The generated ids, with the EOS id if it ended so."""
+    finish_reason: str
+    """"eos" or "length"."""
+    logprob: float
+    """Sum of the tokens' log-probabilities under the model itself, before any processing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """Text that a completion grew by; `completion` is there with its last piece."""
+
+    number: int
+    """Of the completion, in the order in which `TextGenerator.generate` returns them."""
+    text: str
+    completion: Completion | None
+
+
+@dataclasses.dataclass(frozen=True)
+class TextGenerator:
+    """A model with its tokenizer and the object of its generation_config.json.
+
+    Example:
+        >>> generator = TextGenerator.load(DEMO_MODEL)
+        >>> completion, = generator.generate(["How many legs do 3 cats have?"])
+    """
+
+    model: GPTNeoX
+    tokenizer: Tokenizer
+    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    mask_unknown_tokens: bool = False
+    """Never choose ids that the tokenizer does not have (padding rows of the vocabulary)."""
+
+    @classmethod
+    def load(
+        cls, source: str | Path, *, dtype: str | None = None, mask_unknown_tokens: bool = False
+    ) -> "TextGenerator":
+        """Loads a checkpoint directory in Hugging Face layout, or a Hub id.
+
+        `dtype` is that of the parameters and of the computation: float32 on a CPU and bfloat16
+        on an accelerator unless given.
+
+        Raises:
+            InputError: something is missing or broken; the message names the file.
+        """
+        directory = resolve(source)
+        tokenizer = load_tokenizer(directory)
+        defaults_file = directory / "generation_config.json"
+        defaults = read_json(defaults_file) if defaults_file.exists() else {}
+        model = load(directory, dtype=dtype)
+        return cls(model, tokenizer, defaults, mask_unknown_tokens)
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """From generation_config.json where it says, else from config.json."""
+        eos = self.defaults.get("eos_token_id")
+        if eos is None:
+            return self.model.config.eos_token_ids
+        return (eos,) if isinstance(eos, int) else tuple(eos)
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        options: GenerationOptions | Sequence[GenerationOptions] = _DEFAULTS,
+        *,
+        batch_size: int = 8,
+    ) -> list[Completion]:
+        """The completions in the order of the prompts, those of one prompt next to each other.
+
+        `options` are for all prompts or one for each; `batch_size` prompts run together.
+
+        Raises:
+            InputError: an option is out of range or a prompt does not fit.
+        """
+        pieces = self._pieces(prompts, options, batch_size, stride=None)
+        finished = {piece.number: piece.completion for piece in pieces if piece.completion}
+        return [finished[number] for number in sorted(finished)]
+
+    def stream(
+        self,
+        prompts: Sequence[str],
+        options: GenerationOptions | Sequence[GenerationOptions] = _DEFAULTS,
+        *,
+        batch_size: int = 8,
+    ) -> Iterator[Piece]:
+        """What `generate` returns, piece by piece as the tokens come.
+
+        Raises:
+            InputError: an option is out of range or a prompt does not fit.
+        """
+        return self._pieces(prompts, options, batch_size, stride=1)
+
+    def _pieces(
+        self,
+        prompts: Sequence[str],
+        options: GenerationOptions | Sequence[GenerationOptions],
+        batch_size: int,
+        stride: int | None,
+    ) -> Iterator[Piece]:
+        if isinstance(options, GenerationOptions):
+            options = [options] * len(prompts)
+        pairs = zip(prompts, options, strict=True)
+        requests = [self._request(prompt, own) for prompt, own in pairs]
+        texts = [
+            _GrowingText(self.tokenizer, number, prompt, request, sample)
+            for number, (prompt, request, sample) in enumerate(
+                (prompt, request, sample)
+                for prompt, request in zip(prompts, requests, strict=True)
+                for sample in range(request.options.num_samples)
+            )
+        ]
+        firsts = list(itertools.accumulate((r.options.num_samples for r in requests), initial=0))
+        for batch in _batches(requests, batch_size):
+            rows_of = run(
+                self.model,
+                [requests[index] for index in batch],
+                eos=self.eos_token_ids,
+                vocabulary=self.tokenizer.get_vocab_size() if self.mask_unknown_tokens else None,
+                stride=stride,
+            )
+            growing = [text for index in batch for text in texts[firsts[index] : firsts[index + 1]]]
+            for rows in rows_of:
+                for text, row in zip(growing, rows, strict=True):
+                    yield from text.read(row)
+
+    def _request(self, prompt: str, options: GenerationOptions) -> Request:
+        tokens = tuple(self.tokenizer.encode(prompt).ids)
+        if not tokens:
+            bos = self.model.config.bos_token_id
+            if bos is None:
+                raise InputError("the prompt is empty and the model has no BOS token to begin with")
+            tokens = (bos,)
+        request = Request(tokens, options.resolve(self.defaults))
+        request.options.new_tokens(len(tokens), self.model.config.context_length)
+        return request
+
+
+class _GrowingText:
+    """One row on its way from tokens to a completion."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, number: int, prompt: str, request: Request, sample: int
+    ):
+        self._number, self._prompt, self._request, self._sample = number, prompt, request, sample
+        self._detokenizer = Detokenizer(tokenizer, request.tokens)
+        self._seen = 0
+        self._text = ""
+        self._finished = False
+
+    def read(self, row: Row) -> Iterator[Piece]:
+        """The piece that the row's new tokens complete, if there is one."""
+        if self._finished:
+            return
+        text = self._detokenizer.add(row.tokens[self._seen :])
+        self._seen = len(row.tokens)
+        self._finished = row.finish_reason is not None
+        if self._finished:
+            text += self._detokenizer.end()
+        self._text += text
+        if text or self._finished:
+            yield Piece(self._number, text, self._completion(row) if self._finished else None)
+
+    def _completion(self, row: Row) -> Completion:
+        assert row.finish_reason
+        return Completion(
+            prompt=self._prompt,
+            prompt_tokens=self._request.tokens,
+            sample=self._sample,
+            seed=self._request.options.seed,
+            text=self._text,
+            tokens=row.tokens,
+            finish_reason=row.finish_reason,
+            logprob=row.logprob,
+        )
+
+
+def _batches(requests: Sequence[Request], size: int) -> Iterator[list[int]]:
+    """Indices of requests that run together: as many samples each, and similar lengths."""
+    groups: dict[int, list[int]] = {}
+    for index, request in enumerate(requests):
+        groups.setdefault(request.options.num_samples, []).append(index)
+    for indices in groups.values():
+        by_length = sorted(indices, key=lambda index: len(requests[index].tokens))
+        for start in range(0, len(by_length), size):
+            yield by_length[start : start + size]

@@ -1,0 +1,68 @@
+"""The checkpoint's tokenizer, and token ids back into text as they come."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from neox_eqx.errors import InputError
+
+_CONTEXT = 8
+
+
+def load_tokenizer(directory: Path) -> Tokenizer:
+    """The tokenizer of a checkpoint in Hugging Face layout.
+
+    Raises:
+        InputError: there is no tokenizer.json, or it is broken.
+    """
+    path = directory / "tokenizer.json"
+    if not path.is_file():
+        raise InputError(
+            f"{path}: not found; write it with transformers' "
+            "AutoTokenizer.from_pretrained(...).save_pretrained(...)"
+        )
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises no narrower class
+        raise InputError(f"{path}: is not a tokenizer: {error}") from error
+    # Files of instruction-tuned models often carry the padding of their training.
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+class Detokenizer:
+    """Turns one row's tokens into text piece by piece; the pieces join to the whole text.
+
+    A token may end inside a character (Korean, emoji), and a tokenizer may drop a space at the
+    start of a text. So a window that begins before the new tokens is decoded with and without
+    them, and the difference is new; it waits while it ends inside a character.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int]):
+        self._tokenizer = tokenizer
+        self._ids = list(prompt[-_CONTEXT:])
+        self._window, self._read = 0, len(self._ids)
+
+    def add(self, tokens: Sequence[int]) -> str:
+        """The text that these tokens complete."""
+        pieces = []
+        for token in tokens:
+            self._ids.append(token)
+            text = self._new_text()
+            if text and not text.endswith("\N{REPLACEMENT CHARACTER}"):
+                self._window, self._read = self._read, len(self._ids)
+                pieces.append(text)
+        return "".join(pieces)
+
+    def end(self) -> str:
+        """What is left at the end: an unfinished character shows as U+FFFD."""
+        text = self._new_text()
+        self._window, self._read = self._read, len(self._ids)
+        return text
+
+    def _new_text(self) -> str:
+        before = self._tokenizer.decode(self._ids[self._window : self._read])
+        now = self._tokenizer.decode(self._ids[self._window :])
+        return now[len(before) :]
