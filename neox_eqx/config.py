@@ -238,7 +238,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise InputError(f"{path}: holds {type(value).__name__}, not a JSON object")

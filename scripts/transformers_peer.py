@@ -1,0 +1,85 @@
+"""transformers generating with the weights of one of our models."""
+
+import os
+import time
+import warnings
+
+import numpy as np
+import torch
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+from transformers.generation.streamers import BaseStreamer
+
+from neox_eqx import GPTNeoX
+from neox_eqx.checkpoint.names import HEAD, parameters
+
+
+class TransformersPeer:
+    """The model of transformers over the memory of our arrays, on as many cores as we may use."""
+
+    def __init__(self, model: GPTNeoX):
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        with torch.device("meta"):
+            self._model = GPTNeoXForCausalLM(GPTNeoXConfig(**model.config.to_hf()))
+        self._model.load_state_dict(_state(model), assign=True)
+        # What has no entry in a checkpoint (rotary frequencies) was made on the meta device.
+        fresh = type(self._model.gpt_neox.rotary_emb)(self._model.config)
+        self._model.gpt_neox.rotary_emb = fresh
+        self._model.tie_weights()
+        self._model.eval()
+
+    @torch.no_grad()
+    def generate(self, prompts: np.ndarray, count: int) -> tuple[float, float, np.ndarray]:
+        """Greedy tokens without stopping; seconds to the first of them, seconds for the rest."""
+        clock = _FirstTokenClock()
+        ids = torch.from_numpy(prompts)
+        self._model.generation_config.eos_token_id = None
+        start = time.perf_counter()
+        tokens = self._model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=count,
+            do_sample=False,
+            pad_token_id=0,
+            streamer=clock,
+        )
+        end = time.perf_counter()
+        assert clock.first is not None
+        return clock.first - start, end - clock.first, tokens[:, prompts.shape[1] :].numpy()
+
+
+class _FirstTokenClock(BaseStreamer):
+    """Is handed the prompt, then each new token."""
+
+    def __init__(self) -> None:
+        self._calls = 0
+        self.first: float | None = None
+
+    def put(self, value: torch.Tensor) -> None:
+        self._calls += 1
+        if self._calls == 2:
+            self.first = time.perf_counter()
+
+    def end(self) -> None:
+        pass
+
+
+def _state(model: GPTNeoX) -> dict[str, torch.Tensor]:
+    state = {}
+    for parameter in parameters(model):
+        layers = np.asarray(parameter.array)
+        for name, array in zip(
+            parameter.names, layers if parameter.stacked else [layers], strict=True
+        ):
+            state["lm_head.weight" if name == HEAD else name] = _tensor(array)
+    if model.embed_out is None:
+        state["lm_head.weight"] = state["gpt_neox.embed_in.weight"]
+    return state
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    bits = {2: np.int16, 4: np.int32}[array.dtype.itemsize]
+    with warnings.catch_warnings():
+        # The memory is JAX's and read-only; nothing writes to a model that only generates.
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        tensor = torch.from_numpy(array.view(bits))
+    return tensor.view(getattr(torch, array.dtype.name))
