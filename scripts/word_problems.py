@@ -1,8 +1,7 @@
 """Word problems in the form of GSM8K: a question, worked steps, and `#### answer`.
 
-Each kind of problem is one function from a random generator to a Problem. `PRETRAINING_KINDS`
-are what the demo model is trained on; `NEW_KINDS` are kept out of it, so that fine-tuning has
-something to teach.
+Each kind is one function from a random generator to a Problem. The demo model is trained on
+`PRETRAINING_KINDS`; `NEW_KINDS` are kept from it, so that fine-tuning has something to teach.
 """
 
 import dataclasses
@@ -24,16 +23,13 @@ class Problem:
     @property
     def result(self) -> str:
         """What stands after `####`."""
-        result = final_result(self.answer)
-        assert result is not None
-        return result
+        return self.answer.rpartition("#### ")[2]
 
 
 def final_result(text: str) -> str | None:
     """The number after the first `####` of an answer, as GSM8K is scored; None without one."""
-    _, marker, rest = text.partition("####")
-    words = rest.split()
-    return words[0] if marker and words else None
+    words = text.partition("####")[2].split()
+    return words[0] if words else None
 
 
 def problems(kinds: Sequence[str], seed: int, without: Collection[str] = ()) -> Iterator[Problem]:
@@ -48,10 +44,10 @@ def problems(kinds: Sequence[str], seed: int, without: Collection[str] = ()) -> 
 def distinct_problems(kinds: Sequence[str], seed: int, count: int) -> list[Problem]:
     """`count` problems, no question twice: what a model is examined on."""
     chosen: dict[str, Problem] = {}
-    for problem in problems(kinds, seed, without=chosen):
+    source = problems(kinds, seed, without=chosen)
+    while len(chosen) < count:
+        problem = next(source)
         chosen[problem.question] = problem
-        if len(chosen) == count:
-            break
     return list(chosen.values())
 
 
@@ -109,16 +105,15 @@ def _groups(random: Random) -> Problem:
 def _sharing(random: Random) -> Problem:
     name, thing = random.choice(NAMES), random.choice(THINGS)
     friends, each = random.randint(2, 9), random.randint(2, 12)
-    total = friends * each
     return _problem(
         random,
         (
-            f"{name} shares {total} {thing} equally among {friends} friends. "
+            f"{name} shares {friends * each} {thing} equally among {friends} friends. "
             f"How many {thing} does each friend get?",
-            f"{friends} friends of {name} share {total} {thing}, and all get the same. "
+            f"{friends} friends of {name} share {friends * each} {thing}, and all get the same. "
             f"How many {thing} are there for each friend?",
         ),
-        f"Each gets {total} / {friends} = {each} {thing}.",
+        f"Each gets {friends * each} / {friends} = {each} {thing}.",
         result=each,
     )
 
@@ -184,8 +179,7 @@ def _together(random: Random) -> Problem:
 def _bus(random: Random) -> Problem:
     place = random.choice(("bridge", "market", "museum", "park", "school", "station"))
     a, on = random.randint(10, 49), random.randint(2, 29)
-    off = random.randint(2, a - 1)
-    later = random.randint(2, 19)
+    off, later = random.randint(2, a - 1), random.randint(2, 19)
     stayed, joined = a - off, a - off + on
     return _problem(
         random,
