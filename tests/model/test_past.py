@@ -10,8 +10,8 @@ from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.segment import Segment
 from tests.hf_models import family, hf_logits, our_logits, padded_batch, stack_layers
 
-# Only the order of float32 sums differs. Measured: at most 4e-6.
-TOLERANCE = 1e-5
+# Only the order of float32 sums differs. Measured: at most 2.0e-6.
+TOLERANCE = 5e-6
 FORMS = ["pythia-70m", "redpajama-3b", "line-3.6b"]
 
 
