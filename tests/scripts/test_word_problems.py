@@ -72,9 +72,7 @@ def test_each_worked_step_is_a_true_equation_and_the_last_gives_the_result(kind:
     for problem in some(kind):
         *steps, last = problem.answer.split("\n")
         for step in steps:
-            a, sign, b, value = re.fullmatch(
-                r".*?(\d+) ([-+x/]) (\d+) = (\d+)\b\D*", step
-            ).groups()
+            a, sign, b, value = re.fullmatch(r".*?(\d+) ([-+x/]) (\d+) = (\d+)\b\D*", step).groups()
             assert compute[sign](int(a), int(b)) == int(value), problem
         assert last == f"#### {value}"
 
