@@ -64,7 +64,7 @@ class Options:
     steps: int = 3000
     """Updates of the parameters."""
     batch_size: int = 32
-    """Problems in an update; each problem is new."""
+    """Problems in an update, drawn afresh for each."""
     learning_rate: float = 3e-3
     """At its peak, after `--warmup-steps`; it then falls to nearly 0 along a cosine."""
     warmup_steps: int = 100
