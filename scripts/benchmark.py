@@ -191,7 +191,7 @@ class _CompilationCount:
         self.count = 0
         jax.monitoring.register_event_duration_secs_listener(self._listen)
 
-    def _listen(self, event: str, duration: float, **_: Any) -> None:
+    def _listen(self, event: str, duration_secs: float, **_: Any) -> None:
         self.count += event == "/jax/core/compile/backend_compile_duration"
 
 

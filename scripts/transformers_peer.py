@@ -34,7 +34,7 @@ class TransformersPeer:
         ids = torch.from_numpy(prompts)
         self._model.generation_config.eos_token_id = None
         start = time.perf_counter()
-        tokens = self._model.generate(
+        tokens = self._model.generate(  # type: ignore[misc]
             ids,
             attention_mask=torch.ones_like(ids),
             max_new_tokens=count,
