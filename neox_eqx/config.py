@@ -70,6 +70,9 @@ class RopeParameters:
                 raise InputError(f"{name} must be above 0, not {value}")
         if not 0 <= self.partial_rotary_factor <= 1:
             raise InputError(f"rotary share {self.partial_rotary_factor} is not between 0 and 1")
+        low, high = self.low_freq_factor, self.high_freq_factor
+        if low is not None and high is not None and not 0 < low < high:
+            raise InputError(f"low_freq_factor {low} is not between 0 and high_freq_factor {high}")
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any]) -> "RopeParameters":

@@ -54,7 +54,7 @@ class TopP(eqx.Module):
             return jnp.where(keys > key[:, None], probabilities, 0).sum(-1)
 
         def halve(
-            _: int, bounds: tuple[UInt32[Array, " R"], UInt32[Array, " R"]]
+            _: Int[Array, ""], bounds: tuple[UInt32[Array, " R"], UInt32[Array, " R"]]
         ) -> tuple[UInt32[Array, " R"], UInt32[Array, " R"]]:
             low, high = bounds
             middle = low + (high - low) // 2
@@ -65,7 +65,7 @@ class TopP(eqx.Module):
         ties = keys == boundary[:, None]
         share = jnp.where(ties, probabilities, 0).max(-1)
         room = jnp.ceil((goal - mass_above(boundary)) / jnp.maximum(share, 1e-38))
-        kept = _last_of(ties, jnp.maximum(room, 1))
+        kept = _last_of(ties, jnp.clip(room, 1, logits.shape[-1]).astype(jnp.int32))
         keep = (keys > boundary[:, None]) | kept | (self.p >= 1)[:, None]
         return jnp.where(keep, logits, -jnp.inf)
 
@@ -95,11 +95,12 @@ Processor = Temperature | TopK | TopP | MinP | KnownTokens
 
 def _ordered(x: Float[Array, "R V"]) -> UInt32[Array, "R V"]:
     """Unsigned integers in the order of the floats, so that bisection ends on an exact value."""
-    bits = lax.bitcast_convert_type(x, jnp.uint32)
+    # Both zeros as one: they are equal, and their bits are not.
+    bits = lax.bitcast_convert_type(jnp.where(x == 0, 0, x), jnp.uint32)
     return jnp.where(bits >> 31 == 1, ~bits, bits | jnp.uint32(1 << 31))
 
 
-def _last_of(ties: Bool[Array, "R V"], count: Float[Array, " R"]) -> Bool[Array, "R V"]:
+def _last_of(ties: Bool[Array, "R V"], count: Int[Array, " R"]) -> Bool[Array, "R V"]:
     """The last `count` True of each row: transformers' ascending sort drops earlier ties first."""
 
     def cut(ties: Bool[Array, "R V"]) -> Bool[Array, "R V"]:

@@ -74,7 +74,8 @@ def _warpers(values: dict[str, np.ndarray]) -> tuple[Processor, ...]:
     )
     warpers: list[Processor] = []
     if (temperature != 1).any():
-        divisor = np.where(temperature == 0, 1, temperature)
+        # At these bounds the distribution is at its limit, and float32 still divides.
+        divisor = np.where(temperature == 0, 1, np.clip(temperature, 1e-30, 1e30))
         warpers.append(Temperature(jnp.asarray(divisor, jnp.float32)))
     if (top_k > 0).any():
         largest = bucket(int(top_k.max()))
@@ -118,10 +119,13 @@ def _invert(
 ) -> tuple[Int[Array, " R"], Float[Array, " R"]]:
     """The index where the cumulative share passes `uniform`, and how far into it, in [0, 1)."""
     cumulative = jnp.cumsum(weights, axis=-1)
-    total = cumulative[:, -1]
-    # Below the total even after rounding, so that the index has a weight above 0.
+    # A parallel sum rounds its partial sums apart, so they may rise where the weight is 0.
+    positive = weights > 0
+    total = jnp.where(positive, cumulative, 0).max(-1)
+    # Below the total even after rounding, so that some sum passes it.
     target = jnp.minimum(uniform * total, jnp.nextafter(total, jnp.zeros_like(total)))
-    index = (cumulative <= target[:, None]).sum(-1).astype(jnp.int32)
+    passing = positive & (cumulative > target[:, None])
+    index = jnp.argmax(passing, axis=-1).astype(jnp.int32)
     weight = jnp.take_along_axis(weights, index[:, None], axis=-1)[:, 0]
     before = jnp.take_along_axis(cumulative, index[:, None], axis=-1)[:, 0] - weight
     return index, jnp.clip((target - before) / weight, 0, 1)

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Float32, PRNGKeyArray
 
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.model.layers import Linear
@@ -64,12 +64,12 @@ def attend(
     # A finite minimum: a row of padding has nothing to attend to, and must not turn into NaN.
     scores = jnp.where(mask[:, None], scores, jnp.finfo(scores.dtype).min)
     weights = jax.nn.softmax(scores.astype(jnp.float32), axis=-1).astype(query.dtype)
-    output, start = jnp.zeros((), query.dtype), 0
+    output, start = jnp.zeros((), jnp.float32), 0
     for kv in segments:
         stop = start + kv.value.shape[-2]
         output = output + _mix(weights[..., start:stop], kv.value)
         start = stop
-    return output
+    return output.astype(query.dtype)
 
 
 def _scores(
@@ -85,10 +85,17 @@ def _scores(
 
 def _mix(
     weights: Float[Array, "B H T S"], value: Float[Array, "b H S K"]
-) -> Float[Array, "B H T K"]:
+) -> Float32[Array, "B H T K"]:
+    """In float32, so that the sum over segments is rounded once."""
     shared = _group(weights, len(value))
     dims = (((3,), (2,)), ((0, 1), (0, 1)))
-    mixed = lax.dot_general(shared, value, dims, precision=lax.Precision.HIGHEST)
+    mixed = lax.dot_general(
+        shared,
+        value,
+        dims,
+        precision=lax.Precision.HIGHEST,
+        preferred_element_type=jnp.float32,
+    )
     return _ungroup(mixed, weights.shape)
 
 
