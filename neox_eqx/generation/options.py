@@ -76,6 +76,8 @@ class ResolvedOptions:
     def __post_init__(self) -> None:
         if self.max_new_tokens is not None:
             _check("max_new_tokens", self.max_new_tokens, int, 1, None)
+        if self.max_length is not None:
+            _check("max_length", self.max_length, int, 1, None)
         _check("temperature", self.temperature, float, 0, None)
         _check("top_k", self.top_k, int, 0, None)
         _check("top_p", self.top_p, float, 0, 1)

@@ -1,0 +1,130 @@
+"""Options come from the call, else from generation_config.json, else from transformers."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from transformers import GenerationConfig
+
+from neox_eqx.errors import InputError
+from neox_eqx.generation.options import GenerationOptions, ResolvedOptions
+from tests.hf_models import config_json, hf_model
+
+FILE = dict(do_sample=True, temperature=0.7, top_k=7, top_p=0.8, min_p=0.1, max_new_tokens=9)
+
+
+def resolved(defaults: dict[str, Any] | None = None, **own: Any) -> ResolvedOptions:
+    return GenerationOptions(**own).resolve(defaults or {})
+
+
+def test_without_anything_it_is_greedy_and_20_tokens_long() -> None:
+    options = resolved()
+    assert (options.temperature, options.num_samples, options.seed) == (0, 1, 0)
+    assert options.new_tokens(5, 64) == 20
+
+
+def test_the_file_is_used_where_the_call_is_silent() -> None:
+    options = resolved(FILE)
+    assert options == ResolvedOptions(9, None, 0.7, 7, 0.8, 0.1, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature", 0.0),
+        ("temperature", 1.5),
+        ("top_k", 0),
+        ("top_p", 1.0),
+        ("min_p", 0.0),
+        ("max_new_tokens", 3),
+    ],
+)
+def test_the_call_wins_over_the_file_even_where_it_says_off(name: str, value: float) -> None:
+    changed = resolved(FILE, **{name: value})
+    assert getattr(changed, name) == value
+    others = FILE.keys() - {name, "do_sample"}
+    assert all(getattr(changed, other) == FILE[other] for other in others)
+
+
+@pytest.mark.parametrize("defaults", [{}, {"do_sample": True}, {"top_k": None, "do_sample": True}])
+def test_sampling_takes_the_50_likeliest_and_no_other_filter(defaults: dict[str, Any]) -> None:
+    options = resolved(defaults, temperature=1.0)
+    assert (options.temperature, options.top_k, options.top_p, options.min_p) == (1, 50, 1, 0)
+    assert GenerationConfig()._get_default_generation_params()["top_k"] == 50
+
+
+def test_a_file_that_does_not_ask_to_sample_leaves_its_temperature_unused() -> None:
+    assert resolved({"temperature": 0.7}).temperature == 0
+    assert resolved({"temperature": 0.7, "do_sample": False}).temperature == 0
+    assert resolved({"do_sample": True}).temperature == 1
+    # Where only the call asks to sample, the rest of the file still holds.
+    assert resolved({"top_p": 0.8}, temperature=0.5).top_p == 0.8
+
+
+@pytest.mark.parametrize(
+    ("defaults", "own", "expected"),
+    [
+        ({}, {}, 20),
+        ({"max_length": 12}, {}, 7),
+        ({"max_length": 20}, {}, 15),
+        ({"max_length": 12, "max_new_tokens": 3}, {}, 3),
+        ({"max_length": 12}, {"max_new_tokens": 30}, 30),
+        ({"max_new_tokens": 3}, {"max_new_tokens": 30}, 30),
+        ({}, {"max_new_tokens": 1000}, 59),
+        ({"max_length": 1000}, {}, 59),
+    ],
+)
+def test_the_shortest_limit_that_wins_is_kept_within_the_context(
+    defaults: dict[str, int], own: dict[str, int], expected: int
+) -> None:
+    prompt_length, context = 5, 64
+    assert resolved(defaults, **own).new_tokens(prompt_length, context) == expected
+
+
+@pytest.mark.filterwarnings("ignore:Using the model-agnostic default")
+@pytest.mark.parametrize(
+    "defaults", [{}, {"max_length": 12}, {"max_length": 20}, {"max_new_tokens": 3, "max_length": 9}]
+)
+def test_lengths_are_those_that_transformers_generates(defaults: dict[str, int]) -> None:
+    model = hf_model(config_json())
+    model.generation_config = GenerationConfig(**defaults, eos_token_id=10**6, pad_token_id=0)
+    generated = model.generate(torch.tensor([[5, 6, 7, 8, 9]]))
+    assert generated.shape[1] - 5 == resolved(defaults).new_tokens(5, 64)
+
+
+def test_a_prompt_that_fills_the_context_or_max_length_says_how_long_it_is() -> None:
+    assert resolved(max_new_tokens=5).new_tokens(63, 64) == 1
+    for length in (64, 65, 1000):
+        with pytest.raises(InputError, match=f"prompt has {length} tokens, but .* 64 positions"):
+            resolved(max_new_tokens=5).new_tokens(length, 64)
+    limited = {"max_length": 12}
+    with pytest.raises(InputError, match="prompt has 12 tokens, but .* max_length 12; pass --max"):
+        resolved(limited).new_tokens(12, 64)
+    assert resolved(limited, max_new_tokens=4).new_tokens(12, 64) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        ("max_new_tokens", [1, 10**9], [0, -1]),
+        ("temperature", [0, 0.0, 1, 1e9], [-0.1, math.nan]),
+        ("top_k", [0, 1, 10**9], [-1]),
+        ("top_p", [0, 0.5, 1], [-0.1, 1.1, math.nan]),
+        ("min_p", [0, 0.5, 1.0], [-0.1, 1.1, math.nan]),
+        ("num_samples", [1, 100], [0, -1]),
+        ("seed", [0, 2**32 - 1], [-1, 2**32]),
+    ],
+)
+def test_values_out_of_range_are_refused_by_name(name: str, good: list, bad: list) -> None:
+    for value in good:
+        assert getattr(resolved(**{name: value}), name) == value
+    for value in bad:
+        with pytest.raises(InputError, match=f"^{name} must be a .*number .*, not {value}$"):
+            resolved(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["max_new_tokens", "max_length"])
+def test_a_wrong_value_in_the_file_is_refused_by_name(name: str) -> None:
+    with pytest.raises(InputError, match=f"^{name} must be a whole number of at least 1, not 0$"):
+        resolved({name: 0})

@@ -1,0 +1,108 @@
+"""A completion depends on its request alone: not on its batch, its place, or how it is read."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from neox_eqx.generation import sampling
+from neox_eqx.generation.loop import Ending, prefill
+from neox_eqx.generation.run import Request, pad_prompts, run
+from neox_eqx.generation.sampling import Sampler
+from tests.generation.completions import ours, random_prompts, request, tokens
+from tests.hf_models import family, stack_layers
+
+PROMPTS = random_prompts(128, (9, 3, 14, 1, 6))
+WARM = dict(temperature=1.5, top_k=0, max_new_tokens=12)
+
+
+def mixed() -> list[Request]:
+    """Requests that share nothing: every processor is on in some row and off in another."""
+    own = [
+        dict(WARM, seed=7),
+        dict(max_new_tokens=12),
+        dict(WARM, seed=8, top_p=0.8),
+        dict(WARM, seed=7, top_k=5),
+        dict(WARM, seed=2**32 - 1, min_p=0.1, temperature=0.9, max_new_tokens=5),
+    ]
+    return [request(prompt, **options) for prompt, options in zip(PROMPTS, own, strict=True)]
+
+
+def test_a_row_is_the_same_alone_and_in_any_batch() -> None:
+    _, model = family("pythia-70m")
+    requests = mixed()
+    together = ours(model, requests)
+    assert [len(row.tokens) for row in together] == [12, 12, 12, 12, 5]
+    alone = [ours(model, [one])[0] for one in requests]
+    assert tokens(together) == tokens(alone)
+    np.testing.assert_allclose(
+        [row.logprob for row in together], [row.logprob for row in alone], atol=1e-4, rtol=0
+    )
+    backwards = ours(model, requests[::-1])[::-1]
+    assert tokens(backwards) == tokens(together)
+
+
+@pytest.mark.parametrize("stride", [1, 5, 1000])
+def test_reading_along_shows_the_same_rows_as_they_grow(stride: int) -> None:
+    _, model = family("pythia-70m")
+    requests = mixed()
+    eos = [ours(model, requests)[0].tokens[6]]
+    whole = ours(model, requests, eos)
+    states = list(run(model, requests, eos=eos, stride=stride))
+    assert states[-1] == whole
+    for rows in states:
+        for row, finished in zip(rows, whole, strict=True):
+            assert finished.tokens[: len(row.tokens)] == row.tokens
+            assert (row == finished) == (row.finish_reason is not None)
+    assert len(states) == (12 if stride == 1 else 2 + 11 // stride if stride == 5 else 2)
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_samples_are_numbered_and_do_not_depend_on_how_many_there_are(stacked: bool) -> None:
+    _, model = family("pythia-70m")
+    model = stack_layers(model) if stacked else model
+    three = [request(prompt, **WARM, seed=5, num_samples=3) for prompt in PROMPTS[:2]]
+    one = [request(prompt, **WARM, seed=5) for prompt in PROMPTS[:2]]
+    rows, firsts = tokens(ours(model, three)), tokens(ours(model, one))
+    assert rows[::3] == firsts
+    assert len(set(rows)) == 6
+
+
+def test_samples_of_a_prompt_share_its_prefill() -> None:
+    _, model = family("pythia-70m")
+    requests = [request(prompt, **WARM, num_samples=4) for prompt in PROMPTS[:2]]
+    ids, valid = pad_prompts(PROMPTS[:2], model.config.vocab_size)
+    sampler = Sampler.of([one.options for one in requests])
+    ending = Ending(jnp.zeros(0, jnp.int32), jnp.full(8, 12, jnp.int32))
+    prompt, state = prefill(model, ids, valid, sampler, ending, samples=4)
+    assert [kv.key.shape[0] for kv in prompt.kv] == [2, 2]
+    assert [kv.key.shape[0] for kv in state.generated.kv] == [8, 8]
+
+
+def test_another_seed_or_prompt_gives_another_completion() -> None:
+    _, model = family("pythia-70m")
+    own = [dict(WARM, seed=seed) for seed in range(4)]
+    rows = tokens(ours(model, [request(PROMPTS[0], **options) for options in own]))
+    assert len(set(rows)) == 4
+    again = tokens(ours(model, [request(PROMPTS[0], **options) for options in own[::-1]]))
+    assert again[::-1] == rows
+
+
+def test_numbers_that_follow_the_step_and_not_the_position_would_be_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Control: with the place in the batch folded in, the same request differs between batches."""
+    _, model = family("pythia-70m")
+    requests = mixed()[2::-1]
+    genuine = sampling.uniforms
+
+    def by_row(seed: jnp.ndarray, sample: jnp.ndarray, position: jnp.ndarray) -> jnp.ndarray:
+        return genuine(seed, sample, position + jnp.arange(len(seed), dtype=jnp.int32))
+
+    expected = tokens(ours(model, requests))
+    monkeypatch.setattr(sampling, "uniforms", by_row)
+    prefill.clear_cache()
+    try:
+        assert tokens(ours(model, requests))[2] != expected[2]
+    finally:
+        monkeypatch.undo()
+        prefill.clear_cache()
