@@ -8,6 +8,7 @@ from tokenizers import Tokenizer
 from neox_eqx.errors import InputError
 
 _CONTEXT = 8
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 def load_tokenizer(directory: Path) -> Tokenizer:
@@ -42,8 +43,8 @@ class Detokenizer:
 
     def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int]):
         self._tokenizer = tokenizer
-        self._ids = list(prompt[-_CONTEXT:])
-        self._window, self._read = 0, len(self._ids)
+        self._ids = list(prompt)
+        self._window, self._read = self._whole_start(), len(prompt)
 
     def add(self, tokens: Sequence[int]) -> str:
         """The text that these tokens complete."""
@@ -51,7 +52,7 @@ class Detokenizer:
         for token in tokens:
             self._ids.append(token)
             text = self._new_text()
-            if text and not text.endswith("\N{REPLACEMENT CHARACTER}"):
+            if text and not text.endswith(_REPLACEMENT):
                 self._window, self._read = self._read, len(self._ids)
                 pieces.append(text)
         return "".join(pieces)
@@ -61,6 +62,13 @@ class Detokenizer:
         text = self._new_text()
         self._window, self._read = self._read, len(self._ids)
         return text
+
+    def _whole_start(self) -> int:
+        """Where a window over the end of the prompt begins, so that it cuts no character."""
+        start = max(len(self._ids) - _CONTEXT, 0)
+        while start and self._tokenizer.decode(self._ids[start:]).startswith(_REPLACEMENT):
+            start -= 1
+        return start
 
     def _new_text(self) -> str:
         before = self._tokenizer.decode(self._ids[self._window : self._read])
