@@ -55,7 +55,9 @@ def main(options: Options) -> None:
             headings = [prompt for prompt, own in requests for _ in range(own.num_samples)]
             _print_live(headings, pieces)
             return
-        completions = generator.generate(prompts, own_options, batch_size=options.batch_size)
+        completions = generator.generate(
+            prompts, own_options, batch_size=options.batch_size, progress=True
+        )
         for completion in completions:
             if file:
                 line = json.dumps(dataclasses.asdict(completion), ensure_ascii=False)

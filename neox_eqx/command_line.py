@@ -9,6 +9,7 @@ import os
 import re
 import sys
 import types
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args
@@ -33,6 +34,8 @@ def run(
     with 141: the statuses that a shell gives to a program that these signals end.
     """
     program = Path(sys.argv[0]).name
+
+    warnings.formatwarning = lambda message, *_, **__: f"{program}: warning: {message}\n"
     try:
         try:
             main(parse(options_type, program, sys.argv[1:] if args is None else args))

@@ -60,9 +60,7 @@ def run(
     ]
     samples = requests[0].options.num_samples
     sampler = Sampler.of([request.options for request in requests], vocabulary)
-    ending = Ending(
-        jnp.asarray(eos, jnp.int32), jnp.repeat(jnp.asarray(limits, jnp.int32), samples)
-    )
+    ending = Ending(jnp.asarray(eos, jnp.int32), jnp.asarray(np.repeat(limits, samples), jnp.int32))
     prompt, first = prefill(model, tokens, valid, sampler, ending, samples=samples)
     for state in decode_all(model, prompt, first, sampler, ending, stride=stride):
         yield _rows(state, set(eos))

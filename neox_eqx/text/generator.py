@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
+from tqdm import tqdm
 
 from neox_eqx.checkpoint.hub import resolve
 from neox_eqx.checkpoint.load import load
@@ -97,16 +98,24 @@ class TextGenerator:
         options: GenerationOptions | Sequence[GenerationOptions] = _DEFAULTS,
         *,
         batch_size: int = 8,
+        progress: bool = False,
     ) -> list[Completion]:
         """The completions in the order of the prompts, those of one prompt next to each other.
 
         `options` are for all prompts or one for each; `batch_size` prompts run together.
+        `progress` shows a bar on stderr if that is a terminal.
 
         Raises:
             InputError: an option is out of range or a prompt does not fit.
         """
-        pieces = self._pieces(prompts, options, batch_size, stride=None)
-        finished = {piece.number: piece.completion for piece in pieces if piece.completion}
+        options = _one_each(options, prompts)
+        total = sum(own.num_samples for own in options)
+        finished = {}
+        with tqdm(total=total, unit=" completions", disable=None if progress else True) as bar:
+            for piece in self._pieces(prompts, options, batch_size, stride=None):
+                if piece.completion:
+                    finished[piece.number] = piece.completion
+                    bar.update()
         return [finished[number] for number in sorted(finished)]
 
     def stream(
@@ -121,17 +130,15 @@ class TextGenerator:
         Raises:
             InputError: an option is out of range or a prompt does not fit.
         """
-        return self._pieces(prompts, options, batch_size, stride=1)
+        return self._pieces(prompts, _one_each(options, prompts), batch_size, stride=1)
 
     def _pieces(
         self,
         prompts: Sequence[str],
-        options: GenerationOptions | Sequence[GenerationOptions],
+        options: Sequence[GenerationOptions],
         batch_size: int,
         stride: int | None,
     ) -> Iterator[Piece]:
-        if isinstance(options, GenerationOptions):
-            options = [options] * len(prompts)
         pairs = zip(prompts, options, strict=True)
         requests = [self._request(prompt, own) for prompt, own in pairs]
         texts = [
@@ -205,6 +212,12 @@ class _GrowingText:
             finish_reason=row.finish_reason,
             logprob=row.logprob,
         )
+
+
+def _one_each(
+    options: GenerationOptions | Sequence[GenerationOptions], prompts: Sequence[str]
+) -> Sequence[GenerationOptions]:
+    return [options] * len(prompts) if isinstance(options, GenerationOptions) else options
 
 
 def _batches(requests: Sequence[Request], size: int) -> Iterator[list[int]]:
