@@ -76,9 +76,11 @@ def whole_file(path: Path) -> Iterator[IO[str]]:
     Raises:
         InputError: the file cannot be made, which is known before the block begins.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     if path.is_dir():
         raise InputError(f"{path}: is a directory; name a file")
+    # A pipe or a device, as /dev/stdout, is written to: it must not be replaced by a file.
+    in_place = path.exists() and not path.is_file()
+    partial = path if in_place else path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         file = partial.open("w", encoding="utf-8")
     except OSError as error:
@@ -86,8 +88,10 @@ def whole_file(path: Path) -> Iterator[IO[str]]:
     try:
         with file:
             yield file
-        partial.replace(path)
+        if not in_place:
+            partial.replace(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        if not in_place:
+            partial.unlink(missing_ok=True)

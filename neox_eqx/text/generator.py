@@ -128,7 +128,7 @@ class TextGenerator:
         """What `generate` returns, piece by piece as the tokens come.
 
         Raises:
-            InputError: an option is out of range or a prompt does not fit.
+            InputError: an option is out of range or a prompt does not fit, before any piece.
         """
         return self._pieces(prompts, _one_each(options, prompts), batch_size, stride=1)
 
@@ -139,8 +139,19 @@ class TextGenerator:
         batch_size: int,
         stride: int | None,
     ) -> Iterator[Piece]:
+        if batch_size < 1:
+            raise InputError(f"batch_size must be a whole number of at least 1, not {batch_size}")
         pairs = zip(prompts, options, strict=True)
         requests = [self._request(prompt, own) for prompt, own in pairs]
+        return self._pieces_of(prompts, requests, batch_size, stride)
+
+    def _pieces_of(
+        self,
+        prompts: Sequence[str],
+        requests: Sequence[Request],
+        batch_size: int,
+        stride: int | None,
+    ) -> Iterator[Piece]:
         texts = [
             _GrowingText(self.tokenizer, number, prompt, request, sample)
             for number, (prompt, request, sample) in enumerate(
@@ -164,9 +175,11 @@ class TextGenerator:
                     yield from text.read(row)
 
     def _request(self, prompt: str, options: GenerationOptions) -> Request:
+        if any("\ud800" <= character <= "\udfff" for character in prompt):
+            raise InputError(f"the prompt {prompt!r} is not valid Unicode; encode it as UTF-8")
         tokens = tuple(self.tokenizer.encode(prompt).ids)
         if not tokens:
-            bos = self.model.config.bos_token_id
+            bos = self.defaults.get("bos_token_id", self.model.config.bos_token_id)
             if bos is None:
                 raise InputError("the prompt is empty and the model has no BOS token to begin with")
             tokens = (bos,)

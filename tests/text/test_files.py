@@ -1,0 +1,107 @@
+"""Files of prompts are read line by line; files of completions are whole or not there."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from neox_eqx.errors import InputError
+from neox_eqx.generation.options import GenerationOptions
+from neox_eqx.text.files import read_prompts, whole_file
+
+SHARED = GenerationOptions(temperature=0.5, seed=3)
+
+
+def test_every_line_of_a_text_file_is_a_prompt(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_bytes("first\r\n안녕 \u2028 {}\n\n last ".encode())
+    prompts = ["first", "안녕 \u2028 {}", "", " last "]
+    assert read_prompts(path, SHARED) == [(prompt, SHARED) for prompt in prompts]
+    path.write_text("one\n")
+    assert read_prompts(path, SHARED) == [("one", SHARED)]
+
+
+def test_a_line_of_jsonl_may_set_options_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    lines = [{"prompt": "a"}, {"prompt": "b\n", "top_k": 3, "seed": 9}, {"prompt": ""}]
+    path.write_text("\n\n".join(map(json.dumps, lines)))
+    assert read_prompts(path, SHARED) == [
+        ("a", SHARED),
+        ("b\n", GenerationOptions(temperature=0.5, top_k=3, seed=9)),
+        ("", SHARED),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "is not valid JSON"),
+        ('"text"', "is not a JSON object"),
+        ("{}", 'needs a "prompt" with a text'),
+        ('{"prompt": 3}', 'needs a "prompt" with a text'),
+        ('{"prompt": "a", "top_q": 1}', "unknown option top_q; there are max_new_tokens, min_p"),
+        ('{"prompt": "a", "top_k": -1}', "top_k must be a whole number of at least 0, not -1"),
+        ('{"prompt": "a", "temperature": NaN}', "temperature must be a number of at least 0"),
+    ],
+)
+def test_a_wrong_line_is_named_by_its_number(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(f'{{"prompt": "a"}}\n\n{line}\n')
+    with pytest.raises(InputError) as raised:
+        read_prompts(path, SHARED)
+    assert str(raised.value).startswith(f"{path}, line 3: {message}")
+
+
+def test_a_file_without_prompts_or_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("\n\n")
+    with pytest.raises(InputError, match="holds no prompt"):
+        read_prompts(path, SHARED)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match="cannot be read: .*utf-8"):
+        read_prompts(path, SHARED)
+    with pytest.raises(InputError, match="cannot be read: .*No such file"):
+        read_prompts(tmp_path / "absent.txt", SHARED)
+
+
+def test_a_whole_file_takes_its_name_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    path.write_text("old")
+    with whole_file(path) as file:
+        file.write("새로운\n")
+        assert path.read_text() == "old"
+    assert path.read_text("utf-8") == "새로운\n"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [InputError("wrong"), KeyboardInterrupt(), OSError(28, "full")])
+def test_an_error_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, error: BaseException
+) -> None:
+    path = tmp_path / "out.jsonl"
+    path.write_text("old")
+    expected = InputError if isinstance(error, OSError) else type(error)
+    with pytest.raises(expected), whole_file(path) as file:
+        file.write("new")
+        raise error
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["absent/out.jsonl", "", ".", "..", "/"])
+def test_a_file_that_cannot_be_made_is_known_before_the_work_begins(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError), whole_file(Path(name)):
+        pytest.fail("the block must not begin")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_pipe_or_device_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    device = tmp_path / "device"
+    device.symlink_to("/dev/null")
+    with whole_file(device) as file:
+        file.write("gone")
+    assert device.is_char_device()
+    assert list(tmp_path.iterdir()) == [device]

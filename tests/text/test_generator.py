@@ -1,0 +1,168 @@
+"""From texts to completions: transformers' tokens, in order, streamed or not."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from transformers import GPTNeoXForCausalLM
+
+from neox_eqx.errors import InputError
+from neox_eqx.generation.options import GenerationOptions
+from neox_eqx.text.generator import Completion, TextGenerator
+from tests.generation.completions import theirs
+
+Saved = tuple[Path, GPTNeoXForCausalLM]
+
+PROMPTS = ["Two cats", "안녕하세요, 세계!", "", "👍🏽 and", "How many animals went home?"]
+WARM = GenerationOptions(temperature=1.2, max_new_tokens=12, num_samples=2, seed=4)
+
+
+def streamed(
+    generator: TextGenerator,
+    prompts: list[str],
+    options: GenerationOptions | list[GenerationOptions],
+    batch_size: int = 8,
+) -> tuple[list[Completion], list[str]]:
+    """The completions that the last pieces bring, and the joined texts of all pieces."""
+    finished: dict[int, Completion] = {}
+    texts: dict[int, str] = {}
+    for piece in generator.stream(prompts, options, batch_size=batch_size):
+        assert piece.number not in finished
+        texts[piece.number] = texts.get(piece.number, "") + piece.text
+        if piece.completion:
+            finished[piece.number] = piece.completion
+    return [finished[n] for n in sorted(finished)], [texts[n] for n in sorted(texts)]
+
+
+def test_greedy_completions_have_the_tokens_of_transformers(
+    generator: TextGenerator, saved: Saved
+) -> None:
+    _, hf = saved
+    completions = generator.generate(PROMPTS)
+    ids = [tuple(generator.tokenizer.encode(prompt).ids) or (0,) for prompt in PROMPTS]
+    assert [completion.prompt for completion in completions] == PROMPTS
+    assert [completion.prompt_tokens for completion in completions] == ids
+    expected, logprobs = theirs(hf, ids, 20, generator.eos_token_ids)
+    assert [completion.tokens for completion in completions] == expected
+    for completion, logprob in zip(completions, logprobs, strict=True):
+        ended = completion.tokens[-1] in generator.eos_token_ids
+        assert completion.finish_reason == ("eos" if ended else "length")
+        assert completion.logprob == pytest.approx(logprob, abs=1e-4)
+        before = generator.tokenizer.decode(completion.prompt_tokens)
+        after = generator.tokenizer.decode(completion.prompt_tokens + completion.tokens)
+        assert completion.text == after[len(before) :]
+
+
+def test_an_empty_prompt_begins_with_bos(generator: TextGenerator, saved: Saved) -> None:
+    _, hf = saved
+    (completion,) = generator.generate([""])
+    assert completion.prompt_tokens == (0,)
+    output = hf.generate(max_new_tokens=20, do_sample=False)
+    assert (0, *completion.tokens) == tuple(output[0].tolist())
+    other = dataclasses.replace(generator, defaults={"bos_token_id": 5})
+    assert other.generate([""])[0].prompt_tokens == (5,)
+    config = dataclasses.replace(generator.model.config, bos_token_id=None)
+    model = dataclasses.replace(generator.model, config=config)
+    with pytest.raises(InputError, match="the prompt is empty and the model has no BOS token"):
+        dataclasses.replace(generator, model=model, defaults={}).generate([""])
+
+
+@pytest.mark.parametrize("options", [GenerationOptions(), WARM], ids=["greedy", "sampled"])
+def test_a_stream_brings_what_generate_returns(
+    generator: TextGenerator, options: GenerationOptions
+) -> None:
+    expected = generator.generate(PROMPTS, options)
+    completions, texts = streamed(generator, PROMPTS, options)
+    assert completions == expected
+    assert texts == [completion.text for completion in expected]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+def test_the_batch_size_changes_no_completion(generator: TextGenerator, batch_size: int) -> None:
+    expected = generator.generate(PROMPTS, WARM)
+    completions = generator.generate(PROMPTS, WARM, batch_size=batch_size)
+    for one, other in zip(completions, expected, strict=True):
+        assert one.logprob == pytest.approx(other.logprob, abs=1e-4)
+        assert dataclasses.replace(one, logprob=other.logprob) == other
+
+
+def test_prompts_with_options_of_their_own_come_back_in_order(generator: TextGenerator) -> None:
+    options = [
+        GenerationOptions(max_new_tokens=3),
+        WARM,
+        GenerationOptions(max_new_tokens=5, temperature=0.5, seed=9),
+        dataclasses.replace(WARM, num_samples=3),
+        GenerationOptions(),
+    ]
+    completions = generator.generate(PROMPTS, options)
+    wanted = [
+        (prompt, sample, own.seed)
+        for prompt, own in zip(PROMPTS, options, strict=True)
+        for sample in range(own.num_samples)
+    ]
+    assert [(one.prompt, one.sample, one.seed) for one in completions] == wanted
+    alone = [
+        one
+        for prompt, own in zip(PROMPTS, options, strict=True)
+        for one in generator.generate([prompt], own)
+    ]
+    assert [one.tokens for one in completions] == [one.tokens for one in alone]
+    assert streamed(generator, PROMPTS, options)[0] == completions
+
+
+def test_the_eos_ids_of_generation_config_win(generator: TextGenerator) -> None:
+    first = generator.generate(["Two cats"])[0].tokens
+    for eos in (first[2], [first[4], first[2]]):
+        changed = dataclasses.replace(generator, defaults={"eos_token_id": eos})
+        (completion,) = changed.generate(["Two cats"])
+        assert completion.tokens == first[: first.index(first[2]) + 1]
+        assert completion.finish_reason == "eos"
+    silent = dataclasses.replace(generator, defaults={})
+    assert silent.eos_token_ids == generator.model.config.eos_token_ids == (1,)
+
+
+def test_ids_without_a_token_are_never_chosen_where_they_are_masked(
+    generator: TextGenerator,
+) -> None:
+    size = generator.tokenizer.get_vocab_size()
+    hot = GenerationOptions(temperature=1e6, top_k=0, max_new_tokens=40, num_samples=8)
+    free = generator.generate(["cats"], hot)
+    assert max(max(one.tokens) for one in free) >= size
+    masked = dataclasses.replace(generator, mask_unknown_tokens=True).generate(["cats"], hot)
+    assert max(max(one.tokens) for one in masked) < size
+
+
+def test_a_prompt_that_is_too_long_is_refused_before_anything_runs(
+    generator: TextGenerator,
+) -> None:
+    long = "cats " * 64
+    count = len(generator.tokenizer.encode(long).ids)
+    with pytest.raises(InputError, match=f"has {count} tokens, but the model has 64 positions"):
+        generator.generate(["cats", long])
+    with pytest.raises(InputError, match=f"has {count} tokens"):
+        generator.stream(["cats", long])
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_a_batch_size_below_one_is_refused(generator: TextGenerator, batch_size: int) -> None:
+    with pytest.raises(InputError, match=f"batch_size must be .* at least 1, not {batch_size}"):
+        generator.generate(["cats"], batch_size=batch_size)
+
+
+def test_a_prompt_that_is_no_text_is_refused(generator: TextGenerator) -> None:
+    with pytest.raises(InputError, match=r"'\\ud83d cats' is not valid Unicode"):
+        generator.generate(["\ud83d cats"])
+
+
+def test_no_prompts_are_no_completions(generator: TextGenerator) -> None:
+    assert generator.generate([]) == []
+    assert list(generator.stream([])) == []
+
+
+def test_layers_in_the_wrong_order_would_be_noticed(generator: TextGenerator) -> None:
+    """Control: the comparison with transformers fails for another model."""
+    layers = generator.model.layers
+    assert isinstance(layers, tuple)
+    model = dataclasses.replace(generator.model, layers=layers[::-1])
+    (swapped,) = dataclasses.replace(generator, model=model).generate(["Two cats"])
+    assert swapped.tokens != generator.generate(["Two cats"])[0].tokens
