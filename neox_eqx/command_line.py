@@ -80,7 +80,14 @@ def _first_paragraph(box: str) -> str:
     """What a box of tyro's says, without its title, its frame and the help that follows a rule."""
     plain = re.sub(r"\x1b\[[\d;]*m", "", box)
     lines = [line.strip("│| ") for line in plain.splitlines()[1:]]
-    message = itertools.takewhile(lambda line: line.strip("─-╰╯"), lines)
+
+    def is_rule(line: str) -> bool:
+        return not line.strip("─-╰╯")
+
+    # Where the terminal has no box characters, a rule stands below the title too.
+    message = itertools.takewhile(
+        lambda line: not is_rule(line), itertools.dropwhile(is_rule, lines)
+    )
     return " ".join(message).removeprefix("Error parsing ").rstrip(".")
 
 
