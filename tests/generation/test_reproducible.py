@@ -1,15 +1,18 @@
 """A completion depends on its request alone: not on its batch, its place, or how it is read."""
 
+import math
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from neox_eqx.generation import sampling
-from neox_eqx.generation.loop import Ending, prefill
+from neox_eqx.generation.loop import Ending, decode, prefill
 from neox_eqx.generation.run import Request, pad_prompts, run
 from neox_eqx.generation.sampling import Sampler
 from tests.generation.completions import ours, random_prompts, request, tokens
-from tests.hf_models import family, stack_layers
+from tests.hf_models import family, hf_logits, stack_layers
 
 PROMPTS = random_prompts(128, (9, 3, 14, 1, 6))
 WARM = dict(temperature=1.5, top_k=0, max_new_tokens=12)
@@ -53,7 +56,7 @@ def test_reading_along_shows_the_same_rows_as_they_grow(stride: int) -> None:
         for row, finished in zip(rows, whole, strict=True):
             assert finished.tokens[: len(row.tokens)] == row.tokens
             assert (row == finished) == (row.finish_reason is not None)
-    assert len(states) == (12 if stride == 1 else 2 + 11 // stride if stride == 5 else 2)
+    assert len(states) == 1 + math.ceil(11 / stride)  # the first token comes with the prefill
 
 
 @pytest.mark.parametrize("stacked", [False, True])
@@ -87,22 +90,44 @@ def test_another_seed_or_prompt_gives_another_completion() -> None:
     assert again[::-1] == rows
 
 
-def test_numbers_that_follow_the_step_and_not_the_position_would_be_noticed(
+def replayed(prompt: tuple[int, ...], generated: tuple[int, ...], shift: int) -> list[int]:
+    """Sample 1 of seed 5 drawn again from transformers' logits, a token for each position."""
+    hf, _ = family("pythia-70m")
+    text = np.array([prompt + generated])
+    logits = hf_logits(hf, text, np.ones(text.shape, bool))[0, len(prompt) - 1 : -1]
+    places = jnp.arange(len(generated), dtype=jnp.int32) + len(prompt) + shift
+    seeds = jnp.full(len(places), 5, jnp.uint32)
+    numbers = sampling.uniforms(seeds, jnp.ones_like(places), places)
+    return sampling.draw(jnp.asarray(logits / 1.5), numbers).tolist()
+
+
+def test_each_token_is_drawn_with_the_number_of_its_position() -> None:
+    _, model = family("pythia-70m")
+    for prompt in PROMPTS[:2]:
+        rows = ours(model, [request(prompt, **WARM, seed=5, num_samples=2)])
+        assert replayed(prompt, rows[1].tokens, 0) == list(rows[1].tokens)
+        for shift in (-1, 1):  # control: the number of a neighbour gives another text
+            assert replayed(prompt, rows[1].tokens, shift) != list(rows[1].tokens)
+
+
+def test_numbers_that_depend_on_the_place_in_the_batch_would_be_noticed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Control: with the place in the batch folded in, the same request differs between batches."""
+    """Control: with the row folded in, the order of the batch changes a completion."""
     _, model = family("pythia-70m")
     requests = mixed()[2::-1]
     genuine = sampling.uniforms
 
-    def by_row(seed: jnp.ndarray, sample: jnp.ndarray, position: jnp.ndarray) -> jnp.ndarray:
+    def by_row(seed: jax.Array, sample: jax.Array, position: jax.Array) -> jax.Array:
         return genuine(seed, sample, position + jnp.arange(len(seed), dtype=jnp.int32))
 
     expected = tokens(ours(model, requests))
     monkeypatch.setattr(sampling, "uniforms", by_row)
     prefill.clear_cache()
+    decode.clear_cache()
     try:
         assert tokens(ours(model, requests))[2] != expected[2]
     finally:
         monkeypatch.undo()
         prefill.clear_cache()
+        decode.clear_cache()
