@@ -77,7 +77,7 @@ def test_a_stream_brings_what_generate_returns(
     assert texts == [completion.text for completion in expected]
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 3])
+@pytest.mark.parametrize("batch_size", [1, 3])
 def test_the_batch_size_changes_no_completion(generator: TextGenerator, batch_size: int) -> None:
     expected = generator.generate(PROMPTS, WARM)
     completions = generator.generate(PROMPTS, WARM, batch_size=batch_size)
