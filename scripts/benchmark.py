@@ -39,6 +39,8 @@ class Options:
     """Tokens of each prompt."""
     gen_len: int = 64
     """Tokens to generate after each prompt, 2 at least."""
+    cache_len: int | None = None
+    """Time a second run, in turn with the first, whose rows have room for so many positions."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Of parameters and computation; float32 on a CPU, bfloat16 on an accelerator."""
     rounds: int = 5
@@ -61,12 +63,18 @@ Generate = Callable[[np.ndarray], tuple[Timing, np.ndarray]]
 
 
 def main(options: Options) -> None:
+    if options.cache_len and options.cache_len < options.prompt_len + options.gen_len:
+        raise InputError("--cache-len must be at least --prompt-len and --gen-len together")
     if options.gen_len < 2 or min(options.batch_size, options.prompt_len, options.rounds) < 1:
         raise InputError("sizes and rounds must be at least 1, and --gen-len at least 2")
     model = _model(options)
     compilations = _CompilationCount()
     prompts = _prompts(options, options.prompt_len, model.config.vocab_size)
-    systems: dict[str, Generate] = {"neox_eqx": lambda prompts: ours(model, prompts, options)}
+    room = options.prompt_len + options.gen_len
+    systems: dict[str, Generate] = {"neox_eqx": lambda prompts: ours(model, prompts, options, room)}
+    if options.cache_len:
+        roomy = options.cache_len
+        systems["roomy"] = lambda prompts: ours(model, prompts, options, roomy)
     if options.against:
         systems["transformers"] = _peer(model, options.gen_len)
     timings: dict[str, list[Timing]] = {name: [] for name in systems}
@@ -78,9 +86,13 @@ def main(options: Options) -> None:
                 timings[name].append(timing)
     first = compilations.count
     if options.prompt_len > 1:
-        ours(model, _prompts(options, options.prompt_len - 1, model.config.vocab_size), options)
+        shorter = _prompts(options, options.prompt_len - 1, model.config.vocab_size)
+        ours(model, shorter, options, room)
     report = _figures(options, model, timings["neox_eqx"])
     report |= {"compilations": first, "compilations_new_length": compilations.count - first}
+    if options.cache_len:
+        seconds = {name: _medians(timings[name])["decode"] for name in ("neox_eqx", "roomy")}
+        report["roomy_decode_speed"] = seconds["neox_eqx"] / seconds["roomy"]
     if options.against:
         report |= _comparison(options, timings, outputs)
     _print(report)
@@ -88,18 +100,22 @@ def main(options: Options) -> None:
         options.json.write_text(json.dumps(report, indent=2) + "\n")
 
 
-def ours(model: GPTNeoX, prompts: np.ndarray, options: Options) -> tuple[Timing, np.ndarray]:
-    """Generates greedily and never stops early; the timing and the tokens."""
+def ours(
+    model: GPTNeoX, prompts: np.ndarray, options: Options, room: int
+) -> tuple[Timing, np.ndarray]:
+    """Generates `gen_len` tokens greedily in rows that could fill `room` positions."""
     rows = len(prompts)
     start = time.perf_counter()
     tokens, valid = pad_prompts(prompts.tolist(), model.config.vocab_size)
     greedy = GenerationOptions(temperature=0.0).resolve({})
-    ending = Ending(jnp.full(1, -1, jnp.int32), jnp.full(rows, options.gen_len, jnp.int32))
+    ending = Ending(jnp.full(1, -1, jnp.int32), jnp.full(rows, room - prompts.shape[1], jnp.int32))
     sampler = Sampler.of([greedy] * rows)
     prompt, state = prefill(model, tokens, valid, sampler, ending, samples=1)
     state.tokens.block_until_ready()
     first = time.perf_counter()
-    *_, state = decode_all(model, prompt, state, sampler, ending)
+    for state in decode_all(model, prompt, state, sampler, ending, stride=options.gen_len - 1):
+        if state.count >= options.gen_len:
+            break
     generated = np.asarray(state.tokens)[:, : options.gen_len]
     return Timing(first - start, time.perf_counter() - first), generated
 
@@ -213,6 +229,8 @@ def _print(report: dict[str, Any]) -> None:
         f"compilations: {report['compilations']}\t"
         f"for a new prompt length in the same bucket: {report['compilations_new_length']}"
     )
+    if "roomy_decode_speed" in report:
+        print(f"decode speed with room for more positions: {report['roomy_decode_speed']:.3f}")
     if "peer" in report:
         ratios = "\t".join(f"{stage} {value:.2f}" for stage, value in report["ratio"].items())
         print(f"times faster than {report['peer']}: {ratios}")
