@@ -110,10 +110,10 @@ def ours(
     greedy = GenerationOptions(temperature=0.0).resolve({})
     ending = Ending(jnp.full(1, -1, jnp.int32), jnp.full(rows, room - prompts.shape[1], jnp.int32))
     sampler = Sampler.of([greedy] * rows)
-    prompt, state = prefill(model, tokens, valid, sampler, ending, samples=1)
-    state.tokens.block_until_ready()
+    prompt, begun = prefill(model, tokens, valid, sampler, ending, samples=1)
+    begun.tokens.block_until_ready()
     first = time.perf_counter()
-    for state in decode_all(model, prompt, state, sampler, ending, stride=options.gen_len - 1):
+    for state in decode_all(model, prompt, begun, sampler, ending, stride=options.gen_len - 1):
         if state.count >= options.gen_len:
             break
     generated = np.asarray(state.tokens)[:, : options.gen_len]

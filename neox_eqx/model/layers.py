@@ -13,7 +13,6 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-
 FEW_ROWS = 16
 """Up to so many rows a product is bound by reading the weights; measured on two x86 cores."""
 

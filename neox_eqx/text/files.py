@@ -21,7 +21,7 @@ def read_prompts(path: Path, options: GenerationOptions) -> list[tuple[str, Gene
         InputError: the file cannot be read or a line is wrong; the message has its number.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
     lines = text.split("\n")

@@ -11,11 +11,11 @@ from tqdm import tqdm
 
 from neox_eqx.checkpoint.hub import resolve
 from neox_eqx.checkpoint.load import load
-from neox_eqx.config import read_json
 from neox_eqx.errors import InputError
 from neox_eqx.generation.options import GenerationOptions
 from neox_eqx.generation.run import Request, Row, run
 from neox_eqx.model.neox import GPTNeoX
+from neox_eqx.text.generation_config import read_generation_config
 from neox_eqx.text.tokenizer import Detokenizer, load_tokenizer
 
 _DEFAULTS = GenerationOptions()
@@ -79,8 +79,7 @@ class TextGenerator:
         """
         directory = resolve(source)
         tokenizer = load_tokenizer(directory)
-        defaults_file = directory / "generation_config.json"
-        defaults = read_json(defaults_file) if defaults_file.exists() else {}
+        defaults = read_generation_config(directory)
         model = load(directory, dtype=dtype)
         return cls(model, tokenizer, defaults, mask_unknown_tokens)
 
@@ -141,8 +140,15 @@ class TextGenerator:
     ) -> Iterator[Piece]:
         if batch_size < 1:
             raise InputError(f"batch_size must be a whole number of at least 1, not {batch_size}")
-        pairs = zip(prompts, options, strict=True)
-        requests = [self._request(prompt, own) for prompt, own in pairs]
+        requests = []
+        for number, (prompt, own) in enumerate(zip(prompts, options, strict=True), 1):
+            try:
+                requests.append(self._request(prompt, own))
+            except InputError as error:
+                if len(prompts) == 1:
+                    raise
+                where = f"prompt {number} of {len(prompts)}, which begins {prompt[:30]!r}"
+                raise InputError(f"{where}: {error}") from error
         return self._pieces_of(prompts, requests, batch_size, stride)
 
     def _pieces_of(

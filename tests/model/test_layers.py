@@ -9,7 +9,7 @@ from transformers.activations import ACT2FN
 from neox_eqx.config import ACTIVATIONS
 from neox_eqx.model.activations import activate
 from neox_eqx.model.attention import attend
-from neox_eqx.model.layers import Embedding, LayerNorm, Linear
+from neox_eqx.model.layers import FEW_ROWS, Embedding, LayerNorm, Linear
 from neox_eqx.model.segment import KV
 from tests.hf_models import to_array
 
@@ -73,9 +73,10 @@ def test_layer_norm_of_a_constant_row_is_its_bias() -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", *HALF])
 @pytest.mark.parametrize("bias", [True, False])
-def test_linear_is_that_of_torch(dtype: str, bias: bool) -> None:
+@pytest.mark.parametrize("rows", [1, 2, FEW_ROWS, FEW_ROWS + 1])
+def test_linear_is_that_of_torch(dtype: str, bias: bool, rows: int) -> None:
     theirs = torch.nn.Linear(24, 40, bias=bias).to(getattr(torch, dtype))
-    x = normal(2, 5, 24).to(getattr(torch, dtype))
+    x = normal(rows, 1, 24).to(getattr(torch, dtype))
     linear = Linear(
         to_array(theirs.weight), to_array(theirs.bias) if bias else None, ("mlp", "embed")
     )

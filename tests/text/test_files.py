@@ -17,7 +17,7 @@ def test_every_line_of_a_text_file_is_a_prompt(tmp_path: Path) -> None:
     path.write_bytes("first\r\n안녕 \u2028 {}\n\n last ".encode())
     prompts = ["first", "안녕 \u2028 {}", "", " last "]
     assert read_prompts(path, SHARED) == [(prompt, SHARED) for prompt in prompts]
-    path.write_text("one\n")
+    path.write_text("\ufeffone\n", "utf-8")  # as some editors save UTF-8
     assert read_prompts(path, SHARED) == [("one", SHARED)]
 
 

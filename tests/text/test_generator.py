@@ -137,7 +137,10 @@ def test_a_prompt_that_is_too_long_is_refused_before_anything_runs(
 ) -> None:
     long = "cats " * 64
     count = len(generator.tokenizer.encode(long).ids)
-    with pytest.raises(InputError, match=f"has {count} tokens, but the model has 64 positions"):
+    message = f"has {count} tokens, but the model has 64 positions"
+    with pytest.raises(InputError, match=f"^the prompt {message}"):
+        generator.generate([long])
+    with pytest.raises(InputError, match=f"^prompt 2 of 2, which begins 'cats .*: .* {message}"):
         generator.generate(["cats", long])
     with pytest.raises(InputError, match=f"has {count} tokens"):
         generator.stream(["cats", long])

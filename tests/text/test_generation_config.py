@@ -1,0 +1,65 @@
+"""A checkpoint's defaults for generation: read, checked, and honest about what is not applied."""
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import GenerationConfig
+
+from neox_eqx.errors import InputError
+from neox_eqx.text.generation_config import read_generation_config
+
+
+def written(directory: Path, fields: Any) -> Path:
+    (directory / "generation_config.json").write_text(json.dumps(fields))
+    return directory
+
+
+def test_a_checkpoint_without_the_file_has_no_defaults(tmp_path: Path) -> None:
+    assert read_generation_config(tmp_path) == {}
+
+
+def test_what_transformers_writes_by_itself_is_read_without_a_warning(tmp_path: Path) -> None:
+    config = GenerationConfig(do_sample=True, top_k=7, eos_token_id=[0, 2])
+    full = {name: value for name, value in config.to_dict().items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_generation_config(written(tmp_path, full))["top_k"] == 7
+        config.save_pretrained(tmp_path)
+        assert read_generation_config(tmp_path)["eos_token_id"] == [0, 2]
+
+
+def test_settings_that_do_nothing_are_no_reason_to_warn(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_generation_config(
+            written(tmp_path, {"repetition_penalty": 1.0, "num_beams": 1, "bad_words_ids": []})
+        )
+
+
+def test_settings_that_are_not_applied_are_named_in_one_warning(tmp_path: Path) -> None:
+    fields = {"repetition_penalty": 1.2, "top_p": 0.9, "bad_words_ids": [[5]]}
+    with pytest.warns(UserWarning) as warned:
+        assert read_generation_config(written(tmp_path, fields)) == fields
+    (warning,) = warned
+    message = str(warning.message)
+    assert "sets bad_words_ids [[5]], repetition_penalty 1.2, which" in message
+    assert "top_p" not in message and "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"eos_token_id": "</s>"}, "eos_token_id must be a token id, not '</s>'"),
+        ({"eos_token_id": [0, 1.5]}, "eos_token_id must be a token id, not 1.5"),
+        ({"bos_token_id": True}, "bos_token_id must be a token id, not True"),
+        ([], "JSON object"),
+    ],
+)
+def test_a_file_that_is_wrong_is_an_input_error(tmp_path: Path, fields: Any, message: str) -> None:
+    with pytest.raises(InputError) as raised:
+        read_generation_config(written(tmp_path, fields))
+    assert str(tmp_path / "generation_config.json") in str(raised.value)
+    assert message in str(raised.value)
