@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Iterable
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +11,7 @@ import tyro
 
 from neox_eqx import DEMO_MODEL, GenerationOptions, InputError, Piece, TextGenerator
 from neox_eqx.command_line import run
+from neox_eqx.sharding.distributed import agreed, check_equal, initialize, is_first
 from neox_eqx.text.files import read_prompts, whole_file
 
 
@@ -33,6 +34,8 @@ class Options:
     generation: tyro.conf.OmitArgPrefixes[GenerationOptions] = GenerationOptions()
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Of parameters and computation; float32 on a CPU, bfloat16 on an accelerator."""
+    mesh: str = "auto"
+    """Devices to spread rows and model over, as data=2,model=4."""
     batch_size: int = 8
     """Prompts that run together."""
     mask_unknown_tokens: bool = False
@@ -42,15 +45,22 @@ class Options:
 
 
 def main(options: Options) -> None:
-    requests = _requests(options)
-    prompts, own_options = zip(*requests, strict=True)
-    with whole_file(options.output) if options.output else nullcontext() as file:
+    initialize()
+    with ExitStack() as stack:
+        with agreed():
+            requests = _requests(options)
+            file = None
+            if options.output and is_first():
+                file = stack.enter_context(whole_file(options.output))
+        check_equal("what to complete", requests)
+        prompts, own_options = zip(*requests, strict=True)
         generator = TextGenerator.load(
             options.model or DEMO_MODEL,
             dtype=options.dtype,
+            mesh=options.mesh,
             mask_unknown_tokens=options.mask_unknown_tokens,
         )
-        if options.stream and not file:
+        if options.stream and not options.output:
             pieces = generator.stream(prompts, own_options, batch_size=options.batch_size)
             headings = [prompt for prompt, own in requests for _ in range(own.num_samples)]
             _print_live(headings, pieces)

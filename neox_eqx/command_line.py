@@ -8,12 +8,14 @@ import itertools
 import os
 import re
 import sys
+import traceback
 import types
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args
 
+import jax
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
@@ -31,7 +33,8 @@ def run(
 
     A mistake of the user's, in an option or raised as `InputError`, ends in one line on stderr
     and exit status 2. Ctrl-C ends quietly with 130, and a reader that leaves, as in `| head`,
-    with 141: the statuses that a shell gives to a program that these signals end.
+    with 141: the statuses that a shell gives to a program that these signals end. A process of
+    a pod that fails ends at once, and so the others do.
     """
     program = Path(sys.argv[0]).name
 
@@ -42,15 +45,34 @@ def run(
         finally:
             sys.stdout.flush()  # so that a reader that left is noticed here
     except InputError as error:
-        line = " ".join(str(error).splitlines())
-        print(f"{program}: error: {line}", file=sys.stderr)
-        sys.exit(2)
+        if error.mine:
+            line = " ".join(str(error).splitlines())
+            print(f"{program}: error: {line}", file=sys.stderr)
+        _exit(2)
     except KeyboardInterrupt:
-        sys.exit(130)
+        _exit(130)
     except BrokenPipeError:
         # Python flushes once more as it exits, and would complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+        _exit(141)
+    except SystemExit as exit:
+        if exit.code:
+            _exit(exit.code)
+        raise
+    except BaseException:
+        if jax.distributed.is_initialized():
+            traceback.print_exc()
+            _exit(1)
+        raise
+
+
+def _exit(status: Any) -> None:
+    """Exits; on a pod without what Python does at exit, which is to wait for the others."""
+    if not jax.distributed.is_initialized():
+        sys.exit(status)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status if isinstance(status, int) else 1)
 
 
 def parse(options_type: type[Options], program: str, args: Sequence[str]) -> Options:

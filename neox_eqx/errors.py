@@ -7,3 +7,8 @@ class InputError(ValueError):
     The message is one line that says what is wrong, where, and what to do. Command lines print
     it and exit with status 2; in a notebook it is an ordinary `ValueError`.
     """
+
+    def __init__(self, message: str, *, mine: bool = True):
+        super().__init__(message)
+        self.mine = mine
+        """Whether this process is to tell the user; on a pod, one of them does."""

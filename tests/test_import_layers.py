@@ -15,6 +15,7 @@ LAYERS = (
     "config",
     "presets",
     "command_line",
+    "sharding",
     "model",
     "checkpoint",
     "generation",

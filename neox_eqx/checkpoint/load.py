@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 from tqdm import tqdm
 
 from neox_eqx.checkpoint.entry import Entry, blocks
@@ -18,22 +19,31 @@ from neox_eqx.checkpoint.ties import rename_shared_head, settle_tying
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
 from neox_eqx.model.neox import GPTNeoX
+from neox_eqx.sharding.distributed import agreed, check_equal
+from neox_eqx.sharding.mesh import make_mesh
+from neox_eqx.sharding.rules import parameter_shardings
 
 DTYPES = ("float32", "bfloat16", "float16")
 
 
 def load(
-    source: str | Path, *, dtype: jax.typing.DTypeLike | None = None, stacked: bool | None = None
+    source: str | Path,
+    *,
+    dtype: jax.typing.DTypeLike | None = None,
+    stacked: bool | None = None,
+    mesh: Mesh | str | None = None,
 ) -> GPTNeoX:
     """The model of a checkpoint directory in Hugging Face's layout, or of a Hub id.
 
     `dtype` defaults to float32 on a CPU and bfloat16 on an accelerator; `stacked` (layers
-    scanned, not unrolled) to False and True. Beyond the parameters the process needs memory for
-    one block of a tensor at a time.
+    scanned, not unrolled) to False and True. `mesh` spreads the model over devices: a Mesh with
+    the axes data and model, or what `make_mesh` takes. On several hosts each process reads only
+    what its devices hold. Beyond the parameters the process needs memory for one block of a
+    tensor at a time.
 
     Raises:
-        InputError: the checkpoint is absent, incomplete or corrupt. All missing, unexpected and
-            mis-shaped tensors are named at once, before memory is taken for any.
+        InputError: the checkpoint is absent, incomplete or corrupt, in any process. All missing,
+            unexpected and mis-shaped tensors are named at once, before memory is taken for any.
 
     Example:
         >>> model = load("EleutherAI/pythia-70m")  # doctest: +SKIP
@@ -42,14 +52,21 @@ def load(
     dtype = _dtype("float32" if on_cpu else "bfloat16") if dtype is None else _dtype(dtype)
     stacked = not on_cpu if stacked is None else stacked
 
-    directory = resolve(source)
-    config = GPTNeoXConfig.from_file(directory / "config.json")
-    tensors = _by_stored_name(directory, read_entries(directory))
-    tensors = rename_shared_head(config, tensors)
-    _check(directory, config, tensors)
-    config = settle_tying(config, tensors, dtype)
-    shapes = model_shapes(config, dtype, stacked=stacked)
-    arrays = [_place(parameter, tensors) for parameter in _with_progress(parameters(shapes))]
+    with agreed():
+        directory = resolve(source)
+        config = GPTNeoXConfig.from_file(directory / "config.json")
+        tensors = _by_stored_name(directory, read_entries(directory))
+        tensors = rename_shared_head(config, tensors)
+        _check(directory, config, tensors)
+        config = settle_tying(config, tensors, dtype)
+        mesh = make_mesh(config, mesh) if isinstance(mesh, str) else mesh
+    check_equal(f"{source}, its configuration or tensors,", (config, sorted(tensors)))
+    shapes = dataclasses.replace(model_shapes(config, dtype, stacked=stacked), mesh=mesh)
+    places = jax.tree.leaves(_places(shapes))
+    arrays = [
+        _place(parameter, tensors, place)
+        for parameter, place in zip(_with_progress(parameters(shapes)), places, strict=True)
+    ]
     return jax.tree.unflatten(jax.tree.structure(shapes), arrays)
 
 
@@ -121,12 +138,28 @@ def _with_progress(parameters: list[Parameter]) -> Iterator[Parameter]:
             progress.update(parameter.array.size * parameter.array.dtype.itemsize)
 
 
-def _place(parameter: Parameter, tensors: dict[str, Entry]) -> jax.Array:
-    """Reads a parameter to its device."""
+def _places(shapes: GPTNeoX) -> GPTNeoX:
+    """Where each parameter is to lie."""
+    if shapes.mesh is not None:
+        return parameter_shardings(shapes, shapes.mesh)
+    device = SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(lambda _: device, shapes)
+
+
+def _place(parameter: Parameter, tensors: dict[str, Entry], place: Sharding) -> jax.Array:
+    """Reads a parameter to its devices, each part of it once."""
     shape, dtype = parameter.array.shape, parameter.array.dtype
 
-    def read(index: tuple[slice, ...] | None) -> np.ndarray:
+    parts: dict[tuple[tuple[int, int], ...], np.ndarray] = {}
+
+    def read_once(index: tuple[slice, ...] | None) -> np.ndarray:
         assert index is not None
+        key = tuple((part.start, part.stop) for part in index)
+        if key not in parts:
+            parts[key] = read(index)
+        return parts[key]
+
+    def read(index: tuple[slice, ...]) -> np.ndarray:
         sizes = (part.indices(size) for part, size in zip(index, shape, strict=True))
         buffer = _aligned_empty(tuple(last - first for first, last, _ in sizes), dtype)
         if parameter.stacked:
@@ -137,8 +170,21 @@ def _place(parameter: Parameter, tensors: dict[str, Entry]) -> jax.Array:
             _fill(buffer, tensors[parameter.names[0]], index)
         return buffer
 
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return jax.make_array_from_callback(shape, sharding, read)
+    by_rows = _by_rows(place, first=1 if parameter.stacked else 0)
+    return jax.device_put(
+        jax.make_array_from_callback(shape, by_rows, read_once), place, donate=True
+    )
+
+
+def _by_rows(place: Sharding, first: int) -> Sharding:
+    """The same number of parts, of rows: a file holds those in one piece, and columns in many.
+
+    What is split by columns goes to its devices over the interconnect instead.
+    """
+    if not isinstance(place, NamedSharding):
+        return place
+    axes = [axis for axis in place.spec if axis is not None]
+    return NamedSharding(place.mesh, PartitionSpec(*[None] * first, *axes))
 
 
 def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

@@ -7,11 +7,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from neox_eqx.generation.sampling import Sampler
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.segment import Segment
+from neox_eqx.sharding.rules import constrain
 
 FIRST_SLOTS = 64
 
@@ -58,6 +60,14 @@ class State(eqx.Module):
             count=count,
         )
 
+    def constrain(self, mesh: Mesh | None) -> "State":
+        """The keys and values where `mesh` has them, and all else on every device."""
+
+        def place(x: Segment | jax.Array) -> Segment | jax.Array:
+            return x.constrain(mesh) if isinstance(x, Segment) else constrain(x, mesh)
+
+        return jax.tree.map(place, self, is_leaf=lambda x: isinstance(x, Segment))
+
     def going_on(self) -> Bool[Array, ""]:
         """Some row is not done, and no row has met a NaN, which only grows from then on."""
         return ~self.done.all() & ~jnp.isnan(self.logprobs).any()
@@ -92,7 +102,8 @@ def prefill(
         count=jnp.int32(0),
     )
     logits = jnp.repeat(model.logits(hidden), samples, axis=0)
-    return prompt, state.add(logits, sampler, ending, _starts(prompt, rows))
+    state = state.add(logits, sampler, ending, _starts(prompt, rows))
+    return prompt, state.constrain(model.mesh)
 
 
 @partial(jax.jit, donate_argnames="state")
@@ -122,7 +133,8 @@ def decode(
         generated = state.generated.write(new, slot)
         return eqx.tree_at(lambda state: state.generated, state, generated)
 
-    return lax.while_loop(lambda state: (state.count < until) & state.going_on(), step, state)
+    state = lax.while_loop(lambda state: (state.count < until) & state.going_on(), step, state)
+    return state.constrain(model.mesh)
 
 
 @jax.jit

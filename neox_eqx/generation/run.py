@@ -53,17 +53,22 @@ def run(
     Raises:
         InputError: a prompt does not fit, or the model's logits became NaN.
     """
-    tokens, valid = pad_prompts([request.tokens for request in requests], model.config.vocab_size)
+    samples = requests[0].options.num_samples
+    wanted = len(requests) * samples
     limits = [
         request.options.new_tokens(len(request.tokens), model.config.context_length)
         for request in requests
     ]
-    samples = requests[0].options.num_samples
+    # On a mesh the prompts must divide over its data axis: more of the last, one token each.
+    missing = -len(requests) % (model.mesh.shape["data"] if model.mesh else 1)
+    requests = [*requests, *[requests[-1]] * missing]
+    limits += [1] * missing
+    tokens, valid = pad_prompts([request.tokens for request in requests], model.config.vocab_size)
     sampler = Sampler.of([request.options for request in requests], vocabulary)
     ending = Ending(jnp.asarray(eos, jnp.int32), jnp.asarray(np.repeat(limits, samples), jnp.int32))
     prompt, first = prefill(model, tokens, valid, sampler, ending, samples=samples)
     for state in decode_all(model, prompt, first, sampler, ending, stride=stride):
-        yield _rows(state, set(eos))
+        yield _rows(state, set(eos))[:wanted]
 
 
 def pad_prompts(prompts: Sequence[Sequence[int]], vocab_size: int) -> tuple[jax.Array, jax.Array]:

@@ -50,6 +50,7 @@ class LayerNorm(eqx.Module):
     weight: Float[Array, "*L D"]
     bias: Float[Array, "*L D"]
     eps: float = eqx.field(static=True)
+    axes: tuple[str] = eqx.field(static=True, default=("embed",))
 
     @classmethod
     def init(cls, size: int, eps: float, dtype: jax.typing.DTypeLike) -> "LayerNorm":
@@ -69,6 +70,7 @@ class Embedding(eqx.Module):
     """One row of the weight for each token id."""
 
     weight: Float[Array, "V D"]
+    axes: tuple[str, str] = eqx.field(static=True, default=("vocab", "embed"))
 
     def __call__(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         return self.weight[tokens]

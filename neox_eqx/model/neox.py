@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from neox_eqx.config import GPTNeoXConfig
@@ -14,6 +15,7 @@ from neox_eqx.model.block import Block
 from neox_eqx.model.layers import Embedding, LayerNorm, Linear, project
 from neox_eqx.model.rotary import Rotary
 from neox_eqx.model.segment import KV, Segment
+from neox_eqx.sharding.rules import constrain
 
 
 class GPTNeoX(eqx.Module):
@@ -21,7 +23,8 @@ class GPTNeoX(eqx.Module):
 
     `layers` is a tuple of Blocks, which unrolls (fastest on a CPU), or one Block whose arrays
     have a leading layer axis, which scans (compiles in seconds for any depth). `embed_out` is
-    None where the head is tied to the embedding.
+    None where the head is tied to the embedding. `mesh` is where the parameters lie, None on a
+    single device.
 
     Example:
         >>> config = GPTNeoXConfig(64, 32, 2, 4, 128)
@@ -37,6 +40,7 @@ class GPTNeoX(eqx.Module):
     final_layer_norm: LayerNorm
     embed_out: Linear | None
     config: GPTNeoXConfig = eqx.field(static=True)
+    mesh: Mesh | None = eqx.field(static=True, default=None)
 
     @classmethod
     def init(
@@ -93,8 +97,10 @@ class GPTNeoX(eqx.Module):
         rotary = Rotary.at(self.config, positions, longest)
         # Zero at padding: whatever stood there, NaN included, is multiplied by attention's zeros.
         x = jnp.where(valid[..., None], self.embed_in(tokens), 0)
+        x = constrain(x, self.mesh, "rows", None, None)
         x, kv = self._run_layers(x, rotary, past, mask)
-        return self.final_layer_norm(x), Segment(kv, valid)
+        x = constrain(x, self.mesh, "rows", None, None)
+        return self.final_layer_norm(x), Segment(kv, valid).constrain(self.mesh)
 
     def _run_layers(
         self,

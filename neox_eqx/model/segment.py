@@ -4,9 +4,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from neox_eqx.config import GPTNeoXConfig
+from neox_eqx.sharding.rules import constrain
 
 
 class KV(eqx.Module):
@@ -54,6 +56,13 @@ class Segment(eqx.Module):
         return Segment(
             jax.tree.map(lambda x: _pad(x, slots, axis=-2), self.kv),
             _pad(self.valid, slots, axis=-1),
+        )
+
+    def constrain(self, mesh: Mesh | None) -> "Segment":
+        """This segment, its rows and heads where `mesh` has them."""
+        return Segment(
+            jax.tree.map(lambda x: constrain(x, mesh, "rows", "heads", None, None), self.kv),
+            constrain(self.valid, mesh, "rows", None),
         )
 
     def layer(self, index: int) -> KV:

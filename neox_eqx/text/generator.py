@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jax.sharding import Mesh
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
@@ -15,6 +16,7 @@ from neox_eqx.errors import InputError
 from neox_eqx.generation.options import GenerationOptions
 from neox_eqx.generation.run import Request, Row, run
 from neox_eqx.model.neox import GPTNeoX
+from neox_eqx.sharding.distributed import agreed
 from neox_eqx.text.generation_config import read_generation_config
 from neox_eqx.text.tokenizer import Detokenizer, load_tokenizer
 
@@ -67,20 +69,26 @@ class TextGenerator:
 
     @classmethod
     def load(
-        cls, source: str | Path, *, dtype: str | None = None, mask_unknown_tokens: bool = False
+        cls,
+        source: str | Path,
+        *,
+        dtype: str | None = None,
+        mesh: Mesh | str | None = None,
+        mask_unknown_tokens: bool = False,
     ) -> "TextGenerator":
         """Loads a checkpoint directory in Hugging Face layout, or a Hub id.
 
         `dtype` is that of the parameters and of the computation: float32 on a CPU and bfloat16
-        on an accelerator unless given.
+        on an accelerator unless given. `mesh` is that of `load`.
 
         Raises:
             InputError: something is missing or broken; the message names the file.
         """
-        directory = resolve(source)
-        tokenizer = load_tokenizer(directory)
-        defaults = read_generation_config(directory)
-        model = load(directory, dtype=dtype)
+        with agreed():
+            directory = resolve(source)
+            tokenizer = load_tokenizer(directory)
+            defaults = read_generation_config(directory)
+        model = load(directory, dtype=dtype, mesh=mesh)
         return cls(model, tokenizer, defaults, mask_unknown_tokens)
 
     @property

@@ -1,0 +1,119 @@
+"""Processes on several hosts that act as one program.
+
+Every process runs the same code on its share of the data. What could differ between hosts, a
+file that only some have, is agreed on before anyone enters a computation that waits for all.
+"""
+
+import contextlib
+import hashlib
+import os
+import sys
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from neox_eqx.errors import InputError
+
+# Seconds. Python and JAX may start this much later on one host than on another.
+_START = 60
+# A process that says nothing for so long has failed, and the others end.
+_SILENCE = 10
+# A process that has finished waits so long for the others to finish.
+_FINISH = 30
+
+_MESSAGE_BYTES = 2000
+
+
+def initialize() -> None:
+    """Joins the other processes of this program, if there are any; call it before all else.
+
+    JAX itself finds them on TPU, Slurm, Kubernetes and Open MPI, and podrun names them in the
+    environment elsewhere. From then on only process 0 prints to stdout, and the program ends
+    within seconds when a process fails.
+
+    Raises:
+        InputError: podrun's variables, or what a scheduler says, make no sense.
+    """
+    # JAX would take SIGTERM for itself, as a warning of preemption, and the program go on.
+    jax.config.update("jax_enable_preemption_service", False)
+    coordinator, count, number = _from_podrun()
+    try:
+        jax.distributed.initialize(
+            coordinator,
+            count,
+            number,
+            initialization_timeout=_START,
+            heartbeat_timeout_seconds=_SILENCE,
+            shutdown_timeout_seconds=_FINISH,
+        )
+    except ValueError as error:
+        if "coordinator_address should be defined" in str(error):
+            return  # JAX found no pod around this process
+        raise InputError(f"the other processes were not found: {error}") from error
+    if jax.process_index() > 0:
+        sys.stdout = open(os.devnull, "w")
+
+
+def _from_podrun() -> tuple[str, int, int] | tuple[None, None, None]:
+    names = ("PODRUN_COORDINATOR", "PODRUN_NUM_PROCESSES", "PODRUN_PROCESS_ID")
+    given = [os.environ.get(name) for name in names]
+    if given == [None] * 3:
+        return None, None, None
+    coordinator, count, number = given
+    if not (coordinator and count and number and count.isdecimal() and number.isdecimal()):
+        listed = ", ".join(f"{name}={value}" for name, value in zip(names, given, strict=True))
+        raise InputError(f"{listed}: an address with a port and two whole numbers are needed")
+    return coordinator, int(count), int(number)
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes files."""
+    return jax.process_index() == 0
+
+
+@contextlib.contextmanager
+def agreed() -> Iterator[None]:
+    """Either the block succeeds in every process, or the first one's InputError is everyone's.
+
+    Raises:
+        InputError: with the number of the process where there are several.
+    """
+    error = None
+    try:
+        yield
+    except InputError as raised:
+        error = raised
+    if jax.process_count() == 1:
+        if error:
+            raise error
+        return
+    for process, message in enumerate(_gather(str(error) if error else "")):
+        if message:
+            raise InputError(f"process {process}: {message}", mine=is_first()) from error
+
+
+def check_equal(what: str, value: object) -> None:
+    """Raises where processes hold different values, as host files of the same name may.
+
+    Raises:
+        InputError: names the processes that differ from process 0. `repr` decides.
+    """
+    if jax.process_count() == 1:
+        return
+    digests = _gather(hashlib.sha256(repr(value).encode()).hexdigest())
+    others = [str(process) for process, digest in enumerate(digests) if digest != digests[0]]
+    if others:
+        raise InputError(
+            f"{what} differs from that of process 0 in process {', '.join(others)}; "
+            "make the files of the hosts equal",
+            mine=is_first(),
+        )
+
+
+def _gather(text: str) -> list[str]:
+    """The text of each process, cut to what fits."""
+    data = text.encode()[:_MESSAGE_BYTES].ljust(_MESSAGE_BYTES, b"\0")
+    gathered = multihost_utils.process_allgather(np.frombuffer(data, np.uint8))
+    return [bytes(row).rstrip(b"\0").decode(errors="ignore") for row in np.asarray(gathered)]

@@ -1,0 +1,98 @@
+"""The mesh that a model runs on: given in words, or picked for the devices at hand."""
+
+import math
+import re
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh
+
+from neox_eqx.config import GPTNeoXConfig
+from neox_eqx.errors import InputError
+
+AXES = ("data", "model")
+
+# Of a device's memory, what its share of the weights may take: the rest is for the cache.
+_WEIGHT_SHARE = 0.6
+
+
+def parse_sizes(text: str) -> dict[str, int]:
+    """The sizes in `data=2,model=4`, or of one axis alone.
+
+    Raises:
+        InputError: anything else.
+    """
+    sizes = {}
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(data|model)\s*=\s*([1-9]\d{0,5})\s*", part)
+        if not match or match[1] in sizes:
+            raise InputError(f"the mesh {text!r} is neither auto nor of the form data=2,model=4")
+        sizes[match[1]] = int(match[2])
+    return sizes
+
+
+def make_mesh(
+    config: GPTNeoXConfig,
+    sizes: str = "auto",
+    devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
+    """A mesh of `devices`, by default all, with axes of the sizes in `data=2,model=4`.
+
+    An axis that is not named takes the devices that are left. With "auto", model is the largest
+    size that divides the model within a host, and grows over hosts only where the weights would
+    not fit. Devices of a host are neighbours along model, whose traffic is far above that of
+    data.
+
+    Raises:
+        InputError: the sizes do not divide the model, or are not those of the devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    devices = sorted(devices, key=lambda device: (device.process_index, device.id))
+    fitting = model_sizes(config, len(devices))
+    if sizes == "auto":
+        given = {"model": _model_size(config, fitting, devices)}
+    else:
+        given = parse_sizes(sizes)
+    model = given.get("model") or max(1, len(devices) // given["data"])
+    data = given.get("data") or max(1, len(devices) // model)
+    if model not in fitting:
+        listed = ", ".join(map(str, fitting))
+        raise InputError(
+            f"model={model} does not divide the {config.num_attention_heads} heads and the MLP of "
+            f"{config.intermediate_size} over {len(devices)} devices; model can be {listed}"
+        )
+    used = data * model
+    processes = {device.process_index for device in devices}
+    if used > len(devices) or (len(processes) > 1 and used < len(devices)):
+        all_needed = "; each host must take part" if len(processes) > 1 else ""
+        raise InputError(
+            f"data={data},model={model} is a mesh of {used} devices, and there are "
+            f"{len(devices)}{all_needed}"
+        )
+    grid = np.array(devices[:used]).reshape(data, model)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 2)
+
+
+def model_sizes(config: GPTNeoXConfig, devices: int) -> list[int]:
+    """The sizes of the model axis that split the heads and the MLP evenly over the devices."""
+    common = math.gcd(config.num_attention_heads, config.intermediate_size)
+    return [size for size in range(1, min(common, devices) + 1) if common % size == 0]
+
+
+def _model_size(config: GPTNeoXConfig, fitting: list[int], devices: list[jax.Device]) -> int:
+    fitting = [size for size in fitting if len(devices) % size == 0]
+    host = sum(device.process_index == devices[0].process_index for device in devices)
+    size = max(size for size in fitting if host % size == 0)
+    limit = (devices[0].memory_stats() or {}).get("bytes_limit")
+    larger = [other for other in fitting if other > size]
+    while limit and larger and _weight_bytes(config) / size > _WEIGHT_SHARE * limit:
+        size = larger.pop(0)
+    return size
+
+
+def _weight_bytes(config: GPTNeoXConfig) -> int:
+    """In bfloat16, which is what accelerators run; the norms and biases are too small to count."""
+    layer = 4 * config.hidden_size**2 + 2 * config.hidden_size * config.intermediate_size
+    ends = 2 * config.vocab_size * config.hidden_size
+    return 2 * (config.num_hidden_layers * layer + ends)
