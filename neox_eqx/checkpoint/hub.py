@@ -31,10 +31,16 @@ def resolve(source: str | Path) -> Path:
         InputError: no such directory or model, or the Hub is out of reach and files are missing.
     """
     path = Path(source)
-    if path.is_dir():
-        return path
-    if path.exists():
+    try:
+        if source and path.is_dir():
+            return path
+        is_file = path.is_file()
+    except OSError as error:
+        raise InputError(f"{str(source)[:80]}: cannot be a directory: {error.strerror}") from error
+    if is_file:
         raise InputError(f"{source}: is a file; give the directory that holds the checkpoint")
+    if not source:
+        raise InputError("the model's name is empty; give a checkpoint's directory or a Hub id")
     if isinstance(source, Path) or source.startswith((".", "/", "~")):
         raise InputError(f"{source}: no such directory; give a checkpoint's directory or a Hub id")
     return _download(source)

@@ -199,3 +199,10 @@ def test_path_that_is_no_directory(checkpoint: Path, tmp_path: Path) -> None:
     assert "no such directory" in refusal(tmp_path / "absent")
     assert "no such directory" in refusal("./absent")
     assert "neither a directory nor a Hub id" in refusal("a/b/c")
+
+
+def test_name_that_cannot_be_a_path_is_refused() -> None:
+    assert refusal("x" * 5000).endswith("xxx: cannot be a directory: File name too long")
+    assert len(refusal("x" * 5000)) < 200
+    assert "the model's name is empty" in refusal("")
+    assert "neither a directory nor a Hub id" in refusal("a\0b")
