@@ -58,11 +58,11 @@ def read_entries(path: Path) -> list[Entry]:
     Raises:
         InputError: torch is not installed, or the file is corrupt or holds more than tensors.
     """
-    if not zipfile.is_zipfile(path):
+    starts = _data_starts(path)
+    if starts is None:
         tensors = _load(path, "cpu")
         return [MemoryEntry(path, name, _to_numpy(tensor)) for name, tensor in tensors.items()]
     tensors = _load(path, "meta")
-    starts = _data_starts(path)
     return [_file_entry(path, name, tensor, starts) for name, tensor in tensors.items()]
 
 
@@ -78,7 +78,7 @@ def _load(path: Path, device: str) -> "dict[str, torch.Tensor]":
     except pickle.UnpicklingError as error:
         raise _more_than_tensors(path) from error
     except Exception as error:  # A corrupt pickle can fail in any way at all.
-        raise InputError(f"{path}: is truncated or corrupt; get the file again") from error
+        raise _corrupt(path) from error
     if not isinstance(tensors, dict):
         raise _more_than_tensors(path)
     for name, tensor in tensors.items():
@@ -88,6 +88,10 @@ def _load(path: Path, device: str) -> "dict[str, torch.Tensor]":
         if str(tensor.dtype) not in DTYPES:
             raise InputError(f"{path}: {name} has the unsupported dtype {tensor.dtype}")
     return tensors
+
+
+def _corrupt(path: Path) -> InputError:
+    return InputError(f"{path}: is truncated or corrupt; get the file again")
 
 
 def _more_than_tensors(path: Path) -> InputError:
@@ -107,16 +111,21 @@ def _to_numpy(tensor: "torch.Tensor") -> np.ndarray:
     return tensor.detach().view(torch.uint16).numpy().view(dtype)
 
 
-def _data_starts(path: Path) -> set[int]:
-    """The bytes of a zip file at which its uncompressed members' data begin."""
-    with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
-        starts = set()
-        for member in archive.infolist():
-            if member.compress_type == zipfile.ZIP_STORED:
-                file.seek(member.header_offset + 26)
-                lengths = file.read(4)
-                # A local header is 30 bytes, its name and an extra field of their own lengths.
-                starts.add(member.header_offset + 30 + sum(struct.unpack("<HH", lengths)))
+def _data_starts(path: Path) -> set[int] | None:
+    """The bytes of a zip file at which its uncompressed members' data begin; None if it is none."""
+    try:
+        if not zipfile.is_zipfile(path):
+            return None
+        with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
+            starts = set()
+            for member in archive.infolist():
+                if member.compress_type == zipfile.ZIP_STORED:
+                    file.seek(member.header_offset + 26)
+                    lengths = file.read(4)
+                    # A local header is 30 bytes, its name and an extra field of their own lengths.
+                    starts.add(member.header_offset + 30 + sum(struct.unpack("<HH", lengths)))
+    except Exception as error:  # A corrupt archive can fail in any way at all.
+        raise _corrupt(path) from error
     return starts
 
 

@@ -87,3 +87,17 @@ def test_unsupported_dtype_is_named(tmp_path: Path, zipped: bool) -> None:
     )
     with pytest.raises(InputError, match="x.bin: x has the unsupported dtype torch.complex64"):
         read_entries(path)
+
+
+@pytest.mark.parametrize(("record", "offset"), [(b"PK\1\2", 6), (b"PK\6\6", 0), (b"PK\6\7", 4)])
+def test_damaged_directory_of_a_zip_file_is_named(
+    tmp_path: Path, tensors: dict[str, torch.Tensor], record: bytes, offset: int
+) -> None:
+    """A member's version, the directory's signature, the number of disks: absurd in one byte."""
+    path = tmp_path / "x.bin"
+    torch.save(tensors, path)
+    content = bytearray(path.read_bytes())
+    content[content.rindex(record) + offset] = 255
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="x.bin: is truncated or corrupt; get the file again"):
+        read_entries(path)
