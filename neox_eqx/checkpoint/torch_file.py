@@ -117,8 +117,11 @@ def _data_starts(path: Path) -> set[int] | None:
         if not zipfile.is_zipfile(path):
             return None
         with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
-            starts = set()
+            starts, big_endian = set(), False
             for member in archive.infolist():
+                # torch looks for it in capitals too.
+                if member.filename.lower().endswith("/byteorder"):
+                    big_endian |= archive.read(member) == b"big"
                 if member.compress_type == zipfile.ZIP_STORED:
                     file.seek(member.header_offset + 26)
                     lengths = file.read(4)
@@ -126,6 +129,9 @@ def _data_starts(path: Path) -> set[int] | None:
                     starts.add(member.header_offset + 30 + sum(struct.unpack("<HH", lengths)))
     except Exception as error:  # A corrupt archive can fail in any way at all.
         raise _corrupt(path) from error
+    if big_endian:
+        # Without their data, torch would turn round bytes that are not there, and crash.
+        raise InputError(f"{path}: was written big-endian; save it on a little-endian machine")
     return starts
 
 

@@ -101,3 +101,17 @@ def test_damaged_directory_of_a_zip_file_is_named(
     path.write_bytes(content)
     with pytest.raises(InputError, match="x.bin: is truncated or corrupt; get the file again"):
         read_entries(path)
+
+
+@pytest.mark.parametrize("member", ["byteorder", "BYTEORDER"])
+def test_big_endian_file_is_refused_before_torch_crashes_on_it(tmp_path: Path, member: str) -> None:
+    torch.save({"x": torch.ones(3)}, tmp_path / "x.bin")
+    path = tmp_path / "big.bin"
+    with zipfile.ZipFile(tmp_path / "x.bin") as old, zipfile.ZipFile(path, "w") as new:
+        for name in old.namelist():
+            if name.endswith("/byteorder"):
+                new.writestr(name.replace("byteorder", member), b"big")
+            else:
+                new.writestr(name, old.read(name))
+    with pytest.raises(InputError, match="big.bin: was written big-endian; save it on a little"):
+        read_entries(path)
