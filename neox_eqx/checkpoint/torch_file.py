@@ -87,6 +87,8 @@ def _load(path: Path, device: str) -> "dict[str, torch.Tensor]":
             raise _more_than_tensors(path)
         if str(tensor.dtype) not in DTYPES:
             raise InputError(f"{path}: {name} has the unsupported dtype {tensor.dtype}")
+        if tensor.device.type != device or tensor.is_neg():
+            raise InputError(f"{path}: {name} is negated or without values; save a plain tensor")
     return tensors
 
 

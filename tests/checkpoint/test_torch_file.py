@@ -115,3 +115,14 @@ def test_big_endian_file_is_refused_before_torch_crashes_on_it(tmp_path: Path, m
                 new.writestr(name, old.read(name))
     with pytest.raises(InputError, match="big.bin: was written big-endian; save it on a little"):
         read_entries(path)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_tensor_whose_bytes_are_not_its_values_is_refused(tmp_path: Path, zipped: bool) -> None:
+    """One with torch's negative bit, which would change its sign, and one without any values."""
+    negated = torch.ones(3, dtype=torch.complex64).conj().imag
+    for tensor in (negated, torch.zeros(3, device="meta")):
+        path = tmp_path / "x.bin"
+        torch.save({"x": tensor}, path, _use_new_zipfile_serialization=zipped)
+        with pytest.raises(InputError, match="x.bin: x (is negated or without values|is not where torch)"):
+            read_entries(path)
