@@ -38,6 +38,8 @@ DTYPES: dict[str, np.dtype] = {
 }
 # The format's own limit, which keeps a corrupt length from being taken for a header.
 MAX_HEADER_BYTES = 100_000_000
+# Beyond what any checkpoint has; numbers of thousands of large dimensions take minutes.
+MAX_RANK = 8
 
 
 def read_entries(path: Path) -> list[FileEntry]:
@@ -96,6 +98,8 @@ def _span(path: Path, name: str, fields: Any) -> _Span:
         raise _corrupt(path, f"its entry for {name} is incomplete") from error
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise InputError(f"{path}: {name} has the unsupported dtype {dtype!r}")
+    if len(shape) > MAX_RANK:
+        raise _corrupt(path, f"{name} has {len(shape)} dimensions")
     if not whole or end - begin != math.prod(shape) * DTYPES[dtype].itemsize:
         raise _corrupt(path, f"the size of {name} does not fit its shape")
     return _Span(name, tuple(shape), DTYPES[dtype], begin, end)

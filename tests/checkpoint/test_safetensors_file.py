@@ -128,6 +128,7 @@ CORRUPT = {
     "hole at the start": with_header({"a": tensor(4, 24, 5)}),
     "hole": with_header({"a": tensor(0, 8, 2), "b": tensor(12, 24, 3)}),
     "overlap": with_header({"a": tensor(0, 16, 4), "b": tensor(12, 24, 3)}),
+    "nine dimensions": with_header({"a": tensor(0, 24, 6), "b": tensor(24, 24, 0, *[2**62] * 8)}),
     "left over": with_header({"a": tensor(0, 20, 5)}),
 }
 

@@ -124,5 +124,5 @@ def test_tensor_whose_bytes_are_not_its_values_is_refused(tmp_path: Path, zipped
     for tensor in (negated, torch.zeros(3, device="meta")):
         path = tmp_path / "x.bin"
         torch.save({"x": tensor}, path, _use_new_zipfile_serialization=zipped)
-        with pytest.raises(InputError, match="x.bin: x (is negated or without values|is not where torch)"):
+        with pytest.raises(InputError, match="x.bin: x is (negated or without|not where torch)"):
             read_entries(path)
