@@ -14,6 +14,7 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+LONGEST_NAME = 255  # Bytes, on every file system in use.
 
 
 def read_entries(directory: Path) -> list[Entry]:
@@ -38,15 +39,20 @@ def read_weight_map(index: Path) -> dict[str, str]:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise InputError(f"{index}: has no weight_map; get the file again")
-    outside = sorted({str(file) for file in weight_map.values() if not _is_plain(file)})
-    if outside:
-        raise InputError(f"{index}: names files outside its directory: {', '.join(outside)}")
+    odd = sorted({f"{file!r:.80}" for file in weight_map.values() if not _is_plain(file)})
+    if odd:
+        raise InputError(f"{index}: names what cannot be a file beside it: {', '.join(odd)}")
     return weight_map
 
 
 def _is_plain(file: object) -> bool:
     # As a Windows path, so that neither separator nor a drive gets through on any system.
-    return isinstance(file, str) and PureWindowsPath(file).name == file and file not in ("", "..")
+    return (
+        isinstance(file, str)
+        and PureWindowsPath(file).name == file
+        and file not in ("", "..")
+        and len(file.encode()) <= LONGEST_NAME
+    )
 
 
 def _read_file(path: Path) -> list[Entry]:

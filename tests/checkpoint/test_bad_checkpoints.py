@@ -103,13 +103,19 @@ def test_unsupported_config_names_the_file_and_the_value(
 
 @pytest.mark.parametrize(
     "file",
-    ["../model.bin", "/etc/passwd", "sub/model.bin", "..", "sub\\model.bin", "C:model.bin", ""],
+    [
+        *["../model.bin", "/etc/passwd", "sub/model.bin", "..", "sub\\model.bin", "C:model.bin"],
+        *["", "x" * 256, "모" * 86],
+    ],
+    ids=ascii,
 )
-def test_index_must_not_name_files_elsewhere(checkpoint: Path, tensors: Tensors, file: str) -> None:
+def test_index_names_only_what_can_be_beside_it(
+    checkpoint: Path, tensors: Tensors, file: str
+) -> None:
     rewrite_as_bin_shards(checkpoint, tensors, shards=2)
     index = checkpoint / "pytorch_model.bin.index.json"
     write_json(index, {"weight_map": {NORM: file, HEAD: "pytorch_model-00001-of-00002.bin"}})
-    assert refusal(checkpoint) == f"{index}: names files outside its directory: {file}"
+    assert refusal(checkpoint) == f"{index}: names what cannot be a file beside it: {file!r:.80}"
 
 
 def test_missing_shards_are_all_named(checkpoint: Path, tensors: Tensors) -> None:
