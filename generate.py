@@ -11,7 +11,7 @@ import tyro
 
 from neox_eqx import DEMO_MODEL, GenerationOptions, InputError, Piece, TextGenerator
 from neox_eqx.command_line import run
-from neox_eqx.sharding.distributed import agreed, check_equal, initialize, is_first
+from neox_eqx.sharding.distributed import agreed, check_equal, is_first, on_every_host
 from neox_eqx.text.files import read_prompts, whole_file
 
 
@@ -45,7 +45,6 @@ class Options:
 
 
 def main(options: Options) -> None:
-    initialize()
     with ExitStack() as stack:
         with agreed():
             requests = _requests(options)
@@ -55,7 +54,7 @@ def main(options: Options) -> None:
         check_equal("what to complete", requests)
         prompts, own_options = zip(*requests, strict=True)
         generator = TextGenerator.load(
-            options.model or DEMO_MODEL,
+            DEMO_MODEL if options.model is None else options.model,
             dtype=options.dtype,
             mesh=options.mesh,
             mask_unknown_tokens=options.mask_unknown_tokens,
@@ -69,7 +68,7 @@ def main(options: Options) -> None:
             prompts, own_options, batch_size=options.batch_size, progress=True
         )
         for completion in completions:
-            if file:
+            if file is not None:
                 line = json.dumps(dataclasses.asdict(completion), ensure_ascii=False)
                 file.write(line + "\n")
             else:
@@ -84,7 +83,7 @@ def _requests(options: Options) -> list[tuple[str, GenerationOptions]]:
         requests += read_prompts(options.prompt_file, shared)
     if requests:
         return requests
-    if options.model:
+    if options.model is not None:
         raise InputError("no prompt; give --prompt TEXT or --prompt-file FILE")
     return read_prompts(DEMO_MODEL / "questions.txt", shared)
 
@@ -112,4 +111,4 @@ def _print_live(headings: list[str], pieces: Iterable[Piece]) -> None:
 
 
 if __name__ == "__main__":
-    run(main, Options)
+    run(on_every_host(main), Options)

@@ -3,17 +3,20 @@
 import contextlib
 import dataclasses
 import difflib
+import errno
 import io
 import itertools
 import os
 import re
+import signal
 import sys
+import threading
 import traceback
 import types
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import jax
 import tyro
@@ -22,6 +25,10 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 from neox_eqx.errors import InputError
 
 Options = TypeVar("Options")
+
+# Seconds.
+_INTERRUPT_AGAIN = 0.5
+_OUTPUT_ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG)
 
 
 def run(
@@ -37,24 +44,34 @@ def run(
     a pod that fails ends at once, and so the others do.
     """
     program = Path(sys.argv[0]).name
-
+    _interrupt_until_it_ends()
     warnings.formatwarning = lambda message, *_, **__: f"{program}: warning: {message}\n"
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal may not know Korean
     try:
         try:
             main(parse(options_type, program, sys.argv[1:] if args is None else args))
         finally:
-            sys.stdout.flush()  # so that a reader that left is noticed here
+            if sys.stdout:
+                sys.stdout.flush()  # so that a reader that left is noticed here
     except InputError as error:
         if error.mine:
             line = " ".join(str(error).splitlines())
             print(f"{program}: error: {line}", file=sys.stderr)
         _exit(2)
     except KeyboardInterrupt:
-        _exit(130)
+        # At once: JAX may still compute, and to take it down under that ends in a crash.
+        os._exit(130)
     except BrokenPipeError:
         # Python flushes once more as it exits, and would complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         _exit(141)
+    except OSError as error:
+        if error.errno not in _OUTPUT_ERRORS or error.filename is not None:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"{program}: error: the output cannot be written: {error.strerror}", file=sys.stderr)
+        _exit(2)
     except SystemExit as exit:
         if exit.code:
             _exit(exit.code)
@@ -66,11 +83,30 @@ def run(
         raise
 
 
+def _interrupt_until_it_ends() -> None:
+    """Ctrl-C raises KeyboardInterrupt, and again while the program goes on.
+
+    Once is not always enough: Python drops what is raised inside a callback of JAX's.
+    """
+
+    def interrupt(*_: Any) -> None:
+        signal.setitimer(signal.ITIMER_REAL, _INTERRUPT_AGAIN)
+        raise KeyboardInterrupt
+
+    def is_dropped(report: Any) -> None:
+        if report.exc_type is not KeyboardInterrupt:
+            sys.__unraisablehook__(report)
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, interrupt)
+        signal.signal(signal.SIGALRM, interrupt)
+        sys.unraisablehook = is_dropped
+
+
 def _exit(status: Any) -> None:
     """Exits; on a pod without what Python does at exit, which is to wait for the others."""
     if not jax.distributed.is_initialized():
         sys.exit(status)
-    sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status if isinstance(status, int) else 1)
 
@@ -95,6 +131,7 @@ def parse(options_type: type[Options], program: str, args: Sequence[str]) -> Opt
         raise InputError(f"{message} ({program} --help explains each option)") from None
     if unknown:
         raise InputError(_about_unknown(unknown[0], options_type, program))
+    _check_repeated(options_type, args)
     return options
 
 
@@ -113,11 +150,32 @@ def _first_paragraph(box: str) -> str:
     return " ".join(message).removeprefix("Error parsing ").rstrip(".")
 
 
+def _check_repeated(options_type: type, args: Sequence[str]) -> None:
+    """An option that takes several values, given twice, would keep those of the last time."""
+    for field in dataclasses.fields(options_type):
+        option = "--" + field.name.replace("_", "-")
+        times = sum(argument == option or argument.startswith(f"{option}=") for argument in args)
+        if times > 1 and get_origin(field.type) is tuple:
+            raise InputError(f"{option} is given {times} times; give it once, with all its values")
+
+
+def _spellings(options_type: type) -> Iterator[str]:
+    """All options; those of a field that is itself a dataclass stand beside the others."""
+    for field in dataclasses.fields(options_type):
+        kind = field.type
+        if get_origin(kind) is Annotated:
+            kind = get_args(kind)[0]
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            yield from _spellings(kind)
+        else:
+            yield "--" + field.name.replace("_", "-")
+
+
 def _about_unknown(argument: str, options_type: type, program: str) -> str:
     if not argument.startswith("-"):
         return f"{argument!r} belongs to no option ({program} --help lists them)"
     name = argument.split("=")[0]
-    known = ["--" + field.name.replace("_", "-") for field in dataclasses.fields(options_type)]
+    known = list(_spellings(options_type))
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {close[0]}?" if close else f"{program} --help lists the options"
     return f"there is no option {name}; {hint}"

@@ -40,7 +40,8 @@ class Options:
     gen_len: int = 64
     """Tokens to generate after each prompt, 2 at least."""
     cache_len: int | None = None
-    """Time a second run, in turn with the first, whose rows have room for so many positions."""
+    """Time a second run, in turn with the first, whose rows may grow to so many positions. Slots
+    are added as a text grows, so it costs nothing; a cache allocated for them all would show."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Of parameters and computation; float32 on a CPU, bfloat16 on an accelerator."""
     rounds: int = 5
@@ -52,63 +53,85 @@ class Options:
 
 
 @dataclasses.dataclass(frozen=True)
-class Timing:
-    """One round: seconds until the first token, and for the others."""
+class Round:
+    """Seconds until the first token and for the others, and what came of it."""
 
     prefill: float
     decode: float
+    tokens: np.ndarray
+    cache_bytes: int = 0
 
 
-Generate = Callable[[np.ndarray], tuple[Timing, np.ndarray]]
+Generate = Callable[[np.ndarray], Round]
 
 
 def main(options: Options) -> None:
-    if options.cache_len and options.cache_len < options.prompt_len + options.gen_len:
-        raise InputError("--cache-len must be at least --prompt-len and --gen-len together")
-    if options.gen_len < 2 or min(options.batch_size, options.prompt_len, options.rounds) < 1:
-        raise InputError("sizes and rounds must be at least 1, and --gen-len at least 2")
+    _check(options)
     model = _model(options)
+    longest, context = options.prompt_len + options.gen_len, model.config.context_length
+    if longest > context:
+        raise InputError(f"--prompt-len and --gen-len are {longest} positions of {context}")
     compilations = _CompilationCount()
     prompts = _prompts(options, options.prompt_len, model.config.vocab_size)
-    room = options.prompt_len + options.gen_len
-    systems: dict[str, Generate] = {"neox_eqx": lambda prompts: ours(model, prompts, options, room)}
-    if options.cache_len:
-        roomy = options.cache_len
-        systems["roomy"] = lambda prompts: ours(model, prompts, options, roomy)
-    if options.against:
-        systems["transformers"] = _peer(model, options.gen_len)
-    timings: dict[str, list[Timing]] = {name: [] for name in systems}
-    outputs: dict[str, np.ndarray] = {}
-    for number in range(options.rounds + 1):
-        for name, generate in systems.items():
-            timing, outputs[name] = generate(prompts)
-            if number > 0:
-                timings[name].append(timing)
+    rounds = _interleaved(_systems(options, model), prompts, options.rounds)
     first = compilations.count
     if options.prompt_len > 1:
         shorter = _prompts(options, options.prompt_len - 1, model.config.vocab_size)
-        ours(model, shorter, options, room)
-    report = _figures(options, model, timings["neox_eqx"])
+        ours(model, shorter, options, longest)
+    report = _figures(options, model, rounds["neox_eqx"])
     report |= {"compilations": first, "compilations_new_length": compilations.count - first}
     if options.cache_len:
-        seconds = {name: _medians(timings[name])["decode"] for name in ("neox_eqx", "roomy")}
+        seconds = {name: _medians(rounds[name])["decode"] for name in ("neox_eqx", "roomy")}
         report["roomy_decode_speed"] = seconds["neox_eqx"] / seconds["roomy"]
     if options.against:
-        report |= _comparison(options, timings, outputs)
+        report |= {"peer": options.against} | _comparison(rounds["neox_eqx"], rounds["peer"])
     _print(report)
     if options.json:
         options.json.write_text(json.dumps(report, indent=2) + "\n")
 
 
-def ours(
-    model: GPTNeoX, prompts: np.ndarray, options: Options, room: int
-) -> tuple[Timing, np.ndarray]:
+def _check(options: Options) -> None:
+    if options.gen_len < 2 or min(options.batch_size, options.prompt_len, options.rounds) < 1:
+        raise InputError("sizes and rounds must be at least 1, and --gen-len at least 2")
+    if options.cache_len and options.cache_len < options.prompt_len + options.gen_len:
+        raise InputError("--cache-len must be at least --prompt-len and --gen-len together")
+    if options.json and not options.json.parent.is_dir():
+        raise InputError(f"{options.json}: no such directory to write to")
+
+
+def _systems(options: Options, model: GPTNeoX) -> dict[str, Generate]:
+    systems: dict[str, Generate] = {
+        "neox_eqx": lambda prompts: ours(
+            model, prompts, options, options.prompt_len + options.gen_len
+        )
+    }
+    if options.cache_len:
+        room = options.cache_len
+        systems["roomy"] = lambda prompts: ours(model, prompts, options, room)
+    if options.against:
+        systems["peer"] = _peer(model, options.gen_len)
+    return systems
+
+
+def _interleaved(
+    systems: dict[str, Generate], prompts: np.ndarray, count: int
+) -> dict[str, list[Round]]:
+    """`count` rounds of each system in turn, after one to warm up."""
+    rounds: dict[str, list[Round]] = {name: [] for name in systems}
+    for _ in range(count + 1):
+        for name, generate in systems.items():
+            rounds[name].append(generate(prompts))
+    return {name: own[1:] for name, own in rounds.items()}
+
+
+def ours(model: GPTNeoX, prompts: np.ndarray, options: Options, room: int) -> Round:
     """Generates `gen_len` tokens greedily in rows that could fill `room` positions."""
     rows = len(prompts)
     start = time.perf_counter()
     tokens, valid = pad_prompts(prompts.tolist(), model.config.vocab_size)
     greedy = GenerationOptions(temperature=0.0).resolve({})
-    ending = Ending(jnp.full(1, -1, jnp.int32), jnp.full(rows, room - prompts.shape[1], jnp.int32))
+    limit = jnp.full(rows, room - prompts.shape[1], jnp.int32)
+    ending = Ending(jnp.full(1, -1, jnp.int32), limit)
     sampler = Sampler.of([greedy] * rows)
     prompt, begun = prefill(model, tokens, valid, sampler, ending, samples=1)
     begun.tokens.block_until_ready()
@@ -117,7 +140,9 @@ def ours(
         if state.count >= options.gen_len:
             break
     generated = np.asarray(state.tokens)[:, : options.gen_len]
-    return Timing(first - start, time.perf_counter() - first), generated
+    end = time.perf_counter()
+    cache = sum(leaf.nbytes for leaf in jax.tree.leaves((prompt.kv, state.generated.kv)))
+    return Round(first - start, end - first, generated, cache)
 
 
 def _peer(model: GPTNeoX, count: int) -> Generate:
@@ -125,11 +150,7 @@ def _peer(model: GPTNeoX, count: int) -> Generate:
 
     peer = TransformersPeer(model)
 
-    def generate(prompts: np.ndarray) -> tuple[Timing, np.ndarray]:
-        prefill, decode, tokens = peer.generate(prompts, count)
-        return Timing(prefill, decode), tokens
-
-    return generate
+    return lambda prompts: Round(*peer.generate(prompts, count))
 
 
 def _model(options: Options) -> GPTNeoX:
@@ -152,15 +173,13 @@ def _prompts(options: Options, length: int, vocab_size: int) -> np.ndarray:
     return np.random.default_rng(0).integers(1, vocab_size, (options.batch_size, length))
 
 
-def _figures(options: Options, model: GPTNeoX, timings: list[Timing]) -> dict[str, Any]:
+def _figures(options: Options, model: GPTNeoX, rounds: list[Round]) -> dict[str, Any]:
     """The figures of one system, medians over the rounds."""
     rows, config = options.batch_size, model.config
-    length = options.prompt_len + options.gen_len
-    kv = 2 * config.num_hidden_layers * config.hidden_size * model.dtype.itemsize
-    seconds = _medians(timings)
+    seconds = _medians(rounds)
     return {
         "model_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(model)),
-        "cache_bytes": rows * length * kv,
+        "cache_bytes": rounds[0].cache_bytes,
         "hidden_bytes": rows * options.prompt_len * config.hidden_size * model.dtype.itemsize,
         "peak_bytes": _peak_bytes(),
         "prefill_latency": seconds["prefill"],
@@ -172,23 +191,20 @@ def _figures(options: Options, model: GPTNeoX, timings: list[Timing]) -> dict[st
     }
 
 
-def _comparison(
-    options: Options, timings: dict[str, list[Timing]], outputs: dict[str, np.ndarray]
-) -> dict[str, Any]:
-    ours, peer = _medians(timings["neox_eqx"]), _medians(timings[str(options.against)])
+def _comparison(ours: list[Round], peer: list[Round]) -> dict[str, Any]:
+    own, other = _medians(ours), _medians(peer)
     return {
-        "peer": options.against,
-        "peer_latency": peer,
-        "ratio": {stage: peer[stage] / ours[stage] for stage in ours},
-        "equal_tokens": float(np.mean(outputs["neox_eqx"] == outputs[str(options.against)])),
+        "peer_latency": other,
+        "ratio": {stage: other[stage] / own[stage] for stage in own},
+        "equal_tokens": float(np.mean(ours[-1].tokens == peer[-1].tokens)),
     }
 
 
-def _medians(timings: list[Timing]) -> dict[str, float]:
+def _medians(rounds: list[Round]) -> dict[str, float]:
     return {
-        "prefill": statistics.median(timing.prefill for timing in timings),
-        "decode": statistics.median(timing.decode for timing in timings),
-        "total": statistics.median(timing.prefill + timing.decode for timing in timings),
+        "prefill": statistics.median(one.prefill for one in rounds),
+        "decode": statistics.median(one.decode for one in rounds),
+        "total": statistics.median(one.prefill + one.decode for one in rounds),
     }
 
 
@@ -230,7 +246,7 @@ def _print(report: dict[str, Any]) -> None:
         f"for a new prompt length in the same bucket: {report['compilations_new_length']}"
     )
     if "roomy_decode_speed" in report:
-        print(f"decode speed with room for more positions: {report['roomy_decode_speed']:.3f}")
+        print(f"decode speed of rows that may grow on: {report['roomy_decode_speed']:.3f}")
     if "peer" in report:
         ratios = "\t".join(f"{stage} {value:.2f}" for stage, value in report["ratio"].items())
         print(f"times faster than {report['peer']}: {ratios}")

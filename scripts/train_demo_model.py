@@ -61,7 +61,7 @@ class Options:
     """Checkpoint to examine."""
     kinds: tuple[str, ...] = PRETRAINING_KINDS
     """Kinds of problems, of those in scripts/word_problems.py."""
-    steps: int = 3000
+    steps: int = 5000
     """Updates of the parameters."""
     batch_size: int = 32
     """Problems in an update, drawn afresh for each."""

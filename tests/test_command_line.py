@@ -1,5 +1,6 @@
 """Command lines, each in a process of its own as a user runs it."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 
 PROGRAM = '''
 import dataclasses
+import gc
 import time
 from pathlib import Path
 from typing import Literal
@@ -18,6 +20,12 @@ import tyro
 
 from neox_eqx.command_line import run
 from neox_eqx.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    seed: int = 0
+    """Of the random numbers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +46,7 @@ class Options:
     """Number format of the parameters."""
     early_stopping: Literal[True, False, "never"] = False
     """When a beam search ends."""
+    sampling: tyro.conf.OmitArgPrefixes[Sampling] = Sampling()
     stream: bool = True
     """Print the text as it comes."""
 
@@ -51,6 +60,12 @@ def main(options: Options) -> None:
         raise InputError("wrong: no such model;\\ngive another")
     if options.source == "wait":
         print("waiting", flush=True)
+        time.sleep(60)
+    if options.source == "dropped":
+        print("waiting", flush=True)
+        gc.callbacks.append(lambda *_: time.sleep(5))
+        gc.collect()
+        gc.callbacks.clear()
         time.sleep(60)
     if options.source == "flood":
         for line in range(200_000):
@@ -83,7 +98,7 @@ def test_options_reach_main_in_their_types(program: Path) -> None:
     assert ran.stdout == (
         "Options(source='demo', prompt=('A', 'B c'), output=PosixPath('out.jsonl'), "
         "max_new_tokens=3, temperature=0.0, dtype='bfloat16', early_stopping='never', "
-        "stream=False)\n"
+        "sampling=Sampling(seed=0), stream=False)\n"
     )
 
 
@@ -95,6 +110,11 @@ def test_options_reach_main_in_their_types(program: Path) -> None:
          "did you mean --max-new-tokens?"),
         (["--max-new-token=3"], "there is no option --max-new-token; "
          "did you mean --max-new-tokens?"),
+        (["--seeds", "3"], "there is no option --seeds; did you mean --seed?"),
+        (["--sampling", "3"], "there is no option --sampling; "
+         "continue.py --help lists the options"),
+        (["--prompt", "a", "--prompt=b"], "--prompt is given 2 times; "
+         "give it once, with all its values"),
         (["demo", "more"], "'more' belongs to no option (continue.py --help lists them)"),
         (["--max-new-tokens", "x"], "--max-new-tokens: 'x' is not a whole number "
          "(continue.py --help explains each option)"),
@@ -138,14 +158,41 @@ def test_help_has_a_line_for_each_option(program: Path) -> None:
     assert "None" not in ran.stdout
 
 
-def test_interrupting_ends_quietly_with_130(program: Path) -> None:
+# What a callback of the garbage collector raises, and JAX has one, is dropped by Python.
+@pytest.mark.parametrize("source", ["wait", "dropped"])
+def test_interrupting_ends_quietly_with_130(program: Path, source: str) -> None:
     with subprocess.Popen(
-        [sys.executable, program, "wait"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, program, source], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None and process.stdout.readline() == "waiting\n"
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)
     assert (process.returncode, errors) == (130, "")
+
+
+def test_output_that_finds_no_room_is_answered_with_one_line(program: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, program]
+        ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    message = "continue.py: error: the output cannot be written: No space left on device\n"
+    assert (ran.returncode, ran.stderr) == (2, message)
+
+
+def test_a_program_without_an_output_runs(program: Path) -> None:
+    command = f'"{sys.executable}" "{program}" >&-'
+    ran = subprocess.run(command, shell=True, stderr=subprocess.PIPE, text=True)
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_letters_that_the_terminal_lacks_are_replaced(program: Path) -> None:
+    ran = subprocess.run(
+        [sys.executable, program, "--prompt", "안녕"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "prompt=('??',)" in ran.stdout
 
 
 @pytest.mark.parametrize("args", [["flood"], ["--help"]])

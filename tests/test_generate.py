@@ -152,17 +152,19 @@ def test_generation_config_is_used_and_options_win_over_it(model: Path, tmp_path
     output = tmp_path / "out.jsonl"
 
     def tokens(source: Path, *own: str) -> list[list[int]]:
-        call("--model", source, "--prompt", "Two", "--num-samples", "3", "--output", output, *own)
+        call("--model", source, "--prompt", "Two", "--output", output, *own)
         return [row["tokens"] for row in rows_of(output)]
 
-    sampled = tokens(directory)
-    assert sampled == tokens(model, "--temperature", "1.4", "--max-new-tokens", "4")
+    many = ("--num-samples", "3")
+    sampled = tokens(directory, *many)
+    assert sampled == tokens(model, *many, "--temperature", "1.4", "--max-new-tokens", "4")
     assert len({tuple(row) for row in sampled}) == 3
     assert tokens(directory, "--temperature", "0") == tokens(model, "--max-new-tokens", "4")
 
 
 def test_a_reader_that_leaves_ends_it_quietly(model: Path) -> None:
     args = ["--model", model, "--prompt", "Two\ncats", "--num-samples", "40"]
+    args += ["--temperature", "1"]
     program = [sys.executable, ROOT / "generate.py", *args]
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     with subprocess.Popen(program, **pipes, text=True) as process:
@@ -201,7 +203,7 @@ def mistakes(model: Path, place: Path) -> dict[str, tuple[list[str | Path], str]
     return {
         "unknown option": (
             [*to_file, "--top-q", "1"],
-            "there is no option --top-q; generate.py --help",
+            "there is no option --top-q; did you mean --top-p?",
         ),
         "no number": ([*to_file, "--top-k", "x"], "--top-k: 'x' is not a whole number"),
         "out of range": ([*to_file, "--top-p", "2"], "top_p must be a number from 0 to 1, not 2.0"),
@@ -211,6 +213,14 @@ def mistakes(model: Path, place: Path) -> dict[str, tuple[list[str | Path], str]
         "dtype": ([*to_file, "--dtype", "int8"], "invalid choice 'int8'"),
         "no prompt": (["--model", model], "no prompt; give --prompt TEXT or --prompt-file FILE"),
         "no model": (["--model", place / "absent", *ask[2:]], "absent: no such directory"),
+        "empty model": (["--model", "", *ask[2:]], "the model's name is empty"),
+        "long model": (["--model", "x" * 5000, *ask[2:]], "xxx: cannot be a directory: File name"),
+        "prompt twice": (
+            [*to_file, "--prompt", "Three"],
+            "--prompt is given 2 times; give it once",
+        ),
+        "mesh": ([*to_file, "--mesh", "data:2"], "the mesh 'data:2' is neither auto nor"),
+        "mesh too large": ([*to_file, "--mesh", "data=3000"], "a mesh of 3000 devices, and there"),
         "model is a file": (["--model", model / "config.json", *ask[2:]], "is a file; give the"),
         "broken config": (with_files("config", {"config.json": "{"}), "config.json: is not valid"),
         "broken defaults": (

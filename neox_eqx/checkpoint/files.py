@@ -3,7 +3,7 @@
 from pathlib import Path, PureWindowsPath
 
 from neox_eqx.checkpoint import safetensors_file, torch_file
-from neox_eqx.checkpoint.entry import Entry
+from neox_eqx.checkpoint.entry import Entry, check_name
 from neox_eqx.config import read_json
 from neox_eqx.errors import InputError
 
@@ -42,6 +42,8 @@ def read_weight_map(index: Path) -> dict[str, str]:
     odd = sorted({f"{file!r:.80}" for file in weight_map.values() if not _is_plain(file)})
     if odd:
         raise InputError(f"{index}: names what cannot be a file beside it: {', '.join(odd)}")
+    for name in weight_map:
+        check_name(index, name)
     return weight_map
 
 
@@ -49,6 +51,7 @@ def _is_plain(file: object) -> bool:
     # As a Windows path, so that neither separator nor a drive gets through on any system.
     return (
         isinstance(file, str)
+        and file.isprintable()
         and PureWindowsPath(file).name == file
         and file not in ("", "..")
         and len(file.encode()) <= LONGEST_NAME

@@ -60,6 +60,8 @@ def load(
         _check(directory, config, tensors)
         config = settle_tying(config, tensors, dtype)
         mesh = make_mesh(config, mesh) if isinstance(mesh, str) else mesh
+        if mesh is not None and mesh.size == 1:
+            mesh = None
     check_equal(f"{source}, its configuration or tensors,", (config, sorted(tensors)))
     shapes = dataclasses.replace(model_shapes(config, dtype, stacked=stacked), mesh=mesh)
     places = jax.tree.leaves(_places(shapes))

@@ -15,7 +15,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from neox_eqx.checkpoint.entry import FileEntry, contiguous
+from neox_eqx.checkpoint.entry import FileEntry, check_name, contiguous
 from neox_eqx.errors import InputError
 
 DTYPES: dict[str, np.dtype] = {
@@ -91,6 +91,7 @@ class _Span:
 
 
 def _span(path: Path, name: str, fields: Any) -> _Span:
+    check_name(path, name)
     try:
         dtype, shape, (begin, end) = fields["dtype"], fields["shape"], fields["data_offsets"]
         whole = all(type(number) is int and number >= 0 for number in (*shape, begin, end))

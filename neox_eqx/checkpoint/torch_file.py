@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import ml_dtypes
 import numpy as np
 
-from neox_eqx.checkpoint.entry import Entry, FileEntry, extent
+from neox_eqx.checkpoint.entry import Entry, FileEntry, check_name, extent
 from neox_eqx.errors import InputError
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ def _load(path: Path, device: str) -> "dict[str, torch.Tensor]":
         plain = isinstance(name, str) and isinstance(tensor, torch.Tensor)
         if not plain or tensor.layout != torch.strided:
             raise _more_than_tensors(path)
+        check_name(path, name)
         if str(tensor.dtype) not in DTYPES:
             raise InputError(f"{path}: {name} has the unsupported dtype {tensor.dtype}")
         if tensor.device.type != device or tensor.is_neg():

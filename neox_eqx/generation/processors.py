@@ -82,12 +82,12 @@ class MinP(eqx.Module):
 
 
 class KnownTokens(eqx.Module):
-    """Drops the ids from `size` on: rows of the vocabulary that the tokenizer does not have."""
+    """Drops the ids that the tokenizer does not have: padding of the vocabulary, and gaps."""
 
-    size: int = eqx.field(static=True)
+    known: Bool[Array, " V"]
 
     def __call__(self, logits: Float[Array, "R V"]) -> Float[Array, "R V"]:
-        return jnp.where(jnp.arange(logits.shape[-1]) < self.size, logits, -jnp.inf)
+        return jnp.where(self.known, logits, -jnp.inf)
 
 
 Processor = Temperature | TopK | TopP | MinP | KnownTokens

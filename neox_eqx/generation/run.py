@@ -41,14 +41,14 @@ def run(
     requests: Sequence[Request],
     *,
     eos: Sequence[int],
-    vocabulary: int | None = None,
+    known: np.ndarray | None = None,
     stride: int | None = None,
 ) -> Iterator[list[Row]]:
     """Yields the rows of a batch as they grow, a row for each sample of each request in turn.
 
     The last list holds the finished rows. `stride` is the number of tokens between two lists;
-    None yields seldom and is fastest. All requests ask for the same number of samples. Token ids
-    from `vocabulary` on are never chosen.
+    None yields seldom and is fastest. All requests ask for the same number of samples. Where
+    `known` is given, (V,) of bool, only its tokens are chosen.
 
     Raises:
         InputError: a prompt does not fit, or the model's logits became NaN.
@@ -64,7 +64,7 @@ def run(
     requests = [*requests, *[requests[-1]] * missing]
     limits += [1] * missing
     tokens, valid = pad_prompts([request.tokens for request in requests], model.config.vocab_size)
-    sampler = Sampler.of([request.options for request in requests], vocabulary)
+    sampler = Sampler.of([request.options for request in requests], known)
     ending = Ending(jnp.asarray(eos, jnp.int32), jnp.asarray(np.repeat(limits, samples), jnp.int32))
     prompt, first = prefill(model, tokens, valid, sampler, ending, samples=samples)
     for state in decode_all(model, prompt, first, sampler, ending, stride=stride):
@@ -86,7 +86,7 @@ def pad_prompts(prompts: Sequence[Sequence[int]], vocab_size: int) -> tuple[jax.
             wrong = next(token for token in prompt if not 0 <= token < vocab_size)
             raise InputError(
                 f"token id {wrong} is not in the model's vocabulary of {vocab_size}; "
-                "the tokenizer belongs to another model"
+                "the tokenizer or bos_token_id belongs to another model"
             )
         tokens[row, : len(prompt)] = prompt
         valid[row, : len(prompt)] = True

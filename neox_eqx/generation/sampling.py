@@ -35,8 +35,8 @@ class Sampler(eqx.Module):
     sample: Int[Array, " R"]
 
     @classmethod
-    def of(cls, requests: Sequence[ResolvedOptions], vocabulary: int | None = None) -> "Sampler":
-        """A row for each sample of each request; `vocabulary` masks the ids from there on.
+    def of(cls, requests: Sequence[ResolvedOptions], known: np.ndarray | None = None) -> "Sampler":
+        """A row for each sample of each request; `known`, (V,) of bool, masks all other tokens.
 
         A processor that no row uses is left out, so which are there is part of what compiles.
         """
@@ -47,7 +47,7 @@ class Sampler(eqx.Module):
         }
         greedy = values["temperature"] == 0
         return cls(
-            masks=() if vocabulary is None else (KnownTokens(vocabulary),),
+            masks=() if known is None else (KnownTokens(jnp.asarray(known)),),
             warpers=() if greedy.all() else _warpers(values),
             greedy=None if greedy.all() else jnp.asarray(greedy),
             seed=jnp.asarray(values["seed"], jnp.uint32),

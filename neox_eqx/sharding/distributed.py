@@ -8,7 +8,8 @@ import contextlib
 import hashlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -24,6 +25,8 @@ _SILENCE = 10
 _FINISH = 30
 
 _MESSAGE_BYTES = 2000
+
+Options = TypeVar("Options")
 
 
 def initialize() -> None:
@@ -52,8 +55,20 @@ def initialize() -> None:
         if "coordinator_address should be defined" in str(error):
             return  # JAX found no pod around this process
         raise InputError(f"the other processes were not found: {error}") from error
-    if jax.process_index() > 0:
-        sys.stdout = open(os.devnull, "w")
+    # What libraries in C++ print, as gloo does on connecting, is not part of the output.
+    stdout = os.fdopen(os.dup(1), "w") if is_first() else open(os.devnull, "w")
+    os.dup2(2, 1)
+    sys.stdout = stdout
+
+
+def on_every_host(main: Callable[[Options], None]) -> Callable[[Options], None]:
+    """`main` as a process of a pod runs it, after it joined the others."""
+
+    def joined(options: Options) -> None:
+        initialize()
+        main(options)
+
+    return joined
 
 
 def _from_podrun() -> tuple[str, int, int] | tuple[None, None, None]:

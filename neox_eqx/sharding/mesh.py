@@ -84,7 +84,7 @@ def _model_size(config: GPTNeoXConfig, fitting: list[int], devices: list[jax.Dev
     fitting = [size for size in fitting if len(devices) % size == 0]
     host = sum(device.process_index == devices[0].process_index for device in devices)
     size = max(size for size in fitting if host % size == 0)
-    limit = (devices[0].memory_stats() or {}).get("bytes_limit")
+    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
     larger = [other for other in fitting if other > size]
     while limit and larger and _weight_bytes(config) / size > _WEIGHT_SHARE * limit:
         size = larger.pop(0)

@@ -43,7 +43,7 @@ def parameter_shardings(model: Tree, mesh: Mesh) -> Tree:
     """
 
     def of_layer(layer: Any) -> Any:
-        def of_parameter(path: tuple[Any, ...], array: jax.Array) -> NamedSharding:
+        def of_parameter(path: tuple[Any, ...], array: Any) -> NamedSharding:
             axes = layer.axes[:1] if path[-1].name == "bias" else layer.axes
             return sharding(mesh, array.shape, axes)
 

@@ -44,7 +44,7 @@ def json_line(path: Path, number: int, line: str) -> dict[str, Any]:
     """The object on a line of a .jsonl file."""
     try:
         value = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}, line {number}: is not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise InputError(f"{path}, line {number}: is not a JSON object")
@@ -76,21 +76,28 @@ def whole_file(path: Path) -> Iterator[IO[str]]:
     Raises:
         InputError: the file cannot be made, which is known before the block begins.
     """
-    if path.is_dir():
-        raise InputError(f"{path}: is a directory; name a file")
-    # A pipe or a device, as /dev/stdout, is written to: it must not be replaced by a file.
-    in_place = path.exists() and not path.is_file()
-    partial = path if in_place else path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
+        if path.is_dir():
+            raise InputError(f"{path}: is a directory; name a file")
+        path = path.resolve()  # what a link names is written, and the link stays
+        # A pipe or a device, as /dev/stdout, is written to: it must not be replaced by a file.
+        in_place = path.exists() and not path.is_file()
+        partial = path if in_place else path.with_name(f".{path.name}.{os.getpid()}.partial")
         file = partial.open("w", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
+    except (OSError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{path}: cannot be written: {reason}") from error
     try:
         with file:
             yield file
         if not in_place:
             partial.replace(path)
+    except BrokenPipeError:
+        raise  # its reader left, which is no mistake
     except OSError as error:
+        # Writing to a file that is open names none; an error that does is of some other file.
+        if error.filename not in (None, str(partial)):
+            raise
         raise InputError(f"{path}: cannot be written: {error.strerror}") from error
     finally:
         if not in_place:

@@ -14,8 +14,6 @@ _NOT_APPLIED: dict[str, tuple[Any, ...]] = {
     "constraints": (),
     "diversity_penalty": (0,),
     "encoder_repetition_penalty": (1,),
-    "epsilon_cutoff": (0,),
-    "eta_cutoff": (0,),
     "exponential_decay_length_penalty": (),
     "forced_bos_token_id": (),
     "forced_eos_token_id": (),
@@ -32,6 +30,10 @@ _NOT_APPLIED: dict[str, tuple[Any, ...]] = {
     "sequence_bias": (),
     "stop_strings": (),
     "suppress_tokens": (),
+}
+_NOT_APPLIED_TO_SAMPLING: dict[str, tuple[Any, ...]] = {
+    "epsilon_cutoff": (0,),
+    "eta_cutoff": (0,),
     "top_h": (),
     "typical_p": (1,),
 }
@@ -49,12 +51,15 @@ def read_generation_config(directory: Path) -> dict[str, Any]:
     if not file.exists():
         return {}
     fields = read_json(file)
-    _check_ids(file, "bos_token_id", [fields.get("bos_token_id")])
-    eos = fields.get("eos_token_id")
-    _check_ids(file, "eos_token_id", eos if isinstance(eos, list) else [eos])
+    for name in ("bos_token_id", "eos_token_id"):
+        if fields.get(name) is not None:
+            _check_ids(file, name, fields[name])
+    sampled = fields.get("do_sample")
+    if sampled not in (None, False, True):
+        raise InputError(f"{file}: do_sample must be true or false, not {sampled!r}")
     ignored = [
         f"{name} {fields[name]!r}"
-        for name, neutral in _NOT_APPLIED.items()
+        for name, neutral in (_NOT_APPLIED | (_NOT_APPLIED_TO_SAMPLING if sampled else {})).items()
         if fields.get(name) is not None and fields[name] not in ((), [], {}, *neutral)
     ]
     if ignored:
@@ -66,7 +71,8 @@ def read_generation_config(directory: Path) -> dict[str, Any]:
     return fields
 
 
-def _check_ids(file: Path, name: str, ids: list[Any]) -> None:
-    for value in ids:
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
-            raise InputError(f"{file}: {name} must be a token id, not {value!r}")
+def _check_ids(file: Path, name: str, value: Any) -> None:
+    ids = value if isinstance(value, list) and name == "eos_token_id" else [value]
+    for one in ids:
+        if not isinstance(one, int) or isinstance(one, bool) or not -(2**31) <= one < 2**31:
+            raise InputError(f"{file}: {name} must be a token id, not {one!r}")

@@ -2,10 +2,12 @@
 
 import dataclasses
 import itertools
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jax.sharding import Mesh
 from tokenizers import Tokenizer
 from tqdm import tqdm
@@ -175,18 +177,24 @@ class TextGenerator:
             )
         ]
         firsts = list(itertools.accumulate((r.options.num_samples for r in requests), initial=0))
-        for batch in _batches(requests, batch_size):
+        for batch in _batches(requests, batch_size, in_order=stride is not None):
             rows_of = run(
                 self.model,
                 [requests[index] for index in batch],
                 eos=self.eos_token_ids,
-                vocabulary=self.tokenizer.get_vocab_size() if self.mask_unknown_tokens else None,
+                known=self._known_tokens() if self.mask_unknown_tokens else None,
                 stride=stride,
             )
             growing = [text for index in batch for text in texts[firsts[index] : firsts[index + 1]]]
             for rows in rows_of:
                 for text, row in zip(growing, rows, strict=True):
                     yield from text.read(row)
+
+    def _known_tokens(self) -> np.ndarray:
+        known = np.zeros(self.model.config.vocab_size, bool)
+        ids = np.array(list(self.tokenizer.get_vocab(with_added_tokens=True).values()))
+        known[ids[ids < len(known)]] = True
+        return known
 
     def _request(self, prompt: str, options: GenerationOptions) -> Request:
         if any("\ud800" <= character <= "\udfff" for character in prompt):
@@ -199,6 +207,8 @@ class TextGenerator:
             tokens = (bos,)
         request = Request(tokens, options.resolve(self.defaults))
         request.options.new_tokens(len(tokens), self.model.config.context_length)
+        if request.options.temperature == 0:
+            _warn_of_idle_options(options)
         return request
 
 
@@ -244,15 +254,40 @@ class _GrowingText:
 def _one_each(
     options: GenerationOptions | Sequence[GenerationOptions], prompts: Sequence[str]
 ) -> Sequence[GenerationOptions]:
-    return [options] * len(prompts) if isinstance(options, GenerationOptions) else options
+    if isinstance(prompts, str):
+        raise InputError(f"prompts must be a list of texts, not the text {prompts[:30]!r}")
+    if isinstance(options, GenerationOptions):
+        return [options] * len(prompts)
+    if len(options) != len(prompts):
+        raise InputError(f"there are {len(options)} options for {len(prompts)} prompts")
+    return options
 
 
-def _batches(requests: Sequence[Request], size: int) -> Iterator[list[int]]:
-    """Indices of requests that run together: as many samples each, and similar lengths."""
-    groups: dict[int, list[int]] = {}
-    for index, request in enumerate(requests):
-        groups.setdefault(request.options.num_samples, []).append(index)
-    for indices in groups.values():
-        by_length = sorted(indices, key=lambda index: len(requests[index].tokens))
-        for start in range(0, len(by_length), size):
-            yield by_length[start : start + size]
+def _warn_of_idle_options(options: GenerationOptions) -> None:
+    idle = [name for name in ("top_k", "top_p", "min_p") if getattr(options, name) is not None]
+    if options.num_samples > 1:
+        idle.append("num_samples")
+    if idle:
+        warnings.warn(
+            f"the temperature is 0, which takes the most likely token and makes {', '.join(idle)} "
+            "of no use; give a temperature to sample",
+            stacklevel=2,
+        )
+
+
+def _batches(requests: Sequence[Request], size: int, *, in_order: bool) -> Iterator[list[int]]:
+    """Indices of requests that run together: as many samples each, and similar lengths.
+
+    `in_order` leaves them as they come, for a reader who waits for the first.
+    """
+
+    def samples(index: int) -> int:
+        return requests[index].options.num_samples
+
+    indices = list(range(len(requests)))
+    if not in_order:
+        indices.sort(key=lambda index: (samples(index), len(requests[index].tokens)))
+    for _, group in itertools.groupby(indices, samples):
+        members = list(group)
+        for start in range(0, len(members), size):
+            yield members[start : start + size]

@@ -37,6 +37,7 @@ def test_a_line_of_jsonl_may_set_options_of_its_own(tmp_path: Path) -> None:
     [
         ("{", "is not valid JSON"),
         ('"text"', "is not a JSON object"),
+        ("[" * 100_000, "is not valid JSON"),
         ("{}", 'needs a "prompt" with a text'),
         ('{"prompt": 3}', 'needs a "prompt" with a text'),
         ('{"prompt": "a", "top_q": 1}', "unknown option top_q; there are max_new_tokens, min_p"),
@@ -88,7 +89,22 @@ def test_an_error_leaves_the_old_file_and_nothing_else(
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("name", ["absent/out.jsonl", "", ".", "..", "/"])
+def test_an_error_of_another_file_is_not_the_outputs(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), whole_file(tmp_path / "out.jsonl"):
+        (tmp_path / "absent").read_text()
+    with pytest.raises(BrokenPipeError), whole_file(tmp_path / "out.jsonl"):
+        raise BrokenPipeError
+
+
+def test_a_link_stays_and_what_it_names_is_written(tmp_path: Path) -> None:
+    link, target = tmp_path / "link", tmp_path / "target"
+    link.symlink_to(target)
+    with whole_file(link) as file:
+        file.write("new")
+    assert link.is_symlink() and target.read_text() == "new"
+
+
+@pytest.mark.parametrize("name", ["absent/out.jsonl", "", ".", "..", "/", "x" * 300])
 def test_a_file_that_cannot_be_made_is_known_before_the_work_begins(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,7 +35,10 @@ def test_settings_that_do_nothing_are_no_reason_to_warn(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         read_generation_config(
-            written(tmp_path, {"repetition_penalty": 1.0, "num_beams": 1, "bad_words_ids": []})
+            written(
+                tmp_path,
+                {"repetition_penalty": 1.0, "num_beams": 1, "bad_words_ids": [], "typical_p": 0.9},
+            )
         )
 
 
@@ -53,6 +56,9 @@ def test_settings_that_are_not_applied_are_named_in_one_warning(tmp_path: Path) 
     ("fields", "message"),
     [
         ({"eos_token_id": "</s>"}, "eos_token_id must be a token id, not '</s>'"),
+        ({"eos_token_id": [1, None]}, "eos_token_id must be a token id, not None"),
+        ({"eos_token_id": 2**40}, "eos_token_id must be a token id, not 1099511627776"),
+        ({"do_sample": "no"}, "do_sample must be true or false, not 'no'"),
         ({"eos_token_id": [0, 1.5]}, "eos_token_id must be a token id, not 1.5"),
         ({"bos_token_id": True}, "bos_token_id must be a token id, not True"),
         ([], "JSON object"),

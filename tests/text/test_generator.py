@@ -1,9 +1,11 @@
 """From texts to completions: transformers' tokens, in order, streamed or not."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
 from transformers import GPTNeoXForCausalLM
 
 from neox_eqx.errors import InputError
@@ -107,7 +109,10 @@ def test_prompts_with_options_of_their_own_come_back_in_order(generator: TextGen
         for one in generator.generate([prompt], own)
     ]
     assert [one.tokens for one in completions] == [one.tokens for one in alone]
-    assert streamed(generator, PROMPTS, options)[0] == completions
+    live = streamed(generator, PROMPTS, options)[0]
+    assert [(one.text, one.tokens) for one in live] == [
+        (one.text, one.tokens) for one in completions
+    ]
 
 
 def test_the_eos_ids_of_generation_config_win(generator: TextGenerator) -> None:
@@ -124,12 +129,21 @@ def test_the_eos_ids_of_generation_config_win(generator: TextGenerator) -> None:
 def test_ids_without_a_token_are_never_chosen_where_they_are_masked(
     generator: TextGenerator,
 ) -> None:
-    size = generator.tokenizer.get_vocab_size()
-    hot = GenerationOptions(temperature=1e6, top_k=0, max_new_tokens=40, num_samples=8)
-    free = generator.generate(["cats"], hot)
-    assert max(max(one.tokens) for one in free) >= size
-    masked = dataclasses.replace(generator, mask_unknown_tokens=True).generate(["cats"], hot)
-    assert max(max(one.tokens) for one in masked) < size
+    gap = 7
+    fields = json.loads(generator.tokenizer.to_str())
+    vocabulary = fields["model"]["vocab"]
+    fields["model"]["vocab"] = {token: n for token, n in vocabulary.items() if n != gap}
+    fields["model"]["merges"] = []
+    sparse = dataclasses.replace(generator, tokenizer=Tokenizer.from_str(json.dumps(fields)))
+    known = set(sparse.tokenizer.get_vocab().values())
+    assert gap not in known and max(known) >= len(known)
+    hot = GenerationOptions(temperature=1e6, top_k=0, max_new_tokens=40, num_samples=40)
+
+    def chosen(generator: TextGenerator) -> set[int]:
+        return {token for one in generator.generate(["c"], hot) for token in one.tokens}
+
+    assert chosen(sparse) - known
+    assert not chosen(dataclasses.replace(sparse, mask_unknown_tokens=True)) - known
 
 
 def test_a_prompt_that_is_too_long_is_refused_before_anything_runs(
@@ -155,6 +169,29 @@ def test_a_batch_size_below_one_is_refused(generator: TextGenerator, batch_size:
 def test_a_prompt_that_is_no_text_is_refused(generator: TextGenerator) -> None:
     with pytest.raises(InputError, match=r"'\\ud83d cats' is not valid Unicode"):
         generator.generate(["\ud83d cats"])
+
+
+def test_one_text_in_place_of_a_list_is_refused(generator: TextGenerator) -> None:
+    with pytest.raises(InputError, match="must be a list of texts, not the text 'cats'"):
+        generator.generate("cats")
+    with pytest.raises(InputError, match="there are 1 options for 2 prompts"):
+        generator.generate(["cats", "dogs"], [WARM])
+
+
+def test_options_that_need_a_temperature_are_named_where_there_is_none(
+    generator: TextGenerator,
+) -> None:
+    with pytest.warns(UserWarning, match="temperature is 0.* makes top_p, num_samples of no use"):
+        generator.generate(["cats"], GenerationOptions(top_p=0.5, num_samples=2))
+    sampling = dataclasses.replace(generator, defaults={"do_sample": True})
+    sampling.generate(["cats"], GenerationOptions(top_p=0.5, num_samples=2))
+
+
+def test_a_stream_begins_with_the_first_prompt_however_long_it_is(
+    generator: TextGenerator,
+) -> None:
+    pieces = generator.stream(["How many animals went home?", "a", "b"], WARM, batch_size=1)
+    assert next(pieces).number == 0
 
 
 def test_no_prompts_are_no_completions(generator: TextGenerator) -> None:
