@@ -70,6 +70,12 @@ class FileEntry:
         return elements
 
 
+def check_name(path: Path, name: str) -> None:
+    """Refuses a tensor's name that would break a message's one line or act on a terminal."""
+    if not name.isprintable():
+        raise InputError(f"{path}: {name!r:.80} cannot be a tensor's name; get the file again")
+
+
 def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
     """The strides of a tensor whose rows stand one after another."""
     return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))

@@ -105,7 +105,7 @@ def test_unsupported_config_names_the_file_and_the_value(
     "file",
     [
         *["../model.bin", "/etc/passwd", "sub/model.bin", "..", "sub\\model.bin", "C:model.bin"],
-        *["", "x" * 256, "모" * 86],
+        *["", "x" * 256, "모" * 86, "a\nb", "\x1b[2J", "\ud800"],
     ],
     ids=ascii,
 )
@@ -116,6 +116,25 @@ def test_index_names_only_what_can_be_beside_it(
     index = checkpoint / "pytorch_model.bin.index.json"
     write_json(index, {"weight_map": {NORM: file, HEAD: "pytorch_model-00001-of-00002.bin"}})
     assert refusal(checkpoint) == f"{index}: names what cannot be a file beside it: {file!r:.80}"
+
+
+@pytest.mark.parametrize("name", ["a\nb.weight", "\x1b[2J.weight", "x" * 1000 + "\0"])
+@pytest.mark.parametrize("file", ["safetensors", "bin", "index"])
+def test_name_that_cannot_be_printed_is_shown_in_escapes(
+    checkpoint: Path, tensors: Tensors, name: str, file: str
+) -> None:
+    if file == "safetensors":
+        rewrite(checkpoint, tensors | {name: torch.zeros(3)})
+    elif file == "bin":
+        rewrite_as_bin(checkpoint, tensors | {name: torch.zeros(3)})
+    else:
+        (checkpoint / "model.safetensors").rename(checkpoint / "a.safetensors")
+        write_json(
+            checkpoint / "model.safetensors.index.json", {"weight_map": {name: "a.safetensors"}}
+        )
+    message = refusal(checkpoint)
+    assert message.isprintable() and len(message) < 300
+    assert f": {name!r:.80} cannot be a tensor's name; get the file again" in message
 
 
 def test_missing_shards_are_all_named(checkpoint: Path, tensors: Tensors) -> None:
