@@ -1,6 +1,7 @@
 """The directory of a checkpoint that is on this machine or on the Hugging Face Hub."""
 
 import fnmatch
+import glob
 from pathlib import Path
 
 from neox_eqx.checkpoint.files import WEIGHT_FILES, read_weight_map
@@ -55,7 +56,8 @@ def _download(model_id: str) -> Path:
         siblings = huggingface_hub.model_info(model_id).siblings or []
         stored = [sibling.rfilename for sibling in siblings]
         wanted = _small_files(stored) + _weight_files(model_id, stored)
-        return Path(huggingface_hub.snapshot_download(model_id, allow_patterns=wanted))
+        names = [glob.escape(name) for name in wanted]  # They are taken for patterns.
+        return Path(huggingface_hub.snapshot_download(model_id, allow_patterns=names))
     except InputError:
         raise
     except HFValidationError as error:

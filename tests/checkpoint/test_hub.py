@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from transformers import GPTNeoXForCausalLM
@@ -41,7 +42,7 @@ class Handler(BaseHTTPRequestHandler):
         self.answer()
 
     def answer(self) -> None:
-        path = self.path.partition("?")[0]
+        path = unquote(self.path.partition("?")[0])
         if path in (f"/api/models/{MODEL}", f"/api/models/{MODEL}/revision/main"):
             siblings = [{"rfilename": file} for file in self.server.files]
             self.send(json.dumps({"id": MODEL, "sha": COMMIT, "siblings": siblings}).encode())
@@ -152,6 +153,17 @@ def test_shards_are_downloaded_by_the_index_and_a_lost_one_is_named(
     message = resolve(MODEL, NOBODY, tmp_path / "cache")
     assert message.startswith(f"refused: {MODEL}: the Hub did not give it (ConnectError: ")
     assert f"the local cache lacks {shards[0]}; run this once with network" in message
+
+
+def test_names_are_no_patterns(hub: Hub, tmp_path: Path) -> None:
+    (hub.directory / "model.safetensors").unlink()
+    index = {"weight_map": {"a": "*.safetensors", "b": "[ab].safetensors"}}
+    (hub.directory / "model.safetensors.index.json").write_text(json.dumps(index))
+    (hub.directory / "a.safetensors").write_text("not in the index")
+    (hub.directory / "[ab].safetensors").write_text("in the index")
+    resolve(MODEL, endpoint(hub), tmp_path / "cache")
+    shards = [file for file in hub.downloaded if file.endswith(".safetensors")]
+    assert shards == ["[ab].safetensors"]
 
 
 def test_without_network_and_cache_the_missing_files_are_named(tmp_path: Path) -> None:
