@@ -64,10 +64,13 @@ class RopeParameters:
         missing = [name for name in needed if getattr(self, name) is None]
         if missing:
             raise InputError(f"rope_type {self.rope_type!r} needs {', '.join(missing)}")
-        for name in ("rope_theta", "factor", "original_max_position_embeddings"):
+        above_zero = ("rope_theta", "factor", "original_max_position_embeddings")
+        for name in (*above_zero, "beta_fast", "beta_slow"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise InputError(f"{name} must be above 0, not {value}")
+        if self.rope_type == "yarn" and self.rope_theta <= 1:
+            raise InputError(f"rope_type 'yarn' needs a rope_theta above 1, not {self.rope_theta}")
         if not 0 <= self.partial_rotary_factor <= 1:
             raise InputError(f"rotary share {self.partial_rotary_factor} is not between 0 and 1")
         low, high = self.low_freq_factor, self.high_freq_factor
@@ -148,6 +151,8 @@ class GPTNeoXConfig:
                 f"hidden_size {self.hidden_size} is not a multiple of "
                 f"num_attention_heads {self.num_attention_heads}"
             )
+        if self.layer_norm_eps < 0:
+            raise InputError(f"layer_norm_eps must not be below 0, not {self.layer_norm_eps}")
         if self.hidden_act not in ACTIVATIONS:
             raise InputError(
                 f"hidden_act {self.hidden_act!r} is not supported; "

@@ -5,7 +5,11 @@ import types
 from collections.abc import Mapping
 from typing import Any, get_args, get_origin
 
+import numpy as np
+
 from neox_eqx.errors import InputError
+
+LARGEST_FLOAT = float(np.finfo(np.float32).max)
 
 
 def known_fields(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -14,7 +18,7 @@ def known_fields(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
     A whole number is a float too; true and false are no numbers.
 
     Raises:
-        InputError: a value has another type; the message names the field.
+        InputError: a value has another type or is out of range; the message names the field.
     """
     kinds = {field.name: field.type for field in dataclasses.fields(cls)}
     known = {name: value for name, value in values.items() if name in kinds}
@@ -22,7 +26,9 @@ def known_fields(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
         kind = kinds[name]
         if not _is_a(value, kind):
             kind_name = kind.__name__ if isinstance(kind, type) else kind
-            raise InputError(f"{name} must be {kind_name}, not {value!r}")
+            raise InputError(f"{name} must be {kind_name}, not {value!r:.80}")
+        if not _is_in_range(value):
+            raise InputError(f"{name} is out of range: {value!r:.80}")
     return known
 
 
@@ -34,3 +40,12 @@ def _is_a(value: Any, kind: Any) -> bool:
     if isinstance(value, bool):
         return kind is bool
     return isinstance(value, int | float if kind is float else kind)
+
+
+def _is_in_range(value: Any) -> bool:
+    """Whether a number fits into the arrays of a model: finite in float32, or an int64."""
+    if isinstance(value, tuple):
+        return all(_is_in_range(item) for item in value)
+    if isinstance(value, float):
+        return abs(value) <= LARGEST_FLOAT
+    return not isinstance(value, int) or abs(value) < 2**63
