@@ -220,10 +220,11 @@ class GPTNeoXConfig:
             raise InputError(f"{where}{error}") from error
 
     def to_hf(self) -> dict[str, Any]:
-        """A config.json that transformers 4 and 5 both read rightly.
+        """A config.json that transformers 5 and 4 both read rightly, where 4 can.
 
-        Transformers 5 reads `rope_parameters`; 4 reads `rotary_pct`, `rotary_emb_base` and
-        `rope_scaling` and would silently fall back to its defaults without them.
+        Transformers 4 reads `rotary_pct`, `rotary_emb_base` and `rope_scaling`, and would silently
+        fall back to its defaults without them. Its 4.44 and before take a `rope_scaling` of just
+        type and factor: they read linear and dynamic, and refuse yarn, llama3 and factors up to 1.
         """
         values = dataclasses.asdict(self)
         rope = self.rope_parameters
@@ -231,6 +232,8 @@ class GPTNeoXConfig:
         values["rotary_pct"] = rope.partial_rotary_factor
         values["rotary_emb_base"] = rope.rope_theta
         values["rope_scaling"] = None if rope.rope_type == "default" else rope.to_hf()
+        if rope.factor is not None and rope.rope_type in ("linear", "dynamic"):
+            values["rope_scaling"] = {"type": rope.rope_type, "factor": float(rope.factor)}
         if isinstance(self.eos_token_id, tuple):
             values["eos_token_id"] = list(self.eos_token_id)
         return {"architectures": ["GPTNeoXForCausalLM"], "model_type": "gpt_neox", **values}

@@ -163,11 +163,21 @@ def test_keys_of_transformers_4_are_written_beside_those_of_5() -> None:
     assert (written["rotary_pct"], written["rotary_emb_base"]) == (0.5, 20000)
     assert written["rope_scaling"] is None
 
-    linear = config_json(rope_scaling={"type": "linear", "factor": 4.0}, rotary_pct=1.0)
-    written = GPTNeoXConfig.from_hf(linear).to_hf()
-    assert written["rotary_pct"] == 1.0
-    assert written["rope_scaling"]["rope_type"] == "linear"
-    assert written["rope_scaling"]["factor"] == 4.0
+
+@pytest.mark.parametrize("kind", ["linear", "dynamic"])
+@pytest.mark.parametrize("key", ["rope_scaling", "rope_parameters"])
+def test_scaling_is_written_as_transformers_4_takes_it(kind: str, key: str) -> None:
+    """4.44: a type that it knows, a factor that is a float, and nothing else."""
+    scaling = {"rope_type": kind, "factor": 2, "rope_theta": 500.0, "partial_rotary_factor": 0.5}
+    values = config_json(64, 2, **{key: scaling})
+    written = json.loads(json.dumps(GPTNeoXConfig.from_hf(values).to_hf()))
+    assert set(written["rope_scaling"]) == {"type", "factor"}
+    assert written["rope_scaling"]["type"] == kind
+    assert type(written["rope_scaling"]["factor"]) is float
+    assert (written["rotary_emb_base"], written["rotary_pct"]) == (500.0, 0.5)
+    # transformers 5 finds the same in it as in the original.
+    assert_same_meaning(GPTNeoXConfig.from_hf(values), written)
+    assert GPTNeoXConfig.from_hf(written) == GPTNeoXConfig.from_hf(values)
 
 
 @pytest.mark.parametrize(
