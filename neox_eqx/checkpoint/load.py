@@ -103,6 +103,11 @@ def _by_stored_name(directory: Path, entries: Iterable[Entry]) -> dict[str, Entr
 
 def _check(directory: Path, config: GPTNeoXConfig, tensors: dict[str, Entry]) -> None:
     """Each parameter has its tensor, in the right shape, and no tensor is left over."""
+    if config.num_hidden_layers > len(tensors):
+        raise InputError(
+            f"{directory}: tensors do not fit config.json; "
+            f"{config.num_hidden_layers} layers and only {len(tensors)} tensors"
+        )
     if HEAD in tensors:
         config = dataclasses.replace(config, tie_word_embeddings=False)
     expected = parameters(model_shapes(config, jnp.dtype(jnp.float32), stacked=False))

@@ -56,6 +56,11 @@ def test_shapes_are_checked_before_anything_is_allocated(checkpoint: Path) -> No
     assert "embed_out.weight [96, 48]" in message
 
 
+def test_absurd_number_of_layers_is_refused_at_once(checkpoint: Path) -> None:
+    edit_config(checkpoint, num_hidden_layers=10**12)
+    assert refusal(checkpoint).endswith("1000000000000 layers and only 28 tensors")
+
+
 def test_untied_model_without_head_is_refused(checkpoint: Path, tensors: Tensors) -> None:
     del tensors[HEAD]
     rewrite(checkpoint, tensors)
