@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -127,13 +128,38 @@ def _check(directory: Path, config: GPTNeoXConfig, tensors: dict[str, Entry]) ->
             if not jnp.issubdtype(entry.dtype, jnp.floating)
         ],
     }
-    listed = [f"{what}: {', '.join(names)}" for what, names in problems.items() if names]
+    listed = [f"{what}: {', '.join(_folded(names))}" for what, names in problems.items() if names]
     if listed:
         raise InputError(f"{directory}: tensors do not fit config.json; {'; '.join(listed)}")
 
 
 def _missing(name: str) -> str:
     return f"{name} (tie_word_embeddings is false)" if name == HEAD else name
+
+
+def _folded(texts: list[str]) -> Iterator[str]:
+    """The same texts; those that differ in their layer only are one, as `layers.{0-3,7}.bias`."""
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for text in texts:
+        before, *layer_and_after = re.split(
+            r"(?<=layers\.)(0|[1-9]\d{0,5})(?=\.)", text, maxsplit=1
+        )
+        layers = groups.setdefault((before, *layer_and_after[1:]), [])
+        layers += [int(layer) for layer in layer_and_after[:1]]
+    for parts, layers in groups.items():
+        yield _runs(sorted(layers)).join(parts)
+
+
+def _runs(numbers: list[int]) -> str:
+    """Ascending numbers, in braces if there are several, with the runs among them shortened."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1][1:] = [number]
+        else:
+            runs.append([number])
+    text = ",".join("-".join(map(str, run)) for run in runs)
+    return f"{{{text}}}" if len(numbers) > 1 else text
 
 
 def _with_progress(parameters: list[Parameter]) -> Iterator[Parameter]:

@@ -56,6 +56,28 @@ def test_shapes_are_checked_before_anything_is_allocated(checkpoint: Path) -> No
     assert "embed_out.weight [96, 48]" in message
 
 
+def test_layers_that_lack_the_same_are_named_in_one(checkpoint: Path, tensors: Tensors) -> None:
+    edit_config(checkpoint, num_hidden_layers=15, hidden_size=96)
+    norms = ["input_layernorm.weight", "input_layernorm.bias", "post_attention_layernorm.weight"]
+    tensors = {
+        f"gpt_neox.layers.{layer}.{norm}": torch.zeros(96) for layer in range(15) for norm in norms
+    } | {NORM: torch.zeros(96)}
+    for layer in (0, 2, 3, 4, 13):
+        del tensors[f"gpt_neox.layers.{layer}.{norms[0]}"]
+    tensors[f"gpt_neox.layers.7.{norms[1]}"] = torch.zeros(5)
+    for layer in (8, 9):
+        tensors[f"gpt_neox.layers.{layer}.{norms[2]}"] = torch.zeros(layer)
+    rewrite(checkpoint, tensors)
+    message = refusal(checkpoint)
+    assert "missing: gpt_neox.embed_in.weight, gpt_neox.layers.{0,2-4,13}." + norms[0] in message
+    assert ", gpt_neox.layers.{0-14}.mlp.dense_h_to_4h.weight, " in message
+    assert message.endswith(
+        f"of the wrong shape: gpt_neox.layers.7.{norms[1]} [5], not [96], "
+        f"gpt_neox.layers.8.{norms[2]} [8], not [96], gpt_neox.layers.9.{norms[2]} [9], not [96]"
+    )
+    assert len(message) - len(str(checkpoint)) < 1300
+
+
 def test_absurd_number_of_layers_is_refused_at_once(checkpoint: Path) -> None:
     edit_config(checkpoint, num_hidden_layers=10**12)
     assert refusal(checkpoint).endswith("1000000000000 layers and only 28 tensors")
