@@ -84,9 +84,10 @@ class RopeParameters:
         The nested keys win over `rotary_emb_base` and `rotary_pct`; a top-level `rope_theta` or
         `partial_rotary_factor` is not read for this architecture.
         """
-        nested = hf.get("rope_scaling") or hf.get("rope_parameters") or {}
+        key = "rope_scaling" if hf.get("rope_scaling") else "rope_parameters"
+        nested = hf.get(key) or {}
         if not isinstance(nested, Mapping):
-            raise InputError(f"rope_scaling must be an object, not {nested!r}")
+            raise InputError(f"{key} must be an object, not {nested!r:.80}")
         nested = dict(nested)
         nested.setdefault("rope_theta", hf.get("rotary_emb_base", 10000))
         nested.setdefault("partial_rotary_factor", hf.get("rotary_pct", 0.25))
