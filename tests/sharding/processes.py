@@ -1,0 +1,68 @@
+"""Several processes of one program on this machine, joined as podrun joins those of a pod."""
+
+import dataclasses
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+DEVICES = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Ended:
+    """How one process ended, and when, in seconds after the start of all."""
+
+    status: int
+    out: str
+    err: str
+    seconds: float
+
+
+def start(
+    command: Sequence[str | Path], count: int, directories: Sequence[Path] | None = None
+) -> list[subprocess.Popen[str]]:
+    """`count` processes of a Python program with two devices each, in a directory each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        coordinator = f"127.0.0.1:{free.getsockname()[1]}"
+    inherited = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    shared = {
+        "PYTHONPATH": str(ROOT),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": str(DEVICES),
+        "JAX_COORDINATOR_BIND_ADDRESS": coordinator,
+        "PODRUN_COORDINATOR": coordinator,
+        "PODRUN_NUM_PROCESSES": str(count),
+    }
+    return [
+        subprocess.Popen(
+            [sys.executable, *command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=directories[number] if directories else None,
+            env={**inherited, **shared, "PODRUN_PROCESS_ID": str(number)},
+        )
+        for number in range(count)
+    ]
+
+
+def finish(processes: Sequence[subprocess.Popen[str]], within: float = 120) -> list[Ended]:
+    """Waits for all; the first that has not ended in time fails the test, and all are killed."""
+    begun = time.monotonic()
+    ended = []
+    try:
+        for process in processes:
+            left = max(0.1, within - (time.monotonic() - begun))
+            out, err = process.communicate(timeout=left)
+            ended.append(Ended(process.returncode, out, err, time.monotonic() - begun))
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    return ended

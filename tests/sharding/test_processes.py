@@ -1,0 +1,149 @@
+"""Several processes act as one program: one output, one error, one end."""
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from neox_eqx import DEMO_MODEL
+from tests.sharding.processes import ROOT, finish, start
+
+GENERATE = ROOT / "generate.py"
+# What gloo says while processes connect.
+CHATTER = re.compile(r"\[Gloo\] .*\n?")
+
+
+@pytest.fixture(scope="module")
+def alone() -> str:
+    """What one process prints for the demo's questions."""
+    return subprocess.check_output([sys.executable, GENERATE, "--no-stream"], text=True, cwd=ROOT)
+
+
+def test_four_processes_print_once_what_one_prints(alone: str) -> None:
+    ended = finish(start([GENERATE, "--mesh", "data=2,model=4"], 4))
+    assert [one.status for one in ended] == [0] * 4, ended
+    assert [one.out for one in ended] == [alone, "", "", ""]
+    assert "####" in alone
+
+
+def test_the_output_file_is_written_once_with_the_samples_of_one_process(tmp_path: Path) -> None:
+    ask = ["--prompt", "Tom has 3", "Anna", "--temperature", "1", "--num-samples", "2"]
+    subprocess.run([sys.executable, GENERATE, *ask, "--output", tmp_path / "alone.jsonl"])
+    directories = [tmp_path / str(number) for number in range(2)]
+    for directory in directories:
+        directory.mkdir()
+    command = [GENERATE, *ask, "--output", "out.jsonl", "--mesh", "model=2"]
+    ended = finish(start(command, 2, directories))
+    assert [(one.status, one.out) for one in ended] == [(0, "")] * 2, ended
+    assert not list(directories[1].iterdir())
+    rows, expected = (
+        [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        for path in (directories[0] / "out.jsonl", tmp_path / "alone.jsonl")
+    )
+    assert [row["tokens"] for row in rows] == [row["tokens"] for row in expected]
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ("prompts.txt absent", "process 1: prompts.txt: cannot be read: "),
+        ("prompts.txt other", "what to complete differs from that of process 0 in process 1; "),
+        ("model absent", "process 1: "),
+        ("config.json other", "its configuration or tensors, differs from that of process 0 in "),
+        ("tensors cut", "process 1: "),
+    ],
+)
+def test_what_is_wrong_on_one_host_is_said_once_and_ends_all(
+    tmp_path: Path, broken: str, message: str
+) -> None:
+    directories = [tmp_path / "0", tmp_path / "1"]
+    for directory in directories:
+        directory.mkdir()
+        shutil.copytree(DEMO_MODEL, directory / "model")
+        (directory / "prompts.txt").write_text("Tom has 3\n")
+    there = directories[1]
+    if broken == "prompts.txt absent":
+        (there / "prompts.txt").unlink()
+    elif broken == "prompts.txt other":
+        (there / "prompts.txt").write_text("Tom has 4\n")
+    elif broken == "model absent":
+        shutil.rmtree(there / "model")
+    elif broken == "config.json other":
+        path = there / "model" / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"hidden_act": "relu"}))
+    else:
+        weights = there / "model" / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-100])
+    command = [GENERATE, "--model", "./model", "--prompt-file", "prompts.txt"]
+    ended = finish(start(command, 2, directories), within=30)
+    said = [CHATTER.sub("", one.err) for one in ended]
+    assert said[0].startswith("generate.py: error: ") and message in said[0]
+    assert said[0].count("\n") == 1
+    assert ended[0].status == 2 and ended[1].status != 0
+    assert [one.out for one in ended] == ["", ""]
+    assert "Traceback" not in said[1]
+
+
+FAULTY = """
+import os, signal, sys, time
+import jax
+from jax.experimental import multihost_utils
+
+from neox_eqx.command_line import run
+from neox_eqx.sharding.distributed import on_every_host
+from tests.sharding.options import Options
+
+
+def main(options):
+    multihost_utils.sync_global_devices("begun")
+    print("begun", file=sys.stderr, flush=True)
+    for step in range(10_000):
+        if jax.process_index() == 1 and step == 20:
+            if options.fault == "raise":
+                raise RuntimeError("a fault of this host")
+            if options.fault == "exit":
+                sys.exit(3)
+            if options.fault == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if options.fault == "stop":
+                os.kill(os.getpid(), signal.SIGSTOP)
+            if options.fault == "term":
+                os.kill(os.getpid(), signal.SIGTERM)
+        multihost_utils.sync_global_devices(f"step {step}")
+        time.sleep(0.01)
+
+
+run(on_every_host(main), Options)
+"""
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "within"),
+    [("raise", 1, 10), ("exit", 3, 10), ("kill", -signal.SIGKILL, 15), ("term", -15, 15)],
+)
+def test_a_process_that_fails_ends_the_others(
+    tmp_path: Path, fault: str, status: int, within: float
+) -> None:
+    program = tmp_path / "faulty.py"
+    program.write_text(textwrap.dedent(FAULTY))
+    processes = start([program, "--fault", fault], 3)
+    ended = finish(processes, within=within + 20)
+    assert ended[1].status == status, ended[1]
+    assert all(one.status != 0 for one in ended)
+    assert ("a fault of this host" in ended[1].err) == (fault == "raise")
+
+
+def test_a_process_that_stops_answering_ends_the_others(tmp_path: Path) -> None:
+    program = tmp_path / "faulty.py"
+    program.write_text(textwrap.dedent(FAULTY))
+    processes = start([program, "--fault", "stop"], 3)
+    ended = finish([processes[0], processes[2]], within=45)
+    assert all(one.status != 0 for one in ended)
+    processes[1].kill()
+    processes[1].communicate()
