@@ -24,11 +24,17 @@ def save(model: GPTNeoX, directory: str | Path) -> None:
     Raises:
         InputError: the directory holds something, or cannot be written.
     """
-    directory = Path(directory)
-    partial = directory.with_name(f".{directory.name}.partial-{os.getpid()}")
+    try:
+        directory = Path(directory).resolve()
+    except (OSError, ValueError, RuntimeError) as error:  # A loop of links is a RuntimeError.
+        raise InputError(f"{str(directory)!r:.80}: cannot be a directory: {error}") from error
     try:
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
             raise InputError(f"{directory}: is not an empty directory; choose another name")
+        if directory == Path.cwd():
+            # It would be replaced, and the process be left in one that is no more.
+            raise InputError(f"{directory}: is the working directory; choose another name")
+        partial = directory.with_name(f".{directory.name}.partial-{os.getpid()}")
         partial.mkdir(parents=True)
         try:
             _write(model, partial)

@@ -91,6 +91,32 @@ def test_place_that_cannot_be_written_is_named(tmp_path: Path, model: GPTNeoX) -
         save(model, tmp_path / "file" / "saved")
 
 
+def test_link_to_an_empty_directory_is_followed(tmp_path: Path, model: GPTNeoX) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to("elsewhere")
+    save(model, tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert_same_bits(load(tmp_path / "elsewhere"), model)
+    assert sorted(os.listdir(tmp_path)) == ["elsewhere", "link"]
+
+
+def test_directory_that_cannot_be_replaced_is_refused(
+    tmp_path: Path, model: GPTNeoX, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for here in (".", "", tmp_path):
+        with pytest.raises(InputError, match="is the working directory; choose another name"):
+            save(model, here)
+    with pytest.raises(InputError, match="^/: is not an empty directory"):
+        save(model, "/")
+    with pytest.raises(InputError, match=r"^'a\\x00b': cannot be a directory: embedded null"):
+        save(model, "a\0b")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(InputError, match="loop'?: cannot be"):
+        save(model, tmp_path / "loop")
+    assert os.listdir(tmp_path) == ["loop"]
+
+
 def test_failure_while_writing_leaves_nothing(tmp_path: Path, model: GPTNeoX) -> None:
     model.final_layer_norm.weight.delete()
     with pytest.raises(RuntimeError, match="deleted"):
