@@ -22,6 +22,7 @@ PODRUN = Path(__file__).parents[2] / "podrun"
 PROGRAMS = Path(__file__).parent / "programs"
 SSHD = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:" + os.environ.get("PATH", ""))
 PREFIX = "T-podrun-"
+METADATA_ADDRESS = "169.254.169.254"
 SSHD_CONFIG = """
 HostKey {hostkey}
 AuthorizedKeysFile {key}.pub
@@ -110,6 +111,9 @@ class Hosts:
 
     port = 22
 
+    def start(self) -> None:
+        raise NotImplementedError
+
     def address(self, name: str) -> str:
         raise NotImplementedError
 
@@ -147,8 +151,11 @@ class Hosts:
 
     def start_sshd(self, name: str, config: str, around: Sequence[str] = ()) -> None:
         path = self.folder / f"sshd_config-{name}"
-        text = SSHD_CONFIG.format(hostkey=self.hostkey, key=self.key)
-        path.write_text(text + config, "utf-8")
+        text = SSHD_CONFIG.format(hostkey=self.hostkey, key=self.key) + config
+        for each in self.names:
+            text += f"\nMatch LocalAddress {self.address(each)}\n"
+            text += f"SetEnv PYTHONPATH={self.packages(each)}\n"
+        path.write_text(text, "utf-8")
         with open(self.folder / f"sshd-{name}.log", "wb") as log:
             self.servers[name] = subprocess.Popen(
                 # The first word ends the server with this process, whatever ends that.
@@ -157,6 +164,12 @@ class Hosts:
                 stdout=subprocess.DEVNULL,
                 stderr=log,
             )
+
+    def packages(self, name: str) -> Path:
+        """The PYTHONPATH of this host alone."""
+        path = self.folder / f"packages-{name}"
+        path.mkdir(exist_ok=True)
+        return path
 
     def launch(
         self,
@@ -237,16 +250,18 @@ class NamespaceHosts(Hosts):
         self.prefix = f"{PREFIX}{os.getpid()}-{folder.name[-4:]}-"
         pid = os.getpid()
         self.network = f"10.{64 + pid // 256 % 128}.{pid % 256}"
+
+    def start(self) -> None:
         self.write_files()
-        self.folder.joinpath("hosts").write_text(
-            "127.0.0.1 localhost\n169.254.169.254 metadata.google.internal\n", "utf-8"
-        )
+        lines = f"127.0.0.1 localhost\n{METADATA_ADDRESS} metadata.google.internal\n"
+        self.folder.joinpath("hosts").write_text(lines, "utf-8")
         Path("/run/sshd").mkdir(exist_ok=True)
         ip("netns", "add", self.prefix + "sw")
         self._switch("link", "add", "br0", "type", "bridge")
         self._switch("link", "set", "br0", "up")
         for name in [*self.names, "refusing", "launcher"]:
             self._plug_in(name)
+        ip("-n", self.prefix + "launcher", "addr", "add", f"{METADATA_ADDRESS}/32", "dev", "lo")
         for name in self.names:
             self.start_sshd(name, f"ListenAddress {self.address(name)}", self._enter(name))
         for name in self.names:
@@ -308,11 +323,12 @@ class NamespaceHosts(Hosts):
     def close(self) -> None:
         super().close()
         for name in [*self.names, "refusing", "launcher", "sw"]:
-            ip("netns", "del", self.prefix + name)
+            # Some are not there where the start has failed.
+            subprocess.run(["ip", "netns", "del", self.prefix + name], capture_output=True)
 
 
 class LoopbackHosts(Hosts):
-    """Each host is an address of the loopback interface; one sshd answers on all of them."""
+    """Each host is an address of the loopback interface."""
 
     def __init__(self, folder: Path, count: int, private_tmp: bool) -> None:
         super().__init__(folder, count, private_tmp)
@@ -321,12 +337,17 @@ class LoopbackHosts(Hosts):
         with socket.socket() as probe:
             probe.bind((self.address("h0"), 0))
             self.port = probe.getsockname()[1]
+
+    def start(self) -> None:
         self.write_files()
         if os.getuid() == 0:
             Path("/run/sshd").mkdir(exist_ok=True)
-        listen = [f"ListenAddress {self.address(name)}:{self.port}" for name in self.names]
-        self.start_sshd("all", "\n".join(listen))
-        wait_for_ssh(self.address("h0"), self.port)
+        for first in range(0, len(self.names), 16):  # addresses that one sshd can listen on
+            names = self.names[first : first + 16]
+            listen = [f"ListenAddress {self.address(name)}:{self.port}" for name in names]
+            self.start_sshd(f"from-{first}", "\n".join(listen))
+        for name in self.names[::16]:
+            wait_for_ssh(self.address(name), self.port)
 
     def address(self, name: str) -> str:
         numbers = {"refusing": 251, "down": 252}
@@ -370,6 +391,7 @@ def pod_of(count: int, *, loopback: bool = False, private_tmp: bool = False) -> 
     try:
         hosts = kind(folder, count, private_tmp)
         try:
+            hosts.start()
             yield hosts
         finally:
             hosts.close()
@@ -400,6 +422,10 @@ def remove_stale() -> None:
                 shutil.rmtree(path, ignore_errors=True)
 
 
+def is_python(pid: int) -> bool:
+    return Path(f"/proc/{pid}/comm").read_text("utf-8").startswith("python")
+
+
 def ip(*words: str) -> None:
     subprocess.run(["ip", *words], check=True)
 
@@ -407,7 +433,7 @@ def ip(*words: str) -> None:
 def wait_for_ssh(address: str, port: int, around: Sequence[str] = ()) -> None:
     """Waits until the server answers."""
     question = f"import socket; socket.create_connection(({address!r}, {port}), 1).recv(4)"
-    command = [*around, sys.executable, "-IS", "-c", question]
+    command = [*around, "python3", "-IS", "-c", question]
     wait_until(
         lambda: subprocess.run(command, capture_output=True).returncode == 0,
         10,

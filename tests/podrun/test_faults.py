@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.podrun.hosts import Hosts, Launch, wait_until
+from tests.podrun.hosts import Hosts, Launch, is_python, wait_until
 
 START_SECONDS = 20  # until all hosts print, on a busy machine
 STOP_SECONDS = 3  # from a fault to the end of podrun; one of these a second's grace and its margin
@@ -94,10 +94,6 @@ def test_a_killed_agent_leaves_nothing_behind(pod: Hosts) -> None:
 def is_agent(pid: int) -> bool:
     """Not ssh, not the shell that sshd starts it in, and not the keeper, which it starts."""
     return is_python(pid) and not is_python(parent(pid))
-
-
-def is_python(pid: int) -> bool:
-    return Path(f"/proc/{pid}/comm").read_text("utf-8").startswith("python")
 
 
 def parent(pid: int) -> int:
