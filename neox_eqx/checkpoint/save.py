@@ -18,8 +18,11 @@ from neox_eqx.model.neox import GPTNeoX
 def save(model: GPTNeoX, directory: str | Path) -> None:
     """Writes a checkpoint in Hugging Face's layout that transformers loads.
 
-    `directory` must be absent or empty. It comes into being whole: what is interrupted leaves a
-    directory of another name behind, without a config.json.
+    Of the checkpoint that the model came from it does not keep the tensors' own dtypes, the keys
+    that the config does not hold, and the tokenizer and generation files.
+
+    `directory` must be absent or empty. It comes into being whole: an error or an interruption
+    leaves nothing, and only a killed process a directory of another name.
 
     Raises:
         InputError: the directory holds something, or cannot be written.
