@@ -47,7 +47,11 @@ class FileEntry:
     strides: tuple[int, ...]
 
     def read(self, index: tuple[slice, ...]) -> np.ndarray:
-        """As `Entry.read`. Of the file, only the bytes of the rows in the first slice are read."""
+        """As `Entry.read`. Of the file, only the bytes of the rows in the first slice are read.
+
+        The rows of a tensor that was saved transposed are spread over nearly all of it, so that
+        each read takes the time and memory of the whole tensor.
+        """
         if not self.shape:
             return self._read_elements(0, 1).reshape(())
         first, last, _ = index[0].indices(self.shape[0])
