@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.podrun.hosts import Hosts, pod_of
+from tests.podrun.hosts import Hosts
+from tests.podrun.networks import pod_of
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.podrun.hosts import Hosts, is_python, pod_of, wait_until
+from tests.podrun.hosts import Hosts, is_python
+from tests.podrun.launch import wait_until
+from tests.podrun.networks import pod_of
 
 NAME = "libtpu_lockfile"
 HOLD = """

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.podrun.hosts import Hosts, Launch, is_python, wait_until
+from tests.podrun.hosts import Hosts, is_python
+from tests.podrun.launch import Launch, wait_until
 
 START_SECONDS = 20  # until all hosts print, on a busy machine
 STOP_SECONDS = 3  # from a fault to the end of podrun; one of these a second's grace and its margin

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.podrun.hosts import METADATA_ADDRESS, PODRUN, Hosts, Launch
+from tests.podrun.hosts import PODRUN, Hosts
+from tests.podrun.launch import Launch
+from tests.podrun.networks import METADATA_ADDRESS
 
 METADATA = """
 import http.server, json, os, sys

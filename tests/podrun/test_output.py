@@ -8,7 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.podrun.hosts import Hosts, Launch, pod_of
+from tests.podrun.hosts import Hosts
+from tests.podrun.launch import Launch
+from tests.podrun.networks import pod_of
 
 COUNT = "import os, sys\nfor i in range({lines}): print(i, 'x' * {width}{more})"
 

@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from tests.podrun.hosts import Hosts, wait_until
+from tests.podrun.hosts import Hosts
+from tests.podrun.launch import wait_until
 
 # Prints the signals that it gets; the argument says whether it then ends.
 LISTENER = """
