@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -65,6 +66,9 @@ class FileEntry:
         elements = np.empty(count, self.dtype)
         rest = elements.view(np.uint8).data
         with open(self.path, "rb", buffering=0) as file:
+            # What lies behind may be another host's share: nothing is to be read ahead.
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
             file.seek(self.start + first * self.dtype.itemsize)
             while rest:
                 read = file.readinto(rest)

@@ -204,9 +204,10 @@ def _place(parameter: Parameter, tensors: dict[str, Entry], place: Sharding) -> 
         return buffer
 
     by_rows = _by_rows(place, first=1 if parameter.stacked else 0)
-    return jax.device_put(
-        jax.make_array_from_callback(shape, by_rows, read_once), place, donate=True
-    )
+    array = jax.make_array_from_callback(shape, by_rows, read_once)
+    if by_rows.is_equivalent_to(place, len(shape)):
+        return array
+    return jax.device_put(array, place, donate=True)
 
 
 def _by_rows(place: Sharding, first: int) -> Sharding:
