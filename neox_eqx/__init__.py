@@ -12,11 +12,12 @@ from pathlib import Path
 
 from neox_eqx.checkpoint.load import load
 from neox_eqx.checkpoint.save import save
-from neox_eqx.config import GPTNeoXConfig, RopeParameters
+from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
 from neox_eqx.generation.options import GenerationOptions
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.presets import PRESETS
+from neox_eqx.rope import RopeParameters
 from neox_eqx.text.generator import Completion, Piece, TextGenerator
 
 DEMO_MODEL = Path(__file__).parent / "demo_model"

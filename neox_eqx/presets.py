@@ -6,7 +6,8 @@ random parameters. `python -m neox_eqx.presets` prints them as a table.
 
 from typing import Any
 
-from neox_eqx.config import GPTNeoXConfig, RopeParameters
+from neox_eqx.config import GPTNeoXConfig
+from neox_eqx.rope import RopeParameters
 
 
 def _shape(

@@ -25,9 +25,10 @@ from word_problems import KINDS, PRETRAINING_KINDS, Problem
 from neox_eqx import DEMO_MODEL, GenerationOptions, TextGenerator
 from neox_eqx.checkpoint.save import save
 from neox_eqx.command_line import run
-from neox_eqx.config import GPTNeoXConfig, RopeParameters
+from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
 from neox_eqx.model.neox import GPTNeoX
+from neox_eqx.rope import RopeParameters
 
 EXAM_SEED, EXAM_SIZE = 1_000_003, 500
 POOL = 16

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from neox_eqx.config import ACTIVATIONS, ROPE_TYPES, GPTNeoXConfig, RopeParameters
+from neox_eqx.config import ACTIVATIONS, GPTNeoXConfig
+from neox_eqx.rope import ROPE_TYPES, RopeParameters
 from tests.hf_models import FAMILIES, config_json, hf_config
 
 _LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}

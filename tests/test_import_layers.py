@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     "errors",
     "field_types",
+    "rope",
     "config",
     "presets",
     "command_line",

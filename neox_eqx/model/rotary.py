@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from neox_eqx.config import GPTNeoXConfig, RopeParameters
+from neox_eqx.config import GPTNeoXConfig
+from neox_eqx.rope import RopeParameters
 
 
 class Rotary(eqx.Module):

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from neox_eqx.config import GPTNeoXConfig, RopeParameters
+from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.model.neox import GPTNeoX
+from neox_eqx.rope import RopeParameters
 from tests.hf_models import FAMILIES, family, from_torch, hf_logits, our_logits, padded_batch
 
 # Twenty times what the parity test allows.
