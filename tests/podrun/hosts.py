@@ -53,7 +53,7 @@ class Hosts:
         self.known_hosts = folder / "known_hosts"
         for key in (self.key, self.hostkey):
             subprocess.run(["ssh-keygen", "-qt", "ed25519", "-N", "", "-f", key], check=True)
-        self._launches = 0
+        self._launches: list[Launch] = []
 
     port = 22
 
@@ -102,6 +102,8 @@ class Hosts:
             text += f"\nMatch LocalAddress {self.address(each)}\n"
             # With SHLVL bash leaves out the user's own ~/.bashrc.
             text += f"SetEnv PATH={PATH} SHLVL=1 PYTHONPATH={self.packages(each)}\n"
+            if each == "h2":  # as the start-up files of some shells do
+                text += 'ForceCommand echo welcome to h2; eval "$SSH_ORIGINAL_COMMAND"\n'
         path.write_text(text, "utf-8")
         with open(self.folder / f"sshd-{name}.log", "wb") as log:
             self.servers[name] = subprocess.Popen(
@@ -131,8 +133,7 @@ class Hosts:
         It runs in `directory`, writes to the file `stdout`, and gets these variables; where they
         are not given, in a folder of its own, to be read from the launch, and with a few.
         """
-        self._launches += 1
-        folder = self.folder / f"launch-{self._launches}"
+        folder = self.folder / f"launch-{len(self._launches)}"
         folder.joinpath("home").mkdir(parents=True)
         own = {
             "PATH": f"{self.folder}/bin:{os.environ['PATH']}",
@@ -142,7 +143,9 @@ class Hosts:
         listed = ",".join(self.names) if hosts is None else hosts
         option = ["--hosts", listed] if listed else []
         command = [*self.launcher(), sys.executable, str(PODRUN), *option, *arguments]
-        return Launch(command, own | environment, folder, directory or folder, stdout)
+        launch = Launch(command, own | environment, folder, directory or folder, stdout)
+        self._launches.append(launch)
+        return launch
 
     def run(self, *arguments: str, within_seconds: float = 30, **more: str) -> Launch:
         """podrun from start to end; `.process.returncode` holds its exit status."""
@@ -180,13 +183,16 @@ class Hosts:
         return found
 
     def close(self) -> None:
-        for server in self.servers.values():
-            server.kill()
-            server.wait()
+        for process in [*self.servers.values(), *(launch.process for launch in self._launches)]:
+            process.kill()
+            process.wait()
         for pid in self.processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
 
 def is_python(pid: int) -> bool:
-    return Path(f"/proc/{pid}/comm").read_text("utf-8").startswith("python")
+    try:
+        return Path(f"/proc/{pid}/comm").read_text("utf-8").startswith("python")
+    except FileNotFoundError:  # it has ended
+        return False
