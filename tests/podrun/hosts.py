@@ -107,7 +107,7 @@ class Hosts:
         path.write_text(text, "utf-8")
         with open(self.folder / f"sshd-{name}.log", "wb") as log:
             self.servers[name] = subprocess.Popen(
-                # The first word ends the server with this process, whatever ends that.
+                # The first words end the server with this process, whatever ends that.
                 ["setpriv", "--pdeathsig", "KILL", *around, SSHD, "-D", "-e", "-f", path],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -142,7 +142,9 @@ class Hosts:
         }
         listed = ",".join(self.names) if hosts is None else hosts
         option = ["--hosts", listed] if listed else []
-        command = [*self.launcher(), sys.executable, str(PODRUN), *option, *arguments]
+        # The first words end podrun with this process, whatever ends that.
+        around = ["setpriv", "--pdeathsig", "TERM", *self.launcher()]
+        command = [*around, sys.executable, str(PODRUN), *option, *arguments]
         launch = Launch(command, own | environment, folder, directory or folder, stdout)
         self._launches.append(launch)
         return launch

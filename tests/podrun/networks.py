@@ -186,8 +186,11 @@ def has_namespaces() -> bool:
     name = f"{PREFIX}{os.getpid()}-probe"
     if subprocess.run(["ip", "netns", "add", name], capture_output=True).returncode:
         return False
+    inside = ["nsenter", f"--net=/run/netns/{name}", "ip", "link", "add", "br0", "type", "bridge"]
+    unshare = ["unshare", "--uts", "--mount", "--pid", "--fork", "--mount-proc"]
+    works = not subprocess.run([*unshare, *inside], capture_output=True).returncode
     ip("netns", "del", name)
-    return True
+    return works
 
 
 def remove_stale() -> None:

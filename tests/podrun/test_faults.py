@@ -92,6 +92,19 @@ def test_a_killed_agent_leaves_nothing_behind(pod: Hosts) -> None:
     assert "connection lost, or its agent was killed" in reason
 
 
+def test_an_agent_that_stops_answering_is_named(pod: Hosts) -> None:
+    launch = start_all(pod, "import time; print('started'); time.sleep(1000)")
+    agent = next(pid for pid in pod.processes() if is_agent(pid))
+    os.kill(agent, signal.SIGSTOP)
+    try:
+        assert launch.end(25) == 255
+    finally:
+        os.kill(agent, signal.SIGCONT)
+    (reason,) = reasons(launch)
+    assert reason.endswith(": silent for 15 s")
+    pod.expect_nothing_left(within_seconds=3)
+
+
 def is_agent(pid: int) -> bool:
     """Not ssh, not the shell that sshd starts it in, and not the keeper, which it starts."""
     return is_python(pid) and not is_python(parent(pid))

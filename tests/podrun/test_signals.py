@@ -37,10 +37,11 @@ def test_a_signal_reaches_every_host(pod: Hosts, name: str) -> None:
 
 
 def test_a_signal_reaches_the_children_of_the_command(pod: Hosts) -> None:
-    launch = pod.launch("sh", "-c", "sleep 1000 & echo started; wait")
+    launch = pod.launch("sh", "-c", 'trap : TERM; python3 -c "$0" ends & wait; wait', LISTENER)
     launch.wait_for("started", times=4)
     launch.process.send_signal(signal.SIGTERM)
     assert launch.end(within_seconds=3) == 143
+    assert launch.stdout.count("| SIGTERM\n") == 4
 
 
 def test_a_program_has_time_to_end_and_a_second_signal_kills_it(pod: Hosts) -> None:
