@@ -1,0 +1,1 @@
+"""Checkpoints from one layout to another, bit for bit, with a certificate of it."""
