@@ -57,7 +57,7 @@ def test_the_host_that_differs_is_marked_and_nothing_runs(pod: Hosts, odd: str) 
     found = table(launch.stdout)
     assert found[odd]["jax"] == "0.0.1*"
     assert launch.stdout.count("*") == 1
-    launch = pod.run("--check", "python", "-c", "print('ran')")
+    launch = pod.run("--check", "python3", "-c", "print('ran')")
     assert launch.process.returncode == 1
     assert launch.stdout == ""
     assert table(launch.stderr)[odd]["jax"] == "0.0.1*"
