@@ -196,5 +196,5 @@ class Hosts:
 def is_python(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/comm").read_text("utf-8").startswith("python")
-    except FileNotFoundError:  # it has ended
+    except OSError:  # it has ended
         return False

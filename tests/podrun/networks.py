@@ -145,10 +145,11 @@ class LoopbackHosts(Hosts):
         end = f" {self.address(name)} {self.port}".encode()
         frozen = []
         for pid in self.processes():
-            environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-            if any(v.startswith(b"SSH_CONNECTION=") and v.endswith(end) for v in environment):
-                frozen.append(pid)
-                os.kill(pid, signal.SIGSTOP)
+            with contextlib.suppress(OSError):  # it has ended
+                environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+                if any(v.startswith(b"SSH_CONNECTION=") and v.endswith(end) for v in environment):
+                    os.kill(pid, signal.SIGSTOP)
+                    frozen.append(pid)
         try:
             yield
         finally:

@@ -107,7 +107,10 @@ def test_an_agent_that_stops_answering_is_named(pod: Hosts) -> None:
 
 def is_agent(pid: int) -> bool:
     """Not ssh, not the shell that sshd starts it in, and not the keeper, which it starts."""
-    return is_python(pid) and not is_python(parent(pid))
+    try:
+        return is_python(pid) and not is_python(parent(pid))
+    except OSError:  # it has ended
+        return False
 
 
 def parent(pid: int) -> int:
