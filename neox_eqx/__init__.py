@@ -18,7 +18,8 @@ from neox_eqx.generation.options import GenerationOptions
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.presets import PRESETS
 from neox_eqx.rope import RopeParameters
-from neox_eqx.text.generator import Completion, Piece, TextGenerator
+from neox_eqx.text.completion import Completion, Piece
+from neox_eqx.text.generator import TextGenerator
 
 DEMO_MODEL = Path(__file__).parent / "demo_model"
 """The directory of the bundled checkpoint."""

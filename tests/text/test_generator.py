@@ -10,7 +10,8 @@ from transformers import GPTNeoXForCausalLM
 
 from neox_eqx.errors import InputError
 from neox_eqx.generation.options import GenerationOptions
-from neox_eqx.text.generator import Completion, TextGenerator
+from neox_eqx.text.completion import Completion
+from neox_eqx.text.generator import TextGenerator
 from tests.generation.completions import theirs
 
 Saved = tuple[Path, GPTNeoXForCausalLM]
