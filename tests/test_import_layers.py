@@ -21,6 +21,7 @@ LAYERS = (
     "checkpoint",
     "generation",
     "text",
+    "convert",
     "__init__",
 )
 NARROWER = {"command_line": {"command_line", "errors"}}

@@ -109,3 +109,12 @@ def blocks(
         block = entry.read((slice(first, min(first + step, stop)), *index[1:]))
         with np.errstate(over="ignore"):
             yield first - start, block.astype(dtype, copy=False)
+
+
+def row_blocks(entry: Entry) -> Iterator[np.ndarray]:
+    """All of a tensor as it is stored, in row-major order, in blocks of rows."""
+    if not entry.shape:
+        yield entry.read(())
+        return
+    for _, block in blocks(entry, tuple(slice(0, size) for size in entry.shape), entry.dtype):
+        yield np.ascontiguousarray(block)

@@ -2,7 +2,7 @@
 
 from pathlib import Path, PureWindowsPath
 
-from neox_eqx.checkpoint import safetensors_file, torch_file
+from neox_eqx.checkpoint import native, safetensors_file, torch_file
 from neox_eqx.checkpoint.entry import Entry, check_name
 from neox_eqx.config import read_json
 from neox_eqx.errors import InputError
@@ -24,6 +24,8 @@ def read_entries(directory: Path) -> list[Entry]:
         InputError: there are no weights, or a file or the index is incomplete or corrupt.
     """
     found = next((name for name in WEIGHT_FILES if (directory / name).is_file()), None)
+    if found is None and (directory / native.PARAMETERS).is_dir():
+        return list(native.read_entries(directory / native.PARAMETERS))
     if found is None:
         raise InputError(f"{directory}: has no weights; expected one of {', '.join(WEIGHT_FILES)}")
     path = directory / found

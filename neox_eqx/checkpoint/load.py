@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -14,9 +13,10 @@ from tqdm import tqdm
 
 from neox_eqx.checkpoint.entry import Entry, blocks
 from neox_eqx.checkpoint.files import read_entries
+from neox_eqx.checkpoint.fit import fitting, model_shapes
 from neox_eqx.checkpoint.hub import resolve
-from neox_eqx.checkpoint.names import HEAD, Parameter, parameters, stored_name
-from neox_eqx.checkpoint.ties import rename_shared_head, settle_tying
+from neox_eqx.checkpoint.names import Parameter, parameters
+from neox_eqx.checkpoint.ties import settle_tying
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
 from neox_eqx.model.neox import GPTNeoX
@@ -34,7 +34,7 @@ def load(
     stacked: bool | None = None,
     mesh: Mesh | str | None = None,
 ) -> GPTNeoX:
-    """The model of a checkpoint directory in Hugging Face's layout, or of a Hub id.
+    """The model of a checkpoint directory in Hugging Face's or native layout, or of a Hub id.
 
     `dtype` defaults to float32 on a CPU and bfloat16 on an accelerator; `stacked` (layers
     scanned, not unrolled) to False and True. `mesh` spreads the model over devices: a Mesh with
@@ -49,21 +49,34 @@ def load(
     Example:
         >>> model = load("EleutherAI/pythia-70m")  # doctest: +SKIP
     """
+    with agreed():
+        directory = resolve(source)
+        config = GPTNeoXConfig.from_file(directory / "config.json")
+        entries = read_entries(directory)
+    return load_entries(directory, config, entries, dtype=dtype, stacked=stacked, mesh=mesh)
+
+
+def load_entries(
+    directory: Path,
+    config: GPTNeoXConfig,
+    entries: Iterable[Entry],
+    *,
+    dtype: jax.typing.DTypeLike | None = None,
+    stacked: bool | None = None,
+    mesh: Mesh | str | None = None,
+) -> GPTNeoX:
+    """As `load`, of tensors and a config that were found in `directory`, which errors name."""
     on_cpu = jax.default_backend() == "cpu"
     dtype = _dtype("float32" if on_cpu else "bfloat16") if dtype is None else _dtype(dtype)
     stacked = not on_cpu if stacked is None else stacked
 
     with agreed():
-        directory = resolve(source)
-        config = GPTNeoXConfig.from_file(directory / "config.json")
-        tensors = _by_stored_name(directory, read_entries(directory))
-        tensors = rename_shared_head(config, tensors)
-        _check(directory, config, tensors)
+        tensors = fitting(directory, config, entries)
         config = settle_tying(config, tensors, dtype)
         mesh = make_mesh(config, mesh) if isinstance(mesh, str) else mesh
         if mesh is not None and mesh.size == 1:
             mesh = None
-    check_equal(f"{source}, its configuration or tensors,", (config, sorted(tensors)))
+    check_equal(f"{directory}, its configuration or tensors,", (config, sorted(tensors)))
     shapes = dataclasses.replace(model_shapes(config, dtype, stacked=stacked), mesh=mesh)
     places = jax.tree.leaves(_places(shapes))
     arrays = [
@@ -71,13 +84,6 @@ def load(
         for parameter, place in zip(_with_progress(parameters(shapes)), places, strict=True)
     ]
     return jax.tree.unflatten(jax.tree.structure(shapes), arrays)
-
-
-def model_shapes(config: GPTNeoXConfig, dtype: jnp.dtype, *, stacked: bool) -> GPTNeoX:
-    """The model with a ShapeDtypeStruct in place of each array."""
-    return jax.eval_shape(
-        lambda: GPTNeoX.init(config, dtype=dtype, stacked=stacked, key=jax.random.key(0))
-    )
 
 
 def _dtype(dtype: jax.typing.DTypeLike) -> jnp.dtype:
@@ -88,78 +94,6 @@ def _dtype(dtype: jax.typing.DTypeLike) -> jnp.dtype:
     if known is None or known.name not in DTYPES:
         raise InputError(f"dtype {dtype!r} is not supported; it is one of {', '.join(DTYPES)}")
     return known
-
-
-def _by_stored_name(directory: Path, entries: Iterable[Entry]) -> dict[str, Entry]:
-    tensors: dict[str, Entry] = {}
-    for entry in entries:
-        name = stored_name(entry.name)
-        if name in tensors:
-            both = f"{tensors[name].name} and {entry.name}"
-            raise InputError(f"{directory}: holds {both}, which are the same parameter; remove one")
-        if name is not None:
-            tensors[name] = entry
-    return tensors
-
-
-def _check(directory: Path, config: GPTNeoXConfig, tensors: dict[str, Entry]) -> None:
-    """Each parameter has its tensor, in the right shape, and no tensor is left over."""
-    if config.num_hidden_layers > len(tensors):
-        raise InputError(
-            f"{directory}: tensors do not fit config.json; "
-            f"{config.num_hidden_layers} layers and only {len(tensors)} tensors"
-        )
-    if HEAD in tensors:
-        config = dataclasses.replace(config, tie_word_embeddings=False)
-    expected = parameters(model_shapes(config, jnp.dtype(jnp.float32), stacked=False))
-    shapes = {parameter.names[0]: parameter.shape for parameter in expected}
-    found = [(name, entry) for name, entry in tensors.items() if name in shapes]
-    problems = {
-        "missing": [_missing(name) for name in shapes if name not in tensors],
-        "unexpected": [entry.name for name, entry in tensors.items() if name not in shapes],
-        "of the wrong shape": [
-            f"{entry.name} {list(entry.shape)}, not {list(shapes[name])}"
-            for name, entry in found
-            if entry.shape != shapes[name]
-        ],
-        "not floating point": [
-            f"{entry.name} {entry.dtype}"
-            for _, entry in found
-            if not jnp.issubdtype(entry.dtype, jnp.floating)
-        ],
-    }
-    listed = [f"{what}: {', '.join(_folded(names))}" for what, names in problems.items() if names]
-    if listed:
-        raise InputError(f"{directory}: tensors do not fit config.json; {'; '.join(listed)}")
-
-
-def _missing(name: str) -> str:
-    return f"{name} (tie_word_embeddings is false)" if name == HEAD else name
-
-
-def _folded(texts: list[str]) -> Iterator[str]:
-    """The same texts; those that differ in their layer only are one, as `layers.{0-3,7}.bias`."""
-    groups: dict[tuple[str, ...], list[int]] = {}
-    for text in texts:
-        before, *layer_and_after = re.split(
-            r"(?<=layers\.)(0|[1-9]\d{0,5})(?=\.)", text, maxsplit=1
-        )
-        layers = groups.setdefault((before, *layer_and_after[1:]), [])
-        layers += [int(layer) for layer in layer_and_after[:1]]
-    for parts, layers in groups.items():
-        yield _runs(sorted(layers)).join(parts)
-
-
-def _runs(numbers: list[int]) -> str:
-    """Ascending numbers, in braces if there are several, with the runs among them shortened."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1][1:] = [number]
-        else:
-            runs.append([number])
-    text = ",".join("-".join(map(str, run)) for run in runs)
-    return f"{{{text}}}" if len(numbers) > 1 else text
 
 
 def _with_progress(parameters: list[Parameter]) -> Iterator[Parameter]:

@@ -121,12 +121,8 @@ def _corrupt(path: Path, what: str) -> InputError:
     return InputError(f"{path}: is truncated or corrupt: {what}; get the file again")
 
 
-def write_tensors(
-    path: Path,
-    layout: Sequence[tuple[str, tuple[int, ...], np.dtype]],
-    tensors: Iterable[np.ndarray],
-) -> None:
-    """Writes tensors one at a time; `layout` gives their names, shapes and dtypes beforehand."""
+def encode_header(layout: Sequence[tuple[str, tuple[int, ...], np.dtype]]) -> bytes:
+    """What stands in a file before the data of tensors of these names, shapes and dtypes."""
     codes = {dtype: code for code, dtype in DTYPES.items()}
     # transformers refuses a file that does not say which framework its tensors are of.
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
@@ -136,8 +132,17 @@ def write_tensors(
         header[name] = {"dtype": codes[dtype], "shape": shape, "data_offsets": [begin, end]}
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)  # So that the data are aligned in the file.
+    return len(encoded).to_bytes(8, "little") + encoded
+
+
+def write_tensors(
+    path: Path,
+    layout: Sequence[tuple[str, tuple[int, ...], np.dtype]],
+    tensors: Iterable[np.ndarray],
+) -> None:
+    """Writes tensors one at a time; `layout` gives their names, shapes and dtypes beforehand."""
     with open(path, "wb") as file:
-        file.write(len(encoded).to_bytes(8, "little") + encoded)
+        file.write(encode_header(layout))
         for (_, shape, dtype), tensor in zip(layout, tensors, strict=True):
             assert (tensor.shape, tensor.dtype) == (shape, dtype)
             file.write(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data)

@@ -39,6 +39,6 @@ def settle_tying(
     warnings.warn(
         f"{head.path}: tie_word_embeddings is true but {head.name} differs from "
         f"{embedding.name}; the stored head is used",
-        stacklevel=3,
+        stacklevel=4,
     )
     return dataclasses.replace(config, tie_word_embeddings=False)

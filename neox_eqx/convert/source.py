@@ -1,17 +1,24 @@
 """A checkpoint to convert, whichever of the three layouts it is in."""
 
 import dataclasses
-import re
+import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
 from neox_eqx.checkpoint.entry import Entry
 from neox_eqx.checkpoint.files import WEIGHT_FILES, read_entries
+from neox_eqx.checkpoint.fit import fitting
 from neox_eqx.checkpoint.hub import SMALL_FILES, resolve
-from neox_eqx.config import read_json
+from neox_eqx.checkpoint.native import PARAMETERS
+from neox_eqx.config import GPTNeoXConfig, read_json
 from neox_eqx.errors import InputError
 
 RowBias = Literal["auto", "sum", "first"]
+Layout = Literal["hf", "native", "neox"]
+
+CONFIG = "config.json"
+# EleutherAI's: what names the newest step, the steps' directories, and their files.
+_NEOX = ("latest", "global_step*", "layer_*-model_*-model_states.pt", "mp_rank_*_model_states.pt")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +31,7 @@ class Source:
     generation files to carry along byte for byte.
     """
 
-    layout: Literal["hf", "native", "neox"]
+    layout: Layout
     config_json: dict[str, Any]
     entries: list[Entry]
     files: tuple[Path, ...]
@@ -37,7 +44,49 @@ def read_source(source: str | Path, *, row_bias: RowBias = "auto") -> Source:
     `row_bias` is for EleutherAI's checkpoints: what to make of the ranks' copies of a bias.
 
     Raises:
-        InputError: no such checkpoint, of no known layout, or incomplete or corrupt.
+        InputError: no such checkpoint, of no known layout, or incomplete or corrupt; or its
+            tensors are not those that its config.json asks for.
     """
     directory = resolve(source)
-    raise InputError(f"{directory}: holds no checkpoint that is known")
+    weights = next((name for name in WEIGHT_FILES if (directory / name).is_file()), None)
+    if weights or (directory / PARAMETERS).is_dir():
+        found = _read(directory, weights)
+    elif any(any(directory.glob(pattern)) for pattern in _NEOX):
+        from neox_eqx.convert.neox_in import read_neox
+
+        found = read_neox(directory, row_bias=row_bias)
+    else:
+        raise InputError(
+            f"{directory}: holds no checkpoint; expected {WEIGHT_FILES[0]} or another file of "
+            f"Hugging Face's, a native checkpoint's directory {PARAMETERS}, or EleutherAI's "
+            f"{_NEOX[0]} or {_NEOX[2]}"
+        )
+    fitting(directory, GPTNeoXConfig.from_hf(found.config_json), found.entries)
+    return found
+
+
+def _read(directory: Path, weights: str | None) -> Source:
+    """A checkpoint with a config.json; `weights` is Hugging Face's file, None for native."""
+    GPTNeoXConfig.from_file(directory / CONFIG)  # its errors name the file
+    entries = read_entries(directory)
+    if weights:
+        files = sorted({directory / weights} | {entry.path for entry in entries})
+    else:
+        files = sorted(path for path in (directory / PARAMETERS).rglob("*") if path.is_file())
+    return Source(
+        "hf" if weights else "native",
+        read_json(directory / CONFIG),
+        entries,
+        (directory / CONFIG, *files),
+        find_companions(directory),
+    )
+
+
+def find_companions(directory: Path) -> tuple[Path, ...]:
+    """The tokenizer and generation files that stand in a directory, by name."""
+    patterns = [pattern for pattern in SMALL_FILES if pattern != CONFIG]
+    return tuple(
+        path
+        for path in sorted(directory.iterdir())
+        if path.is_file() and any(fnmatch.fnmatch(path.name, pattern) for pattern in patterns)
+    )

@@ -1,0 +1,106 @@
+"""Whether the tensors of a checkpoint are those that its config.json asks for."""
+
+import dataclasses
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from neox_eqx.checkpoint.entry import Entry
+from neox_eqx.checkpoint.names import HEAD, parameters, stored_name
+from neox_eqx.checkpoint.ties import rename_shared_head
+from neox_eqx.config import GPTNeoXConfig
+from neox_eqx.errors import InputError
+from neox_eqx.model.neox import GPTNeoX
+
+
+def fitting(directory: Path, config: GPTNeoXConfig, entries: Iterable[Entry]) -> dict[str, Entry]:
+    """The tensors of the parameters, each under the name that this package gives it.
+
+    Raises:
+        InputError: all missing, unexpected and mis-shaped tensors, named at once.
+    """
+    tensors = rename_shared_head(config, _by_stored_name(directory, entries))
+    _check(directory, config, tensors)
+    return tensors
+
+
+def model_shapes(config: GPTNeoXConfig, dtype: jnp.dtype, *, stacked: bool) -> GPTNeoX:
+    """The model with a ShapeDtypeStruct in place of each array."""
+    return jax.eval_shape(
+        lambda: GPTNeoX.init(config, dtype=dtype, stacked=stacked, key=jax.random.key(0))
+    )
+
+
+def _by_stored_name(directory: Path, entries: Iterable[Entry]) -> dict[str, Entry]:
+    tensors: dict[str, Entry] = {}
+    for entry in entries:
+        name = stored_name(entry.name)
+        if name in tensors:
+            both = f"{tensors[name].name} and {entry.name}"
+            raise InputError(f"{directory}: holds {both}, which are the same parameter; remove one")
+        if name is not None:
+            tensors[name] = entry
+    return tensors
+
+
+def _check(directory: Path, config: GPTNeoXConfig, tensors: dict[str, Entry]) -> None:
+    """Each parameter has its tensor, in the right shape, and no tensor is left over."""
+    if config.num_hidden_layers > len(tensors):
+        raise InputError(
+            f"{directory}: tensors do not fit config.json; "
+            f"{config.num_hidden_layers} layers and only {len(tensors)} tensors"
+        )
+    if HEAD in tensors:
+        config = dataclasses.replace(config, tie_word_embeddings=False)
+    expected = parameters(model_shapes(config, jnp.dtype(jnp.float32), stacked=False))
+    shapes = {parameter.names[0]: parameter.shape for parameter in expected}
+    found = [(name, entry) for name, entry in tensors.items() if name in shapes]
+    problems = {
+        "missing": [_missing(name) for name in shapes if name not in tensors],
+        "unexpected": [entry.name for name, entry in tensors.items() if name not in shapes],
+        "of the wrong shape": [
+            f"{entry.name} {list(entry.shape)}, not {list(shapes[name])}"
+            for name, entry in found
+            if entry.shape != shapes[name]
+        ],
+        "not floating point": [
+            f"{entry.name} {entry.dtype}"
+            for _, entry in found
+            if not jnp.issubdtype(entry.dtype, jnp.floating)
+        ],
+    }
+    listed = [f"{what}: {', '.join(_folded(names))}" for what, names in problems.items() if names]
+    if listed:
+        raise InputError(f"{directory}: tensors do not fit config.json; {'; '.join(listed)}")
+
+
+def _missing(name: str) -> str:
+    return f"{name} (tie_word_embeddings is false)" if name == HEAD else name
+
+
+def _folded(texts: list[str]) -> Iterator[str]:
+    """The same texts; those that differ in their layer only are one, as `layers.{0-3,7}.bias`."""
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for text in texts:
+        before, *layer_and_after = re.split(
+            r"(?<=layers\.)(0|[1-9]\d{0,5})(?=\.)", text, maxsplit=1
+        )
+        layers = groups.setdefault((before, *layer_and_after[1:]), [])
+        layers += [int(layer) for layer in layer_and_after[:1]]
+    for parts, layers in groups.items():
+        yield _runs(sorted(layers)).join(parts)
+
+
+def _runs(numbers: list[int]) -> str:
+    """Ascending numbers, in braces if there are several, with the runs among them shortened."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1][1:] = [number]
+        else:
+            runs.append([number])
+    text = ",".join("-".join(map(str, run)) for run in runs)
+    return f"{{{text}}}" if len(numbers) > 1 else text

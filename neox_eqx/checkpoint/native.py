@@ -1,0 +1,122 @@
+"""The tensors of a native checkpoint: an Orbax checkpoint of which any part can be read.
+
+The directory `parameters` holds an array in zarr's format for each tensor, under its Hugging
+Face name. Orbax restores it too; tensorstore, on which Orbax stands, reads rows of a tensor at
+the cost of the chunks that hold them, so that loading is the same as from any other file.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from neox_eqx.checkpoint.entry import check_name
+from neox_eqx.config import read_json
+from neox_eqx.errors import InputError
+
+if TYPE_CHECKING:
+    import tensorstore
+
+PARAMETERS = "parameters"
+METADATA = "_METADATA"
+CHUNK_BYTES = 16 * 2**20
+"""A chunk is a file and is read as a whole; none of this package's is larger."""
+
+
+@dataclasses.dataclass(frozen=True)
+class NativeEntry:
+    """A tensor in a zarr array, the directory `path`."""
+
+    path: Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def read(self, index: tuple[slice, ...]) -> np.ndarray:
+        """As `Entry.read`. Only the chunks that hold a part of it are read.
+
+        Raises:
+            InputError: a chunk is missing or corrupt.
+        """
+        # As NumPy cuts what goes beyond the end; tensorstore would complain.
+        ranges = [part.indices(size) for part, size in zip(index, self.shape, strict=True)]
+        within = tuple(slice(first, max(first, last)) for first, last, _ in ranges)
+        try:
+            return self._store[within].read().result()
+        except (ValueError, OSError) as error:
+            raise _corrupt(self.path, _one_line(error)) from error
+
+    @functools.cached_property
+    def _store(self) -> "tensorstore.TensorStore":
+        import tensorstore
+
+        # A chunk that is not there is an error, and no zeros.
+        spec = {"driver": "zarr3", "kvstore": _file(self.path), "fill_missing_data_reads": False}
+        return tensorstore.open(
+            spec, open=True, read=True, context=_context(), recheck_cached=False
+        ).result()
+
+
+def read_entries(directory: Path) -> list[NativeEntry]:
+    """The tensors of the Orbax checkpoint at `directory`, without their data.
+
+    Raises:
+        InputError: it is incomplete, or not of the form that this package writes.
+    """
+    metadata = read_json(directory / METADATA)
+    if metadata.get("use_ocdbt") is not False or metadata.get("use_zarr3") is not True:
+        raise InputError(
+            f"{directory}: is not stored as this package stores parameters; "
+            "convert the model that it came from again"
+        )
+    return [_entry(directory, name) for name in _names(directory / METADATA, metadata)]
+
+
+def _names(path: Path, metadata: dict[str, Any]) -> Iterator[str]:
+    try:
+        keys = [leaf["key_metadata"] for leaf in metadata["tree_metadata"].values()]
+        names = [key["key"] for (key,) in keys]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _corrupt(path, "it lists no tensors") from error
+    for name in names:
+        check_name(path, name)
+        if not name or "/" in name or name.startswith("."):
+            raise _corrupt(path, f"{name!r:.80} cannot be a tensor's name")
+        yield name
+
+
+def _entry(directory: Path, name: str) -> NativeEntry:
+    path = directory / name
+    array = read_json(path / "zarr.json")
+    try:
+        dtype, shape = jnp.dtype(array["data_type"]), tuple(array["shape"])
+        plain = all(type(size) is int and size >= 0 for size in shape)
+    except (KeyError, TypeError) as error:
+        raise _corrupt(path / "zarr.json", "it gives no shape and dtype") from error
+    if not plain:
+        raise _corrupt(path / "zarr.json", f"{array['shape']!r:.80} is no shape")
+    return NativeEntry(path, name, shape, dtype)
+
+
+@functools.cache
+def _context() -> "tensorstore.Context":
+    import tensorstore
+
+    # Blocks of rows and chunks do not end at the same rows: what two blocks share is kept.
+    return tensorstore.Context({"cache_pool": {"total_bytes_limit": 3 * CHUNK_BYTES}})
+
+
+def _file(path: Path) -> dict[str, str]:
+    return {"driver": "file", "path": f"{path.resolve()}/"}
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _corrupt(path: Path, what: str) -> InputError:
+    return InputError(f"{path}: is incomplete or corrupt: {what}; get the file again")
