@@ -1,10 +1,12 @@
 """The tensors in a file that `torch.save` wrote."""
 
 import dataclasses
+import re
 import struct
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
@@ -49,6 +51,44 @@ class MemoryEntry:
         return self.array[index]
 
 
+class Inert:
+    """Stands in for an object of a training run: takes what its pickle gives it, and does nothing.
+
+    What the pickle would set on an object is in `attributes`, if it has names.
+    """
+
+    attributes: dict
+
+    def __new__(cls, *arguments: object) -> "Inert":
+        inert = super().__new__(cls)
+        inert.attributes = {}
+        return inert
+
+    def __setstate__(self, state: object) -> None:
+        if isinstance(state, dict):
+            self.attributes = state
+
+
+# What a training run's states hold beside tensors: its arguments, the state of NumPy's random
+# numbers, and what DeepSpeed and Transformer Engine keep. None of it is made; see `Inert`.
+OF_A_TRAINING_RUN = (
+    "argparse.Namespace",
+    "types.SimpleNamespace",
+    "_io.BytesIO",
+    "numpy.dtype",
+    "numpy.ndarray",
+    *(
+        f"numpy.{core}.multiarray.{name}"
+        for core in ("core", "_core")
+        for name in ("_reconstruct", "scalar")
+    ),
+    "deepspeed.runtime.fp16.loss_scaler.LossScaler",
+    "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler",
+    "deepspeed.runtime.zero.config.ZeroStageEnum",
+    "deepspeed.utils.tensor_fragment.fragment_address",
+)
+
+
 def read_entries(path: Path) -> list[Entry]:
     """The tensors of a file; code that a pickle may hold is not run.
 
@@ -59,47 +99,90 @@ def read_entries(path: Path) -> list[Entry]:
         InputError: torch is not installed, or the file is corrupt or holds more than tensors.
     """
     starts = _data_starts(path)
-    if starts is None:
-        tensors = _load(path, "cpu")
-        return [MemoryEntry(path, name, _to_numpy(tensor)) for name, tensor in tensors.items()]
-    tensors = _load(path, "meta")
-    return [_file_entry(path, name, tensor, starts) for name, tensor in tensors.items()]
+    tensors = _unpickle(path, starts, stand_ins=())
+    for name, tensor in tensors.items():
+        if not isinstance(name, str) or not _is_tensor(tensor):
+            raise _more_than_tensors(path)
+    return [_entry(path, name, tensor, starts) for name, tensor in tensors.items()]
 
 
-def _load(path: Path, device: str) -> "dict[str, torch.Tensor]":
+def read_states(path: Path) -> tuple[list[Entry], dict[str, Any]]:
+    """The tensors of a training run's file, and the numbers, texts and dicts of them beside these.
+
+    The tensors are those under the key `module`, or those of the file where it has no such key.
+    All else that a training run is known to leave behind is ignored.
+
+    Raises:
+        InputError: as `read_entries`, or an object that a training run does not leave behind.
+    """
+    starts = _data_starts(path)
+    states = _unpickle(path, starts, stand_ins=OF_A_TRAINING_RUN)
+    module = states.get("module", states) or {}
+    if not isinstance(module, Mapping):
+        raise InputError(f"{path}: its module is no dict of tensors; save the checkpoint again")
+    tensors = {str(name): tensor for name, tensor in module.items() if _is_tensor(tensor)}
+    entries = [_entry(path, name, tensor, starts) for name, tensor in tensors.items()]
+    return entries, _plain({key: value for key, value in states.items() if key != "module"})
+
+
+def _plain(values: Mapping) -> dict[str, Any]:
+    plain: dict[str, Any] = {}
+    for key, value in values.items():
+        value = value.attributes if isinstance(value, Inert) else value
+        if isinstance(key, str) and isinstance(value, Mapping):
+            plain[key] = _plain(value)
+        elif isinstance(key, str) and isinstance(value, str | int | float | None):
+            plain[key] = value
+    return plain
+
+
+def _unpickle(path: Path, starts: set[int] | None, stand_ins: tuple[str, ...]) -> Mapping:
+    """What the file holds, its tensors without data where `starts` tells where these are."""
     try:
         import torch
     except ImportError as error:
         raise InputError(f"{path}: needs PyTorch to be read; pip install torch") from error
     import pickle
 
+    device = "cpu" if starts is None else "meta"
     try:
-        tensors = torch.load(path, weights_only=True, map_location=device)
+        with torch.serialization.safe_globals([(Inert, name) for name in stand_ins]):
+            states = torch.load(path, weights_only=True, map_location=device)
     except pickle.UnpicklingError as error:
-        raise _more_than_tensors(path) from error
+        raise _more_than_tensors(path, str(error)) from error
     except Exception as error:  # A corrupt pickle can fail in any way at all.
         raise _corrupt(path) from error
-    if not isinstance(tensors, dict):
+    if not isinstance(states, Mapping):
         raise _more_than_tensors(path)
-    for name, tensor in tensors.items():
-        plain = isinstance(name, str) and isinstance(tensor, torch.Tensor)
-        if not plain or tensor.layout != torch.strided:
-            raise _more_than_tensors(path)
-        check_name(path, name)
-        if str(tensor.dtype) not in DTYPES:
-            raise InputError(f"{path}: {name} has the unsupported dtype {tensor.dtype}")
-        if tensor.device.type != device or tensor.is_neg():
-            raise InputError(f"{path}: {name} is negated or without values; save a plain tensor")
-    return tensors
+    return states
+
+
+def _is_tensor(value: object) -> bool:
+    import torch
+
+    return isinstance(value, torch.Tensor) and value.layout == torch.strided
+
+
+def _entry(path: Path, name: str, tensor: "torch.Tensor", starts: set[int] | None) -> Entry:
+    check_name(path, name)
+    if str(tensor.dtype) not in DTYPES:
+        raise InputError(f"{path}: {name} has the unsupported dtype {tensor.dtype}")
+    if tensor.device.type != ("cpu" if starts is None else "meta") or tensor.is_neg():
+        raise InputError(f"{path}: {name} is negated or without values; save a plain tensor")
+    if starts is None:
+        return MemoryEntry(path, name, _to_numpy(tensor))
+    return _file_entry(path, name, tensor, starts)
 
 
 def _corrupt(path: Path) -> InputError:
     return InputError(f"{path}: is truncated or corrupt; get the file again")
 
 
-def _more_than_tensors(path: Path) -> InputError:
+def _more_than_tensors(path: Path, reason: str = "") -> InputError:
+    named = re.search(r"GLOBAL (\S+)", reason)
+    what = f" ({named[1]!r:.80})" if named else ""
     return InputError(
-        f"{path}: holds other things than named tensors, which are not read for safety; "
+        f"{path}: holds other things than named tensors{what}, which are not read for safety; "
         "save the model's state_dict() alone"
     )
 

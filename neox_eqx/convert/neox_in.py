@@ -1,0 +1,185 @@
+"""From an EleutherAI checkpoint to the tensors and the config.json that Hugging Face has."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import jax.numpy as jnp
+import numpy as np
+
+from neox_eqx.checkpoint.entry import Entry
+from neox_eqx.checkpoint.fit import model_shapes
+from neox_eqx.checkpoint.names import EMBEDDING, HEAD, parameters
+from neox_eqx.config import GPTNeoXConfig
+from neox_eqx.convert.neox_config import check_intermediate_size, published, read_config
+from neox_eqx.convert.neox_files import find_step, read_ranks
+from neox_eqx.convert.neox_merge import Joined, Run, Summed, are_equal
+from neox_eqx.convert.neox_names import Place
+from neox_eqx.convert.neox_parameters import find_parameters
+from neox_eqx.convert.neox_qkv import interleaved
+from neox_eqx.convert.neox_settings import Settings, check_representable, read_settings
+from neox_eqx.convert.neox_vocab import END_OF_TEXT, read_vocabulary
+from neox_eqx.convert.source import CONFIG, RowBias, Source, find_companions
+from neox_eqx.errors import InputError
+
+
+def read_neox(
+    directory: Path,
+    *,
+    row_bias: RowBias = "auto",
+    padded_vocab: Literal["keep", "cut"] = "keep",
+    fused_gelu: Literal["gelu", "gelu_fast"] = "gelu",
+    replicated: Literal["equal", "mean"] = "equal",
+) -> Source:
+    """An EleutherAI checkpoint under Hugging Face's names; reading a part reads that of each rank.
+
+    `directory` is the checkpoint's root, with `latest`, or that of a step. Each rank has the bias
+    of the attention's and of the MLP's output: with parallel residuals the ranks add theirs up,
+    with sequential ones all add the same one. That is `auto`; `sum` and `first` override it.
+    `cut` drops the rows of the embedding and the head that stand for no token. A fused gelu becomes
+    `fused_gelu`: its kernel computes gelu_fast, while the models published from such runs mostly
+    say gelu. The ranks' copies of a norm are to be `equal`, or else their `mean` is taken.
+
+    Raises:
+        InputError: the checkpoint is incomplete, corrupt, of several steps, or of a kind that
+            Hugging Face's GPT-NeoX cannot represent; the message names the file and the tensor.
+    """
+    step = find_step(directory)
+    if step is None:
+        raise InputError(f"{directory}: is no EleutherAI checkpoint; it has no file `latest`")
+    root = step.parent if (step.parent / "latest").is_file() else step
+    ranks = read_ranks(step)
+    settings = read_settings(step, root, ranks.files[0], ranks.arguments)
+    check_representable(settings)
+    found = find_parameters(ranks, settings)
+    config = _config(found, settings, fused_gelu)
+    merge = _Merge(settings, config, row_bias, replicated)
+    entries = [merge(place, parts) for place, parts in found.items()]
+    _check_shapes(settings, config, entries)
+
+    vocabulary = read_vocabulary((step, root), settings.values)
+    config_json = _config_json(root, config, vocabulary)
+    if padded_vocab == "cut":
+        size = _vocabulary_size(root, config, vocabulary)
+        config_json["vocab_size"] = size
+        entries = [_cut(entry, size) for entry in entries]
+    dtype = entries[0].dtype.name
+    return Source(
+        "neox",
+        config_json | {"dtype": dtype, "torch_dtype": dtype},
+        entries,
+        (*settings.files, *ranks.files),
+        find_companions(root),
+    )
+
+
+def _config_json(
+    root: Path, config: GPTNeoXConfig, vocabulary: Mapping[str, int]
+) -> dict[str, Any]:
+    """The config.json beside the checkpoint, or one that is made up from the run's settings."""
+    if (root / CONFIG).is_file():
+        return published(root / CONFIG, config)
+    end = vocabulary.get(END_OF_TEXT)
+    return dataclasses.replace(config, bos_token_id=end, eos_token_id=end).to_hf()
+
+
+def _config(
+    found: Mapping[Place, tuple[Entry, ...]], settings: Settings, fused_gelu: str
+) -> GPTNeoXConfig:
+    """The architecture, with the sizes that only the tensors tell."""
+    rows = {place.name: sum(part.shape[0] for part in parts) for place, parts in found.items()}
+    intermediate_size = rows["gpt_neox.layers.0.mlp.dense_h_to_4h.bias"]
+    check_intermediate_size(settings.where, settings.values, intermediate_size)
+    return read_config(
+        settings.where,
+        settings.values,
+        fused_gelu=fused_gelu,
+        vocab_size=rows[EMBEDDING],
+        intermediate_size=intermediate_size,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Merge:
+    """Makes one tensor of those that the ranks have of a parameter."""
+
+    settings: Settings
+    config: GPTNeoXConfig
+    row_bias: RowBias
+    replicated: Literal["equal", "mean"]
+
+    def __call__(self, place: Place, parts: tuple[Entry, ...]) -> Entry:
+        if place.spread == "copies":
+            return self._copies(place, parts)
+        if place.spread == "shares":
+            return self._shares(place, parts)
+        kv_heads = self.settings.values.get("num_kv_heads") or self.config.num_attention_heads
+        if ".query_key_value." in place.name and kv_heads != self.config.num_attention_heads:
+            return self._grouped(place, parts, kv_heads)
+        return Joined.whole(place.name, 0 if place.spread == "rows" else 1, parts)
+
+    def _copies(self, place: Place, parts: tuple[Entry, ...]) -> Entry:
+        if are_equal(parts):
+            return Joined.whole(place.name, 0, parts[:1])
+        if self.replicated == "mean":
+            return Summed(place.name, parts, divisor=len(parts))
+        raise InputError(
+            f"{parts[0].path}: {parts[0].name} differs from that of another rank, where all are "
+            "to be copies; get the ranks' files of one step of one run"
+        )
+
+    def _shares(self, place: Place, parts: tuple[Entry, ...]) -> Entry:
+        parallel = self.config.use_parallel_residual
+        if self.row_bias == "sum" or (self.row_bias == "auto" and parallel):
+            return Summed(place.name, parts)
+        if self.row_bias == "first" or are_equal(parts):
+            return Joined.whole(place.name, 0, parts[:1])
+        raise InputError(
+            f"{parts[0].path}: {parts[0].name} differs from that of another rank, where with "
+            "sequential residuals all are to be copies; choose a row bias of sum or first"
+        )
+
+    def _grouped(self, place: Place, parts: tuple[Entry, ...], kv_heads: Any) -> Entry:
+        where = self.settings.where
+        if not isinstance(kv_heads, int) or kv_heads < 1:
+            raise InputError(
+                f"{where}: num_kv_heads must be a number above 0, not {kv_heads!r:.80}"
+            )
+        if "qkv" in parts[0].name:
+            raise InputError(
+                f"{where}: num_kv_heads {kv_heads} with Transformer Engine's attention cannot be "
+                "converted; its order of the heads is not known"
+            )
+        heads, head_dim = self.config.num_attention_heads, self.config.head_dim
+        return interleaved(place.name, parts, heads=heads, kv_heads=kv_heads, head_dim=head_dim)
+
+
+def _check_shapes(settings: Settings, config: GPTNeoXConfig, entries: list[Entry]) -> None:
+    model = model_shapes(config, jnp.dtype(jnp.float32), stacked=False)
+    shapes = {parameter.names[0]: parameter.shape for parameter in parameters(model)}
+    for entry in entries:
+        if entry.shape != shapes[entry.name]:
+            raise InputError(
+                f"{entry.path}: {entry.name} is {list(entry.shape)} over all ranks, and "
+                f"{settings.where} makes it {list(shapes[entry.name])}; give this run's settings, "
+                "and the files of all its ranks"
+            )
+        if not jnp.issubdtype(entry.dtype, np.floating):
+            raise InputError(f"{entry.path}: {entry.name} is {entry.dtype}, not floating point")
+
+
+def _vocabulary_size(root: Path, config: GPTNeoXConfig, vocabulary: Mapping[str, int]) -> int:
+    size = 1 + max(vocabulary.values(), default=config.vocab_size)
+    if size > config.vocab_size:
+        raise InputError(
+            f"{root}: the vocabulary cannot be cut without a tokenizer beside the checkpoint that "
+            f"has at most its {config.vocab_size} tokens; put tokenizer.json there, or keep all"
+        )
+    return size
+
+
+def _cut(entry: Entry, vocab_size: int) -> Entry:
+    if entry.name not in (EMBEDDING, HEAD):
+        return entry
+    return Joined(entry.name, 0, (Run(entry, 0, vocab_size),))
