@@ -17,8 +17,6 @@ RowBias = Literal["auto", "sum", "first"]
 Layout = Literal["hf", "native", "neox"]
 
 CONFIG = "config.json"
-# EleutherAI's: what names the newest step, the steps' directories, and their files.
-_NEOX = ("latest", "global_step*", "layer_*-model_*-model_states.pt", "mp_rank_*_model_states.pt")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,28 +36,29 @@ class Source:
     companions: tuple[Path, ...]
 
 
-def read_source(source: str | Path, *, row_bias: RowBias = "auto") -> Source:
+def read_source(source: str | Path, **neox_options: Any) -> Source:
     """The checkpoint in a directory, or of a Hub id; the data of its tensors stay where they are.
 
-    `row_bias` is for EleutherAI's checkpoints: what to make of the ranks' copies of a bias.
+    `neox_options` are those of `read_neox`, which reads EleutherAI's checkpoints.
 
     Raises:
         InputError: no such checkpoint, of no known layout, or incomplete or corrupt; or its
             tensors are not those that its config.json asks for.
     """
+    from neox_eqx.convert.neox_files import find_step
+    from neox_eqx.convert.neox_in import read_neox
+
     directory = resolve(source)
     weights = next((name for name in WEIGHT_FILES if (directory / name).is_file()), None)
     if weights or (directory / PARAMETERS).is_dir():
         found = _read(directory, weights)
-    elif any(any(directory.glob(pattern)) for pattern in _NEOX):
-        from neox_eqx.convert.neox_in import read_neox
-
-        found = read_neox(directory, row_bias=row_bias)
+    elif find_step(directory):
+        found = read_neox(directory, **neox_options)
     else:
         raise InputError(
             f"{directory}: holds no checkpoint; expected {WEIGHT_FILES[0]} or another file of "
-            f"Hugging Face's, a native checkpoint's directory {PARAMETERS}, or EleutherAI's "
-            f"{_NEOX[0]} or {_NEOX[2]}"
+            f"Hugging Face's, a native checkpoint's directory {PARAMETERS}, or the file latest or "
+            "the layer_*.pt of EleutherAI's"
         )
     fitting(directory, GPTNeoXConfig.from_hf(found.config_json), found.entries)
     return found

@@ -1,0 +1,127 @@
+"""What a conversion has proved about itself: certificate.json."""
+
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from neox_eqx.checkpoint.entry import Entry
+from neox_eqx.checkpoint.fit import fitting
+from neox_eqx.config import GPTNeoXConfig
+from neox_eqx.convert.hashes import describe_all, describe_file, describe_tensor
+from neox_eqx.convert.source import Source
+from neox_eqx.errors import InputError
+
+CERTIFICATE = "certificate.json"
+_PACKAGES = (
+    "neox_eqx jax jaxlib equinox numpy ml_dtypes orbax-checkpoint tensorstore torch transformers"
+).split()
+
+
+def certify(source: Source, wanted: Source, result: Source, directory: Path) -> dict[str, Any]:
+    """Both sides of a conversion: the files and every tensor, read again and hashed.
+
+    `wanted` is the source in the dtypes that were asked for, `result` what can be read from
+    `directory`, where it was written.
+
+    Raises:
+        InputError: what was written is not what was to be written.
+    """
+    parent = Path(os.path.commonpath([path.parent for path in source.files]))
+    return {
+        "hashes": "SHA-256; of a tensor, over its values in its dtype, little-endian, row by row",
+        "source": {
+            "layout": source.layout,
+            "directory": str(parent.resolve()),
+            "files": describe_files(parent, (*source.files, *source.companions)),
+        },
+        "result": {
+            "layout": result.layout,
+            "files": describe_files(directory, sorted(_all_files(directory))),
+        },
+        "tensors": _compare_tensors(source, wanted, result),
+        "versions": _versions(),
+    }
+
+
+def write_certificate(certificate: dict[str, Any], directory: Path) -> None:
+    """Writes certificate.json into the directory."""
+    text = json.dumps(certificate, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    (directory / CERTIFICATE).write_text(text, encoding="utf-8")
+
+
+def describe_files(parent: Path, paths: Iterable[Path]) -> dict[str, dict[str, Any]]:
+    """Size and hash of files by their names relative to `parent`, which is above all of them."""
+    paths = list(paths)
+    names = [path.relative_to(parent).as_posix() for path in paths]
+    return dict(zip(names, describe_all(describe_file, paths, "Hashing files"), strict=True))
+
+
+def describe_tensors(entries: Iterable[Entry]) -> dict[str, dict[str, Any]]:
+    """Dtype and hash of tensors by their names."""
+    entries = list(entries)
+    found = describe_all(describe_tensor, entries, "Hashing tensors")
+    return {entry.name: tensor for entry, tensor in zip(entries, found, strict=True)}
+
+
+def _all_files(directory: Path) -> Iterable[Path]:
+    return (path for path in directory.rglob("*") if path.is_file())
+
+
+def _compare_tensors(source: Source, wanted: Source, result: Source) -> dict[str, dict[str, Any]]:
+    """Shape and both hashes of each tensor of the source, by its name there.
+
+    Where the result's layout has no place for it, a buffer or a copy of the embedding, the
+    result's is None.
+    """
+    counterparts = _counterparts(wanted, result)
+    stored = describe_tensors(source.entries)
+    pairs = zip(source.entries, wanted.entries, strict=True)
+    cast = describe_tensors(new for old, new in pairs if new is not old)
+    written = describe_tensors(result.entries)
+    tensors: dict[str, dict[str, Any]] = {}
+    for entry in source.entries:
+        name, other = entry.name, counterparts.get(entry.name)
+        if other and written[other] != (cast.get(name) or stored[name]):
+            raise InputError(f"{name} reads back otherwise than it was written; check the disk")
+        tensors[name] = {"shape": entry.shape, "source": stored[name], "result": None}
+        if other:
+            tensors[name]["result"] = written[other]
+        if name in cast:
+            tensors[name]["cast"] = f"{entry.dtype.name} to the nearest {cast[name]['dtype']}"
+    return tensors
+
+
+def _counterparts(wanted: Source, result: Source) -> dict[str, str]:
+    """The result's name of each tensor that it is to have, by the source's.
+
+    Raises:
+        InputError: the result lacks one, or has one too many.
+    """
+    names = [entry.name for entry in wanted.entries]
+    counterparts = {name: name for name in names}
+    if result.layout == "neox":
+        ours, theirs = _parameters(wanted), _parameters(result)
+        counterparts = {ours[key].name: theirs[key].name for key in ours if key in theirs}
+    lost = {entry.name for entry in result.entries} ^ set(counterparts.values())
+    if lost:
+        raise InputError(f"{min(lost)} is on one side of the conversion only; report this")
+    return counterparts
+
+
+def _parameters(source: Source) -> dict[str, Entry]:
+    config = GPTNeoXConfig.from_hf(source.config_json)
+    return fitting(source.files[0].parent, config, source.entries)
+
+
+def _versions() -> dict[str, str | None]:
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    return versions

@@ -1,0 +1,60 @@
+"""A conversion from beginning to end."""
+
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+from neox_eqx.convert.cast import cast
+from neox_eqx.convert.certificate import certify, write_certificate
+from neox_eqx.convert.config_out import write_config
+from neox_eqx.convert.destination import new_directory
+from neox_eqx.convert.forward import compare
+from neox_eqx.convert.hf_out import write_hf
+from neox_eqx.convert.native_out import write_native
+from neox_eqx.convert.source import Layout, read_source
+
+
+def convert(
+    source: str | Path,
+    destination: str | Path,
+    *,
+    to: Layout,
+    dtype: Literal["same", "float32", "bfloat16", "float16"] = "same",
+    max_shard_bytes: int = 5 * 10**9,
+    tensor_parallel: int = 1,
+    neox_layout: Literal["pipeline", "sequential"] = "pipeline",
+    verify: bool = True,
+    **neox_options: Any,
+) -> dict[str, Any]:
+    """Writes a checkpoint in another layout and returns the certificate that lies beside it.
+
+    Of the parameters, no more than a block of a tensor is in memory; with `verify`, the model is
+    held against transformers in float32 where it fits. `destination` must be absent or empty,
+    and comes into being whole. `neox_options` are those of `read_neox`.
+
+    Raises:
+        InputError: the source is incomplete or cannot be represented, or the destination cannot
+            be written; nothing is left of it then.
+    """
+    found = read_source(source, **neox_options)
+    wanted = cast(found, dtype)
+    with new_directory(Path(destination)) as directory:
+        if to == "neox":
+            from neox_eqx.convert.neox_out import write_neox
+
+            write_neox(wanted, directory, tensor_parallel=tensor_parallel, layout=neox_layout)
+        elif to == "hf":
+            write_hf(wanted.entries, directory, max_shard_bytes)
+        else:
+            write_native(wanted.entries, directory)
+        for path in found.companions:
+            shutil.copyfile(path, directory / path.name)
+        if to != "neox":
+            write_config(wanted, directory, dtype)  # last: without it nothing loads
+        result = read_source(directory)
+        certificate = certify(found, wanted, result, directory)
+        certificate["forward"] = (
+            compare(found, wanted, result, directory) if verify else {"skipped": "--no-verify"}
+        )
+        write_certificate(certificate, directory)
+    return certificate

@@ -1,0 +1,140 @@
+"""Our model of a result against transformers' model: the same input, the same float32 logits."""
+
+import contextlib
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from neox_eqx.checkpoint.load import load_entries
+from neox_eqx.checkpoint.names import stored_name
+from neox_eqx.config import GPTNeoXConfig
+from neox_eqx.convert.source import Source
+from neox_eqx.model.neox import GPTNeoX
+
+if TYPE_CHECKING:
+    import transformers
+
+PROMPT, NEW = 8, 32
+# Beside the parameters: the libraries themselves, activations, a tensor on its way.
+_HEADROOM = 10**9
+
+
+def compare(source: Source, wanted: Source, result: Source, directory: Path) -> dict[str, Any]:
+    """The largest difference of logits, and how many greedy tokens agree; or why not.
+
+    transformers reads the source where that is in its own layout and no dtype changed, else the
+    result, else is given the result's tensors. It continues a prompt greedily, and both models
+    then score all positions of that text.
+    """
+    try:
+        import transformers  # noqa: F401
+    except ImportError:
+        return {"skipped": "transformers and torch are not installed"}
+    reason = _too_large(result)
+    if reason:
+        return {"skipped": reason}
+    config = GPTNeoXConfig.from_hf(result.config_json)
+    if source.layout == "hf" and wanted is source:
+        read, where = "the source's files", source.files[0].parent
+    elif result.layout == "hf":
+        read, where = "the result's files", directory
+    else:
+        read, where = "tensors from the result's files", None
+    prompt = [7919 * index % config.vocab_size for index in range(PROMPT)]
+    tokens, theirs = _theirs(where, result, prompt)
+    ours = _ours(directory, result, config, tokens)
+    if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
+        return {"skipped": "the logits are not finite, in float32"}
+    last = slice(PROMPT - 1, PROMPT + NEW - 1)
+    return {
+        "dtype": "float32",
+        "transformers_read": read,
+        "prompt": prompt,
+        "positions": len(tokens),
+        "largest_logit_difference": float(np.abs(ours - theirs).max()),
+        "logit_rms": float(np.sqrt(np.mean(np.square(theirs, dtype=np.float64)))),
+        "greedy_tokens": NEW,
+        "greedy_tokens_agreeing": int((ours[last].argmax(-1) == tokens[PROMPT:]).sum()),
+    }
+
+
+def _too_large(result: Source) -> str | None:
+    """Why the model does not fit into memory; one of the two is there at a time."""
+    import psutil
+
+    parameters = sum(math.prod(entry.shape) for entry in result.entries)
+    needed, free = 4 * parameters + _HEADROOM, psutil.virtual_memory().available
+    if needed <= free:
+        return None
+    return f"needs {needed / 1e9:.1f} GB of memory in float32, and {free / 1e9:.1f} GB are free"
+
+
+def _theirs(where: Path | None, result: Source, prompt: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """The prompt with what transformers' model makes of it, and the logits of all positions."""
+    import torch
+    from transformers import GenerationConfig
+
+    with _quiet(), torch.inference_mode():
+        model = _their_model(where, result)
+        # Its own could penalise, sample or stop at an end.
+        model.generation_config = GenerationConfig(
+            do_sample=False, max_new_tokens=NEW, pad_token_id=0
+        )
+        ids = torch.tensor([prompt])
+        tokens = model.generate(ids, attention_mask=torch.ones_like(ids))
+        logits = model(tokens).logits[0]
+    return tokens[0].numpy(), logits.numpy()
+
+
+def _their_model(where: Path | None, result: Source) -> "transformers.GPTNeoXForCausalLM":
+    import torch
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    if where is not None:
+        return GPTNeoXForCausalLM.from_pretrained(
+            where, dtype=torch.float32, attn_implementation="eager"
+        ).eval()
+    model = GPTNeoXForCausalLM(GPTNeoXConfig.from_dict(dict(result.config_json))).eval().float()
+    model.set_attn_implementation("eager")
+    parameters = {stored_name(name): tensor for name, tensor in model.named_parameters()}
+    for entry in result.entries:
+        parameter = parameters.get(stored_name(entry.name))
+        if parameter is not None:
+            whole = entry.read(tuple(slice(0, size) for size in entry.shape))
+            parameter.copy_(torch.from_numpy(whole.astype(np.float32)))
+    return model
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' progress bars and remarks."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    had_bars = logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if had_bars:
+            logging.enable_progress_bar()
+
+
+def _ours(directory: Path, result: Source, config: GPTNeoXConfig, tokens: np.ndarray) -> np.ndarray:
+    model = load_entries(directory, config, result.entries, dtype="float32", stacked=True)
+    with jax.default_matmul_precision("highest"):
+        return np.asarray(_logits(model, jnp.asarray(tokens[None], jnp.int32))[0])
+
+
+@eqx.filter_jit
+def _logits(model: GPTNeoX, tokens: jax.Array) -> jax.Array:
+    hidden, _ = model(tokens, jnp.ones(tokens.shape, bool))
+    return model.logits(hidden)

@@ -1,0 +1,52 @@
+"""SHA-256 of files and tensors, of which none is in memory as a whole."""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+from neox_eqx.checkpoint.entry import Entry, row_blocks
+from neox_eqx.errors import InputError
+
+# Each may have a block in memory; hashing and reading go on beside Python.
+_THREADS = 2
+_BLOCK_BYTES = 4 * 2**20
+
+Item = TypeVar("Item", Path, Entry)
+
+
+def describe_file(path: Path) -> dict[str, Any]:
+    """Size and SHA-256 of a file.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb", buffering=0) as file:
+            while block := file.read(_BLOCK_BYTES):
+                digest.update(block)
+            return {"bytes": file.tell(), "sha256": digest.hexdigest()}
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def describe_tensor(entry: Entry) -> dict[str, Any]:
+    """Dtype of a tensor and SHA-256 of its values: little-endian, row by row, in that dtype."""
+    digest = hashlib.sha256()
+    for block in row_blocks(entry):
+        digest.update(block.reshape(-1).view("u1").data)
+    return {"dtype": entry.dtype.name, "sha256": digest.hexdigest()}
+
+
+def describe_all(
+    describe: Callable[[Item], dict[str, Any]], items: Iterable[Item], what: str
+) -> list[dict[str, Any]]:
+    """The descriptions of several, in their order, with progress on stderr if it is a terminal."""
+    items = list(items)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = tqdm(pool.map(describe, items), total=len(items), desc=what, disable=None)
+        return list(found)
