@@ -33,8 +33,11 @@ class NamespaceHosts(Hosts):
 
     def start(self) -> None:
         self.write_files()
-        lines = f"127.0.0.1 localhost\n{METADATA_ADDRESS} metadata.google.internal\n"
-        self.folder.joinpath("hosts").write_text(lines, "utf-8")
+        addresses = {"localhost": "127.0.0.1", "metadata.google.internal": METADATA_ADDRESS}
+        # A host knows its own name: gloo, which connects JAX on CPUs, tells the others where it is.
+        addresses |= {name: self.address(name) for name in [*self.names, "launcher"]}
+        lines = [f"{address} {name}\n" for name, address in addresses.items()]
+        self.folder.joinpath("hosts").write_text("".join(lines), "utf-8")
         Path("/run/sshd").mkdir(exist_ok=True)
         ip("netns", "add", self.prefix + "sw")
         self._switch("link", "add", "br0", "type", "bridge")

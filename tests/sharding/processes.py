@@ -23,21 +23,36 @@ class Ended:
     seconds: float
 
 
-def start(
-    command: Sequence[str | Path], count: int, directories: Sequence[Path] | None = None
-) -> list[subprocess.Popen[str]]:
-    """`count` processes of a Python program with two devices each, in a directory each."""
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        coordinator = f"127.0.0.1:{free.getsockname()[1]}"
+        return free.getsockname()[1]
+
+
+def podrun_environments(count: int) -> list[dict[str, str]]:
+    """What podrun sets for each of so many processes."""
+    coordinator = f"127.0.0.1:{free_port()}"
+    shared = {
+        "JAX_COORDINATOR_BIND_ADDRESS": coordinator,
+        "PODRUN_COORDINATOR": coordinator,
+        "PODRUN_NUM_PROCESSES": str(count),
+    }
+    return [{**shared, "PODRUN_PROCESS_ID": str(number)} for number in range(count)]
+
+
+def start(
+    command: Sequence[str | Path],
+    count: int,
+    directories: Sequence[Path] | None = None,
+    environments: Sequence[dict[str, str]] | None = None,
+) -> list[subprocess.Popen[str]]:
+    """`count` processes of a Python program with two devices each, in a directory each."""
+    environments = environments or podrun_environments(count)
     inherited = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     shared = {
         "PYTHONPATH": str(ROOT),
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(DEVICES),
-        "JAX_COORDINATOR_BIND_ADDRESS": coordinator,
-        "PODRUN_COORDINATOR": coordinator,
-        "PODRUN_NUM_PROCESSES": str(count),
     }
     return [
         subprocess.Popen(
@@ -46,7 +61,7 @@ def start(
             stderr=subprocess.PIPE,
             text=True,
             cwd=directories[number] if directories else None,
-            env={**inherited, **shared, "PODRUN_PROCESS_ID": str(number)},
+            env={**inherited, **shared, **environments[number]},
         )
         for number in range(count)
     ]
