@@ -30,13 +30,14 @@ def certify(source: Source, wanted: Source, result: Source, directory: Path) -> 
     Raises:
         InputError: what was written is not what was to be written.
     """
-    parent = Path(os.path.commonpath([path.parent for path in source.files]))
+    read = (*source.files, *source.companions)
+    parent = Path(os.path.commonpath([path.parent for path in read]))
     return {
         "hashes": "SHA-256; of a tensor, over its values in its dtype, little-endian, row by row",
         "source": {
             "layout": source.layout,
             "directory": str(parent.resolve()),
-            "files": describe_files(parent, (*source.files, *source.companions)),
+            "files": describe_files(parent, read),
         },
         "result": {
             "layout": result.layout,

@@ -22,12 +22,15 @@ def new_directory(directory: Path) -> Iterator[Path]:
     """
     try:
         directory = directory.resolve()
+    except (OSError, RuntimeError) as error:  # A loop of links is a RuntimeError.
+        raise InputError(f"{directory}: cannot be a directory: {error}") from error
+    try:
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
             raise InputError(f"{directory}: is not an empty directory; choose another name")
         if directory == Path.cwd():
             # It would be replaced, and the process be left in one that is no more.
             raise InputError(f"{directory}: is the working directory; choose another name")
-        partial = directory.with_name(f".{directory.name}.partial-{os.getpid()}")
+        partial = directory.with_name(f"{_prefix(directory)}{os.getpid()}")
         _remove_abandoned(directory)
         partial.mkdir(parents=True)
         try:
@@ -36,9 +39,12 @@ def new_directory(directory: Path) -> Iterator[Path]:
                 os.replace(partial, directory)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-    except (OSError, RuntimeError) as error:  # A loop of links is a RuntimeError.
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise InputError(f"{directory}: cannot be written: {reason}") from error
+    except OSError as error:
+        if error.errno is None:
+            raise  # a library's own, which says nothing of a file
+        if error.filename and _prefix(directory) not in str(error.filename):
+            raise InputError(f"{error.filename}: {error.strerror}") from error
+        raise InputError(f"{directory}: cannot be written: {error.strerror}") from error
 
 
 @contextlib.contextmanager
@@ -53,11 +59,15 @@ def _locked(directory: Path) -> Iterator[None]:
 
 
 def _remove_abandoned(directory: Path) -> None:
-    prefix = f".{directory.name}.partial-"
     parent = directory.parent
     for path in parent.iterdir() if parent.is_dir() else ():
         # One that is locked belongs to a process that still writes.
         with contextlib.suppress(BlockingIOError):
-            if path.name.startswith(prefix) and path.is_dir():
+            if path.name.startswith(_prefix(directory)) and path.is_dir():
                 with _locked(path):
                     shutil.rmtree(path, ignore_errors=True)
+
+
+def _prefix(directory: Path) -> str:
+    """What the names of the directories begin with that are to become this one."""
+    return f".{directory.name}.partial-"

@@ -4,7 +4,7 @@ import contextlib
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -16,9 +16,6 @@ from neox_eqx.checkpoint.names import stored_name
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.convert.source import Source
 from neox_eqx.model.neox import GPTNeoX
-
-if TYPE_CHECKING:
-    import transformers
 
 PROMPT, NEW = 8, 32
 # Beside the parameters: the libraries themselves, activations, a tensor on its way.
@@ -92,7 +89,7 @@ def _theirs(where: Path | None, result: Source, prompt: list[int]) -> tuple[np.n
     return tokens[0].numpy(), logits.numpy()
 
 
-def _their_model(where: Path | None, result: Source) -> "transformers.GPTNeoXForCausalLM":
+def _their_model(where: Path | None, result: Source) -> Any:
     import torch
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 

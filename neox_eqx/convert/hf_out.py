@@ -36,7 +36,7 @@ def write_hf(entries: Sequence[Entry], directory: Path, max_shard_bytes: int) ->
     if len(shards) == 1:
         _write_file(directory / WEIGHT_FILES[0], shards[0])
         return
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         name = f"model-{number:05}-of-{len(shards):05}.safetensors"
         _write_file(directory / name, shard)

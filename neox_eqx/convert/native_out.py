@@ -4,12 +4,15 @@ import contextlib
 import dataclasses
 import logging
 import math
+import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neox_eqx.checkpoint.entry import Entry
 from neox_eqx.checkpoint.native import CHUNK_BYTES, PARAMETERS
+from neox_eqx.errors import InputError
 
 if TYPE_CHECKING:
     import tensorstore
@@ -69,14 +72,23 @@ class _Leaf:
 
 async def _write(entry: Entry, path: Path) -> None:
     rows = chunk_rows(entry)
-    store = await _create(entry, path, rows)
-    if not entry.shape:
-        await store.write(entry.read(()))
-        return
     others = tuple(slice(0, size) for size in entry.shape[1:])
-    for first in range(0, entry.shape[0], rows):
-        block = entry.read((slice(first, min(first + rows, entry.shape[0])), *others))
-        await store[first : first + len(block)].write(block)
+    try:
+        store = await _create(entry, path, rows)
+        if not entry.shape:
+            await store.write(entry.read(()))
+            return
+        for first in range(0, entry.shape[0], rows):
+            block = entry.read((slice(first, min(first + rows, entry.shape[0])), *others))
+            await store[first : first + len(block)].write(block)
+    except InputError:
+        raise  # of the source
+    except ValueError as error:
+        # tensorstore's; the system's number stands in the text alone.
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        if not code:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
 
 
 async def _create(entry: Entry, path: Path, rows: int) -> "tensorstore.TensorStore":
