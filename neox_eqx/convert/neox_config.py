@@ -25,6 +25,7 @@ _SAME = {
     "hidden_dropout": ("hidden_dropout", 0.0),
 }
 _ACTIVATIONS = {"gelu": "gelu", "relu": "relu", "silu": "silu", "swish": "silu"}
+_OF_TRAINING = ("initializer_range", "attention_dropout", "hidden_dropout")
 _FUSED_GELU = ("gelu_fast", "gelu_new", "gelu_pytorch_tanh")
 
 
@@ -93,7 +94,7 @@ def published(path: Path, config: GPTNeoXConfig) -> dict[str, Any]:
         {theirs.hidden_act, config.hidden_act} <= {"gelu", *_FUSED_GELU}
         or {theirs.hidden_act, config.hidden_act} <= {"silu", "swish"}
     )
-    untold = ("hidden_act", "bos_token_id", "eos_token_id", "pad_token_id")
+    untold = ("hidden_act", "bos_token_id", "eos_token_id", "pad_token_id", *_OF_TRAINING)
     ours, named = (dataclasses.asdict(which) for which in (config, theirs))
     wrong = [key for key in named if key not in untold and named[key] != ours[key]]
     if wrong or not same_act:

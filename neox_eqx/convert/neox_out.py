@@ -39,11 +39,10 @@ def write_neox(
 ) -> None:
     """Writes the tensors of a checkpoint, split for `tensor_parallel` ranks, into `directory`.
 
-    Beside them are the settings for a run that starts from them, and the config.json, which holds
-    what settings do not tell, for the way back. `legacy_names` are those of the
-    MLP in GPT-NeoX 2.0 and before. Memory is bounded by a block of a tensor; of the checkpoint's
-    data nothing is held. With parallel residuals the first rank gets the biases that the ranks
-    add up, and the others -0, so that the sum is exactly the bias.
+    Beside them are the settings for a run that starts from them, and for the way back config.json,
+    which holds what settings do not tell. With parallel residuals the first rank gets the biases
+    that the ranks add up, and the others -0, so that the sum is exactly the bias. `legacy_names`
+    are those of GPT-NeoX 2.0 and before. Of the tensors a block at a time is in memory.
 
     Raises:
         InputError: the ranks do not divide the model, or GPT-NeoX's settings cannot describe it.
@@ -62,18 +61,24 @@ def write_neox(
     (step / "configs").mkdir(parents=True)
     text = yaml.safe_dump(settings, sort_keys=False)
     (step / "configs" / "gpt-neox.yml").write_text(text, encoding="utf-8")
-    config_json = json.dumps(source.config_json, indent=2) + "\n"
-    (directory / CONFIG).write_text(config_json, encoding="utf-8")
+    _write_config(directory, source, config)
+    wanted = places(config.num_hidden_layers)
     for rank in range(tensor_parallel):
         parts = {
             place: _part(place, tensors[place.name], rank, tensor_parallel, config)
-            for place in places(config.num_hidden_layers)[
-                : -1 if config.tie_word_embeddings else None
-            ]
+            for place in (wanted[:-1] if config.tie_word_embeddings else wanted)
+            if config.attention_bias or place.name in tensors
         }
         _write_rank(step, rank, parts, layout, _states(tensor_parallel), legacy_names)
     # Last, so that a checkpoint that is not whole is none.
     (directory / "latest").write_text(STEP, encoding="utf-8")
+
+
+def _write_config(directory: Path, source: Source, config: GPTNeoXConfig) -> None:
+    values = dict(source.config_json)
+    if values.get("tie_word_embeddings") and not config.tie_word_embeddings:
+        values["tie_word_embeddings"] = False  # Its head was another all the same.
+    (directory / CONFIG).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def _check_divides(where: Path, config: GPTNeoXConfig, ranks: int) -> None:

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from neox_eqx.errors import InputError
 
 SUFFIXES = (".yml", ".yaml")
@@ -101,8 +103,6 @@ def _yaml_files(folder: Path) -> tuple[Path, ...]:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    import yaml
-
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -69,7 +69,7 @@ def _set_checksums(file: BinaryIO, checksums: dict[int, int]) -> None:
     It is in the archive's directory and in a descriptor behind the data.
     """
     file.flush()
-    with zipfile.ZipFile(file) as archive:  # type: ignore[arg-type]
+    with zipfile.ZipFile(file) as archive:
         members, place = archive.infolist(), archive.start_dir
     for member in members:
         file.seek(member.header_offset + 26)
