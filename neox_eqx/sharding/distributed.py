@@ -19,8 +19,9 @@ from neox_eqx.errors import InputError
 
 # Seconds. Python and JAX may start this much later on one host than on another.
 _START = 60
-# A process that says nothing for so long has failed, and the others end.
-_SILENCE = 10
+# A process that says nothing for so long has failed, and the others end. podrun, which can name
+# the host, notices one that is cut off before that.
+_SILENCE = 20
 # A process that has finished waits so long for the others to finish.
 _FINISH = 30
 

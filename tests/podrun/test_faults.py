@@ -101,7 +101,7 @@ def test_an_agent_that_stops_answering_is_named(pod: Hosts) -> None:
     finally:
         os.kill(agent, signal.SIGCONT)
     (reason,) = reasons(launch)
-    assert reason.endswith(": silent for 15 s")
+    assert reason.endswith(": silent for 10 s")
     pod.expect_nothing_left(within_seconds=3)
 
 
@@ -165,7 +165,7 @@ def test_a_host_that_is_cut_off_is_named_and_ends_by_itself(pod: Hosts) -> None:
         assert launch.end(25) == 255
         (reason,) = reasons(launch)
         assert reason.startswith("podrun: h3: ")
-        assert "silent for 15 s" in reason or "Timeout, server" in reason
+        assert "silent for 10 s" in reason or "Timeout, server" in reason
         if not hasattr(pod, "prefix"):  # its processes are stopped, and stay until they go on
             return
         pod.expect_nothing_left(within_seconds=10)

@@ -80,7 +80,7 @@ def rank(pod: Hosts, number: int) -> int:
     [
         (signal.SIGKILL, "podrun: h2: signal SIGKILL\n", 5),
         (signal.SIGTERM, "podrun: h2: signal SIGTERM\n", 5),
-        (signal.SIGSTOP, "podrun: h", 30),
+        (signal.SIGSTOP, "podrun: h", 40),
     ],
 )
 def test_a_process_that_fails_while_decoding_ends_all(
@@ -92,6 +92,15 @@ def test_a_process_that_fails_while_decoding_ends_all(
     assert launch.end(within) != 0
     assert reason in launch.stderr
     pod.expect_nothing_left(2)
+
+
+def test_a_host_that_is_cut_off_while_decoding_is_named(pod: Hosts, endless: Path) -> None:
+    launch = generate(pod, "--prompt-file", str(endless))
+    wait_until(lambda: launch.stdout.count("\n") > 4, START_SECONDS, lambda: launch.stderr)
+    with pod.cut("h3"):
+        assert launch.end(20) == 255
+        assert launch.stderr.splitlines()[-1].startswith("podrun: h3: ")
+        wait_until(lambda: not pod.processes(), 25, lambda: f"still there: {pod.processes()}")
 
 
 def test_ctrl_c_while_decoding_ends_all(pod: Hosts, endless: Path) -> None:
