@@ -25,7 +25,7 @@ def certify(source: Source, wanted: Source, result: Source, directory: Path) -> 
     """Both sides of a conversion: the files and every tensor, read again and hashed.
 
     `wanted` is the source in the dtypes that were asked for, `result` what can be read from
-    `directory`, where it was written.
+    `directory`, all of which is described.
 
     Raises:
         InputError: what was written is not what was to be written.

@@ -3,16 +3,15 @@
 import json
 import math
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 from neox_eqx.checkpoint.names import stored_name
 from neox_eqx.config import GPTNeoXConfig
-from neox_eqx.convert.source import CONFIG, Source
+from neox_eqx.convert.source import Source
 
 
-def write_config(source: Source, directory: Path, dtype: str) -> None:
-    """Writes the source's config.json with what versions of transformers would miss in it.
+def result_config(source: Source, dtype: str) -> dict[str, Any]:
+    """The source's config.json with what versions of transformers would miss in it.
 
     All of its keys stay. transformers 5 reads `rope_parameters` and `dtype`; 4 reads
     `rotary_pct`, `rotary_emb_base`, `rope_scaling` and `torch_dtype`, and would silently fall
@@ -20,11 +19,14 @@ def write_config(source: Source, directory: Path, dtype: str) -> None:
     """
     values = _both_spellings(source.config_json)
     stated = values.get("dtype") or values.get("torch_dtype")
-    values["dtype"] = values["torch_dtype"] = (
-        dtype if dtype != "same" else stated or _most_common_dtype(source)
-    )
-    text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
-    (directory / CONFIG).write_text(text, encoding="utf-8")
+    if dtype == "same":
+        dtype = stated or _most_common_dtype(source)
+    return {**values, "dtype": dtype, "torch_dtype": dtype}
+
+
+def to_text(config_json: dict[str, Any]) -> str:
+    """The text of a config.json."""
+    return json.dumps(config_json, indent=2, ensure_ascii=False) + "\n"
 
 
 def _both_spellings(config_json: dict[str, Any]) -> dict[str, Any]:

@@ -6,12 +6,13 @@ from typing import Any, Literal
 
 from neox_eqx.convert.cast import cast
 from neox_eqx.convert.certificate import certify, write_certificate
-from neox_eqx.convert.config_out import write_config
+from neox_eqx.convert.config_out import result_config, to_text
 from neox_eqx.convert.destination import new_directory
 from neox_eqx.convert.forward import compare
+from neox_eqx.convert.hashes import describe_text
 from neox_eqx.convert.hf_out import write_hf
 from neox_eqx.convert.native_out import write_native
-from neox_eqx.convert.source import Layout, read_source
+from neox_eqx.convert.source import CONFIG, Layout, read_source, read_tensors
 
 
 def convert(
@@ -39,22 +40,29 @@ def convert(
     found = read_source(source, **neox_options)
     wanted = cast(found, dtype)
     with new_directory(Path(destination)) as directory:
+        for path in found.companions:
+            shutil.copyfile(path, directory / path.name)
         if to == "neox":
             from neox_eqx.convert.neox_out import write_neox
 
             write_neox(wanted, directory, tensor_parallel=tensor_parallel, layout=neox_layout)
-        elif to == "hf":
-            write_hf(wanted.entries, directory, max_shard_bytes)
+            result, last = read_source(directory), {}
         else:
-            write_native(wanted.entries, directory)
-        for path in found.companions:
-            shutil.copyfile(path, directory / path.name)
-        if to != "neox":
-            write_config(wanted, directory, dtype)  # last: without it nothing loads
-        result = read_source(directory)
+            if to == "hf":
+                write_hf(wanted.entries, directory, max_shard_bytes)
+            else:
+                write_native(wanted.entries, directory)
+            config_json = result_config(wanted, dtype)
+            result = read_tensors(directory, config_json)
+            last = {CONFIG: to_text(config_json)}
         certificate = certify(found, wanted, result, directory)
+        for name, text in last.items():
+            certificate["result"]["files"][name] = describe_text(text)
         certificate["forward"] = (
             compare(found, wanted, result, directory) if verify else {"skipped": "--no-verify"}
         )
         write_certificate(certificate, directory)
+        # Without its config.json nothing loads: what was killed before is no model.
+        for name, text in last.items():
+            (directory / name).write_text(text, encoding="utf-8")
     return certificate

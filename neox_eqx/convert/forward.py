@@ -1,6 +1,7 @@
 """Our model of a result against transformers' model: the same input, the same float32 logits."""
 
 import contextlib
+import copy
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from neox_eqx.checkpoint.load import load_entries
-from neox_eqx.checkpoint.names import stored_name
+from neox_eqx.checkpoint.names import HEAD, stored_name
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.convert.source import Source
 from neox_eqx.model.neox import GPTNeoX
@@ -37,14 +38,16 @@ def compare(source: Source, wanted: Source, result: Source, directory: Path) -> 
     if reason:
         return {"skipped": reason}
     config = GPTNeoXConfig.from_hf(result.config_json)
-    if source.layout == "hf" and wanted is source:
-        read, where = "the source's files", source.files[0].parent
-    elif result.layout == "hf":
-        read, where = "the result's files", directory
-    else:
-        read, where = "tensors from the result's files", None
     prompt = [7919 * index % config.vocab_size for index in range(PROMPT)]
-    tokens, theirs = _theirs(where, result, prompt)
+    if source.layout == "hf" and wanted is source:
+        read = "the source's files"
+        tokens, theirs = _theirs(source, source.files[0].parent, prompt)
+    elif result.layout == "hf":
+        read = "the result's files"
+        tokens, theirs = _theirs(result, directory, prompt)
+    else:
+        read = "the tensors of the result, by our reader"
+        tokens, theirs = _theirs(result, None, prompt)
     ours = _ours(directory, result, config, tokens)
     if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
         return {"skipped": "the logits are not finite, in float32"}
@@ -72,13 +75,15 @@ def _too_large(result: Source) -> str | None:
     return f"needs {needed / 1e9:.1f} GB of memory in float32, and {free / 1e9:.1f} GB are free"
 
 
-def _theirs(where: Path | None, result: Source, prompt: list[int]) -> tuple[np.ndarray, np.ndarray]:
+def _theirs(
+    source: Source, directory: Path | None, prompt: list[int]
+) -> tuple[np.ndarray, np.ndarray]:
     """The prompt with what transformers' model makes of it, and the logits of all positions."""
     import torch
     from transformers import GenerationConfig
 
     with _quiet(), torch.inference_mode():
-        model = _their_model(where, result)
+        model = _their_model(source, directory)
         # Its own could penalise, sample or stop at an end.
         model.generation_config = GenerationConfig(
             do_sample=False, max_new_tokens=NEW, pad_token_id=0
@@ -89,18 +94,22 @@ def _theirs(where: Path | None, result: Source, prompt: list[int]) -> tuple[np.n
     return tokens[0].numpy(), logits.numpy()
 
 
-def _their_model(where: Path | None, result: Source) -> Any:
+def _their_model(source: Source, directory: Path | None) -> Any:
+    """transformers' model, which reads `directory` itself if there is one."""
     import torch
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-    if where is not None:
+    config = GPTNeoXConfig.from_dict(copy.deepcopy(source.config_json))  # it alters its argument
+    if directory is not None:
         return GPTNeoXForCausalLM.from_pretrained(
-            where, dtype=torch.float32, attn_implementation="eager"
+            directory, config=config, dtype=torch.float32, attn_implementation="eager"
         ).eval()
-    model = GPTNeoXForCausalLM(GPTNeoXConfig.from_dict(dict(result.config_json))).eval().float()
+    if any(stored_name(entry.name) == HEAD for entry in source.entries):
+        config.tie_word_embeddings = False  # a copy of the embedding is as good, another is meant
+    model = GPTNeoXForCausalLM(config).eval().float()
     model.set_attn_implementation("eager")
     parameters = {stored_name(name): tensor for name, tensor in model.named_parameters()}
-    for entry in result.entries:
+    for entry in source.entries:
         parameter = parameters.get(stored_name(entry.name))
         if parameter is not None:
             whole = entry.read(tuple(slice(0, size) for size in entry.shape))

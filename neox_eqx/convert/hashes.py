@@ -34,6 +34,12 @@ def describe_file(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
 
 
+def describe_text(text: str) -> dict[str, Any]:
+    """Size and SHA-256 of the file that the text will be."""
+    data = text.encode()
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
 def describe_tensor(entry: Entry) -> dict[str, Any]:
     """Dtype of a tensor and SHA-256 of its values: little-endian, row by row, in that dtype."""
     digest = hashlib.sha256()

@@ -49,9 +49,10 @@ def read_source(source: str | Path, **neox_options: Any) -> Source:
     from neox_eqx.convert.neox_in import read_neox
 
     directory = resolve(source)
-    weights = next((name for name in WEIGHT_FILES if (directory / name).is_file()), None)
-    if weights or (directory / PARAMETERS).is_dir():
-        found = _read(directory, weights)
+    if _has_tensors(directory):
+        GPTNeoXConfig.from_file(directory / CONFIG)  # its errors name the file
+        found = read_tensors(directory, read_json(directory / CONFIG))
+        found = dataclasses.replace(found, files=(directory / CONFIG, *found.files))
     elif find_step(directory):
         found = read_neox(directory, **neox_options)
     else:
@@ -64,21 +65,30 @@ def read_source(source: str | Path, **neox_options: Any) -> Source:
     return found
 
 
-def _read(directory: Path, weights: str | None) -> Source:
-    """A checkpoint with a config.json; `weights` is Hugging Face's file, None for native."""
-    GPTNeoXConfig.from_file(directory / CONFIG)  # its errors name the file
-    entries = read_entries(directory)
+def read_tensors(directory: Path, config_json: dict[str, Any]) -> Source:
+    """A checkpoint in Hugging Face's or native layout with this config.json, there or not.
+
+    Raises:
+        InputError: there is no such checkpoint, or its files are incomplete or corrupt.
+    """
+    entries: list[Entry] = read_entries(directory)
+    weights = _weight_file(directory)
     if weights:
-        files = sorted({directory / weights} | {entry.path for entry in entries})
+        files = sorted({weights} | {entry.path for entry in entries})
     else:
         files = sorted(path for path in (directory / PARAMETERS).rglob("*") if path.is_file())
-    return Source(
-        "hf" if weights else "native",
-        read_json(directory / CONFIG),
-        entries,
-        (directory / CONFIG, *files),
-        find_companions(directory),
-    )
+    layout: Layout = "hf" if weights else "native"
+    return Source(layout, config_json, entries, tuple(files), find_companions(directory))
+
+
+def _has_tensors(directory: Path) -> bool:
+    return _weight_file(directory) is not None or (directory / PARAMETERS).is_dir()
+
+
+def _weight_file(directory: Path) -> Path | None:
+    """Hugging Face's file of all tensors, or the index of its files."""
+    paths = [directory / name for name in WEIGHT_FILES]
+    return next((path for path in paths if path.is_file()), None)
 
 
 def find_companions(directory: Path) -> tuple[Path, ...]:
