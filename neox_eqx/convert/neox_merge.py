@@ -92,7 +92,8 @@ class Summed:
 
     def read(self, index: tuple[slice, ...]) -> np.ndarray:
         parts = [entry.read(index) for entry in self.entries]
-        some = [part for part in parts if np.any(part != 0) or not np.all(np.signbit(part))]
+        nothing = np.full_like(parts[0], -0.0).tobytes()
+        some = [part for part in parts if part.tobytes() != nothing]
         if len(some) <= 1 and self.divisor == 1:
             return (some or parts)[0]
         wide = np.promote_types(self.dtype, np.float32)

@@ -52,10 +52,10 @@ def write_neox(
     tensors = fitting(where, config, source.entries)
     if HEAD in tensors:
         config = settle_tying(config, tensors, tensors[HEAD].dtype)
+    _check_divides(where, config, tensor_parallel)
     settings = settings_of(where, config) | _run_settings(
         config, tensors[EMBEDDING].dtype.name, tensor_parallel, layout
     )
-    _check_divides(where, config, tensor_parallel)
 
     step = directory / STEP
     (step / "configs").mkdir(parents=True)
