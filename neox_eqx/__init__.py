@@ -18,6 +18,8 @@ from neox_eqx.generation.options import GenerationOptions
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.presets import PRESETS
 from neox_eqx.rope import RopeParameters
+from neox_eqx.sharding.distributed import initialize
+from neox_eqx.sharding.mesh import make_mesh
 from neox_eqx.text.completion import Completion, Piece
 from neox_eqx.text.generator import TextGenerator
 
@@ -35,6 +37,8 @@ __all__ = [
     "Piece",
     "RopeParameters",
     "TextGenerator",
+    "initialize",
     "load",
+    "make_mesh",
     "save",
 ]

@@ -1,14 +1,18 @@
-"""On a TPU JAX finds the pod by itself: `initialize()` asks the metadata server alone."""
+"""JAX finds a pod by what surrounds a process, and `initialize()` joins it without arguments."""
 
 import http.server
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import pytest
+
+from neox_eqx.errors import InputError
+from neox_eqx.sharding.distributed import initialize
 from tests.sharding.processes import finish, free_port, start
 
-# JAX forgets that it is on a TPU VM when it finds no chip; the rest is a TPU host's program.
+# JAX forgets that it is on a TPU VM when it finds no chip; the rest is a host's program.
 PROGRAM = """
 import os
 import jax
@@ -68,3 +72,52 @@ def test_initialize_without_arguments_joins_the_hosts_of_a_tpu_pod(tmp_path: Pat
         ]
         ended = finish(start([program], 4, environments=environments))
     assert [(one.status, one.out) for one in ended] == [(0, "4 8\n")] + [(0, "")] * 3, ended
+
+
+def slurm(number: int, count: int) -> dict[str, str]:
+    return {
+        "SLURM_JOB_ID": "4711",
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": str(count),
+        "SLURM_PROCID": str(number),
+        "SLURM_LOCALID": "0",
+    }
+
+
+def open_mpi(number: int, count: int) -> dict[str, str]:
+    return {
+        "OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://127.0.0.1:34911",
+        "OMPI_COMM_WORLD_SIZE": str(count),
+        "OMPI_COMM_WORLD_RANK": str(number),
+        "OMPI_COMM_WORLD_LOCAL_RANK": "0",
+    }
+
+
+@pytest.mark.parametrize("scheduler", [slurm, open_mpi])
+def test_initialize_joins_the_processes_of_a_scheduler(
+    tmp_path: Path, scheduler: Callable[[int, int], dict[str, str]]
+) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    port = free_port()
+    own = {
+        "JAX_COORDINATOR_PORT": str(port),
+        "JAX_COORDINATOR_BIND_ADDRESS": f"127.0.0.1:{port}",
+    }
+    environments = [scheduler(number, 2) | own for number in range(2)]
+    ended = finish(start([program], 2, environments=environments))
+    assert [(one.status, one.out) for one in ended] == [(0, "2 4\n"), (0, "")], ended
+
+
+def test_without_a_pod_a_process_is_alone(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    (ended,) = finish(start([program], 1, environments=[{}]))
+    assert (ended.status, ended.out) == (0, "1 2\n"), ended
+
+
+def test_half_of_what_podrun_sets_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PODRUN_COORDINATOR", "127.0.0.1:1234")
+    monkeypatch.setenv("PODRUN_NUM_PROCESSES", "two")
+    with pytest.raises(InputError, match="PODRUN_NUM_PROCESSES=two.*: an address with a port and"):
+        initialize()
