@@ -42,7 +42,8 @@ def write_neox(
     Beside them are the settings for a run that starts from them, and for the way back config.json,
     which holds what settings do not tell. With parallel residuals the first rank gets the biases
     that the ranks add up, and the others -0, so that the sum is exactly the bias. `legacy_names`
-    are those of GPT-NeoX 2.0 and before. Of the tensors a block at a time is in memory.
+    are those of GPT-NeoX 2.0 and before. In memory is a block of one tensor, or of one that is
+    split by columns as many blocks as there are ranks.
 
     Raises:
         InputError: the ranks do not divide the model, or GPT-NeoX's settings cannot describe it.
