@@ -41,7 +41,7 @@ class Attention(eqx.Module):
         past: tuple[KV, ...],
         mask: Bool[Array, "B T U"],
     ) -> tuple[Float[Array, "B T D"], KV]:
-        """The attention output, and the keys and values of the new tokens."""
+        """What attention adds, but for the bias of `dense`; the new tokens' keys and values."""
         rows, length, size = x.shape
         # The rows of the fused weight are ordered by head, then query, key, value.
         fused = self.query_key_value(x).reshape(rows, length, self.num_heads, 3, -1)
@@ -49,7 +49,8 @@ class Attention(eqx.Module):
         rotary = rotary.astype(x.dtype)
         new = KV(rotary.rotate(key), value)
         attended = attend(rotary.rotate(query), (*past, new), mask)
-        return self.dense(attended.transpose(0, 2, 1, 3).reshape(rows, length, size)), new
+        merged = attended.transpose(0, 2, 1, 3).reshape(rows, length, size)
+        return self.dense.product(merged), new
 
 
 def attend(

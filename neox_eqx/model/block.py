@@ -33,7 +33,8 @@ class MLP(eqx.Module):
         )
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        return self.dense_4h_to_h(activate(self.hidden_act, self.dense_h_to_4h(x)))
+        """What the MLP adds, but for the bias of `dense_4h_to_h`."""
+        return self.dense_4h_to_h.product(activate(self.hidden_act, self.dense_h_to_4h(x)))
 
 
 class Block(eqx.Module):
@@ -72,8 +73,12 @@ class Block(eqx.Module):
     ) -> tuple[Float[Array, "B T D"], KV]:
         """The residual stream after this layer, and the new tokens' keys and values."""
         attended, new = self.attention(self.input_layernorm(x), rotary, past, mask)
+        add_attention_bias = self.attention.dense.add_bias
+        add_mlp_bias = self.mlp.dense_4h_to_h.add_bias
         if self.use_parallel_residual:
-            # The two branches are summed first: sharded, their partial sums share a reduction.
-            return x + (attended + self.mlp(self.post_attention_layernorm(x))), new
-        x = x + attended
-        return x + self.mlp(self.post_attention_layernorm(x)), new
+            # The branches are summed before their biases are added: on a mesh both are sums over
+            # the devices, which then share one reduction.
+            branches = attended + self.mlp(self.post_attention_layernorm(x))
+            return x + add_mlp_bias(add_attention_bias(branches)), new
+        x = x + add_attention_bias(attended)
+        return x + add_mlp_bias(self.mlp(self.post_attention_layernorm(x))), new

@@ -40,7 +40,12 @@ class Linear(eqx.Module):
         return cls(weight, jnp.zeros(shape[0], dtype) if use_bias else None, axes)
 
     def __call__(self, x: Float[Array, "*B in"]) -> Float[Array, "*B out"]:
-        y = project(x, self.weight)
+        return self.add_bias(self.product(x))
+
+    def product(self, x: Float[Array, "*B in"]) -> Float[Array, "*B out"]:
+        return project(x, self.weight)
+
+    def add_bias(self, y: Float[Array, "*B out"]) -> Float[Array, "*B out"]:
         return y if self.bias is None else y + self.bias
 
 
