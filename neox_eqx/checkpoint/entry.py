@@ -104,7 +104,10 @@ def blocks(
     What is too large for float16 becomes infinite there, as it does in torch.
     """
     start, stop, _ = index[0].indices(entry.shape[0])
-    step = max(1, BLOCK_ELEMENTS // max(1, math.prod(entry.shape[1:])))
+    # Whole chunks, where the tensor is stored in such.
+    granule = getattr(entry, "granule", 1)
+    rows = BLOCK_ELEMENTS // max(1, math.prod(entry.shape[1:]))
+    step = max(1, rows // granule) * granule
     for first in range(start, stop, step):
         block = entry.read((slice(first, min(first + step, stop)), *index[1:]))
         with np.errstate(over="ignore"):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PARAMETERS = "parameters"
 METADATA = "_METADATA"
-CHUNK_BYTES = 16 * 2**20
+CHUNK_BYTES = 8 * 2**20
 """A chunk is a file and is read as a whole; none of this package's is larger."""
 
 
@@ -35,6 +35,8 @@ class NativeEntry:
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype
+    granule: int
+    """The rows of a chunk: to begin or end a read within one costs all of it."""
 
     def read(self, index: tuple[slice, ...]) -> np.ndarray:
         """As `Entry.read`. Only the chunks that hold a part of it are read.
@@ -56,9 +58,7 @@ class NativeEntry:
 
         # A chunk that is not there is an error, and no zeros.
         spec = {"driver": "zarr3", "kvstore": _file(self.path), "fill_missing_data_reads": False}
-        return tensorstore.open(
-            spec, open=True, read=True, context=_context(), recheck_cached=False
-        ).result()
+        return tensorstore.open(spec, open=True, read=True).result()
 
 
 def read_entries(directory: Path) -> list[NativeEntry]:
@@ -94,20 +94,13 @@ def _entry(directory: Path, name: str) -> NativeEntry:
     array = read_json(path / "zarr.json")
     try:
         dtype, shape = jnp.dtype(array["data_type"]), tuple(array["shape"])
-        plain = all(type(size) is int and size >= 0 for size in shape)
+        chunk = tuple(array["chunk_grid"]["configuration"]["chunk_shape"])
+        plain = all(type(size) is int and size >= 0 for size in (*shape, *chunk))
     except (KeyError, TypeError) as error:
-        raise _corrupt(path / "zarr.json", "it gives no shape and dtype") from error
-    if not plain:
-        raise _corrupt(path / "zarr.json", f"{array['shape']!r:.80} is no shape")
-    return NativeEntry(path, name, shape, dtype)
-
-
-@functools.cache
-def _context() -> "tensorstore.Context":
-    import tensorstore
-
-    # Blocks of rows and chunks do not end at the same rows: what two blocks share is kept.
-    return tensorstore.Context({"cache_pool": {"total_bytes_limit": 3 * CHUNK_BYTES}})
+        raise _corrupt(path / "zarr.json", "it gives no shape, chunks and dtype") from error
+    if not plain or len(chunk) != len(shape) or 0 in chunk:
+        raise _corrupt(path / "zarr.json", "its shape or that of its chunks cannot be")
+    return NativeEntry(path, name, shape, dtype, chunk[0] if chunk else 1)
 
 
 def _file(path: Path) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import Any
 from neox_eqx.checkpoint.names import stored_name
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.convert.source import Source
+from neox_eqx.rope import RopeParameters
 
 
 def result_config(source: Source, dtype: str) -> dict[str, Any]:
@@ -30,7 +31,7 @@ def to_text(config_json: dict[str, Any]) -> str:
 
 
 def _both_spellings(config_json: dict[str, Any]) -> dict[str, Any]:
-    """A config.json in which the old and the new keys say the same.
+    """A config.json in which the old and the new keys say the same, by as few changes as can be.
 
     Where they did not, they now say what transformers 5 takes from them.
     """
@@ -39,10 +40,11 @@ def _both_spellings(config_json: dict[str, Any]) -> dict[str, Any]:
     for key in ("rotary_pct", "rotary_emb_base"):
         if values.get(key) != resolved[key]:
             values[key] = resolved[key]
-    # The first that transformers 5 looks at: what stands there is meant.
+    new_alone = RopeParameters.from_hf({**values, "rope_scaling": None})
+    if not values.get("rope_parameters") or new_alone != RopeParameters.from_hf(config_json):
+        values["rope_parameters"] = resolved["rope_parameters"]
+    # transformers 5 looks here first, so what stands here is meant.
     values["rope_scaling"] = values.get("rope_scaling") or resolved["rope_scaling"]
-    stated = values.get("rope_parameters") or {}
-    values["rope_parameters"] = {**stated, **resolved["rope_parameters"]}
     return values
 
 
