@@ -59,8 +59,8 @@ def _without_data(path: Path, entries: Mapping[str, Entry]) -> "dict[str, torch.
 def _lay_out(path: Path, states: object) -> None:
     import torch
 
-    with torch.serialization.skip_data(materialize_fake_tensors=True):
-        torch.save(states, path)
+    with torch.serialization.skip_data(materialize_fake_tensors=True), open(path, "wb") as file:
+        torch.save(states, file)
 
 
 def _set_checksums(file: BinaryIO, checksums: dict[int, int]) -> None:
