@@ -71,11 +71,10 @@ def check_intermediate_size(where: Path, settings: Mapping[str, Any], size: int)
         InputError: naming both.
     """
     told = settings.get("intermediate_size")
-    if not isinstance(told, int):
-        return
-    # EleutherAI rounds it up so that a gated MLP could halve it.
-    multiple = 2 * settings.get("mlp_multiple_of", 1)
-    if size not in (told, -(-told // multiple) * multiple):
+    # EleutherAI rounds it up to a multiple, twice that so that a gated MLP could halve it.
+    multiple = settings.get("mlp_multiple_of", 1)
+    step = 2 * multiple if isinstance(multiple, int) and multiple > 0 else 2
+    if isinstance(told, int) and size not in (told, -(-told // step) * step):
         raise InputError(
             f"{where}: intermediate_size {told} contradicts the tensors, whose MLP is {size} wide"
         )

@@ -59,7 +59,7 @@ def read_neox(
     _check_shapes(settings, config, entries)
 
     vocabulary = read_vocabulary((step, root), settings.values)
-    config_json = _config_json(root, config, vocabulary)
+    config_json = _config_json(root / CONFIG, config, vocabulary)
     if padded_vocab == "cut":
         size = _vocabulary_size(root, config, vocabulary)
         config_json["vocab_size"] = size
@@ -69,17 +69,17 @@ def read_neox(
         "neox",
         config_json | {"dtype": dtype, "torch_dtype": dtype},
         entries,
-        (*settings.files, *ranks.files),
+        (*settings.files, *filter(Path.is_file, [root / CONFIG]), *ranks.files),
         find_companions(root),
     )
 
 
 def _config_json(
-    root: Path, config: GPTNeoXConfig, vocabulary: Mapping[str, int]
+    path: Path, config: GPTNeoXConfig, vocabulary: Mapping[str, int]
 ) -> dict[str, Any]:
-    """The config.json beside the checkpoint, or one that is made up from the run's settings."""
-    if (root / CONFIG).is_file():
-        return published(root / CONFIG, config)
+    """What is in the config.json beside the checkpoint, or is made up from the run's settings."""
+    if path.is_file():
+        return published(path, config)
     end = vocabulary.get(END_OF_TEXT)
     return dataclasses.replace(config, bos_token_id=end, eos_token_id=end).to_hf()
 
@@ -126,7 +126,7 @@ class _Merge:
             return Summed(place.name, parts, divisor=len(parts))
         raise InputError(
             f"{parts[0].path}: {parts[0].name} differs from that of another rank, where all are "
-            "to be copies; get the ranks' files of one step of one run"
+            "to be copies; get the ranks' files of one step, or choose --replicated mean"
         )
 
     def _shares(self, place: Place, parts: tuple[Entry, ...]) -> Entry:
@@ -137,7 +137,7 @@ class _Merge:
             return Joined.whole(place.name, 0, parts[:1])
         raise InputError(
             f"{parts[0].path}: {parts[0].name} differs from that of another rank, where with "
-            "sequential residuals all are to be copies; choose a row bias of sum or first"
+            "sequential residuals all are to be copies; choose --row-bias sum or first"
         )
 
     def _grouped(self, place: Place, parts: tuple[Entry, ...], kv_heads: Any) -> Entry:

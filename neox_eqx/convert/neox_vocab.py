@@ -5,6 +5,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from neox_eqx.config import read_json
+from neox_eqx.errors import InputError
 
 END_OF_TEXT = "<|endoftext|>"
 """What every tokenizer of EleutherAI's puts between two documents."""
@@ -21,16 +22,19 @@ def read_vocabulary(folders: tuple[Path, ...], settings: Mapping[str, Any]) -> d
     found = next((path for path in paths if path.suffix == ".json" and path.is_file()), None)
     if found is None:
         return {}
-    tokenizer = read_json(found)
+    try:
+        return _ids(read_json(found))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{found}: is no tokenizer; get the file again, or remove it") from error
+
+
+def _ids(tokenizer: Mapping[str, Any]) -> dict[str, int]:
     if "model" not in tokenizer:  # A vocab.json, as GPT-2's.
-        return _ids(tokenizer)
-    model, added = tokenizer["model"], tokenizer.get("added_tokens") or []
-    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+        return {token: int(index) for token, index in tokenizer.items()}
+    vocabulary = tokenizer["model"]["vocab"]
     if isinstance(vocabulary, list):  # A Unigram model: tokens with scores, in the ids' order.
-        vocabulary = {str(token): index for index, (token, *_) in enumerate(vocabulary)}
-    ids = _ids(vocabulary or {})
-    return ids | {token["content"]: token["id"] for token in added}
-
-
-def _ids(vocabulary: Mapping[str, Any]) -> dict[str, int]:
-    return {token: index for token, index in vocabulary.items() if isinstance(index, int)}
+        vocabulary = {token: index for index, (token, _) in enumerate(vocabulary)}
+    added = {token["content"]: token["id"] for token in tokenizer.get("added_tokens", ())}
+    return {token: int(index) for token, index in {**vocabulary, **added}.items()}

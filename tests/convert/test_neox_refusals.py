@@ -218,7 +218,7 @@ def test_biases_that_differ_behind_sequential_residuals_are_named(
     root = spoilt.write(tmp_path / "x", "pipeline")
     message = refusal(root)
     assert f"layer_03-model_00-model_states.pt: {name} differs" in message
-    assert message.endswith("choose a row bias of sum or first")
+    assert message.endswith("choose --row-bias sum or first")
     assert len(read_neox(root, row_bias="first").entries) == 28
 
 
@@ -339,6 +339,22 @@ def test_vocabulary_is_not_cut_blindly(tmp_path: Path, size: int | None) -> None
         ids = ", ".join(f'"t{index}": {index}' for index in range(size))
         (root / "tokenizer.json").write_text(f'{{"model": {{"vocab": {{{ids}}}}}}}')
     assert "the vocabulary cannot be cut without a tokenizer" in refusal(root, padded_vocab="cut")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        '{"model": {}}',
+        '{"model": {"vocab": [1]}}',
+        '{"model": {"vocab": {"a": "b"}}}',
+        '{"a": []}',
+    ],
+)
+def test_tokenizer_that_is_none_is_named(tmp_path: Path, text: str) -> None:
+    root = checkpoint().write(tmp_path / "x", "pipeline")
+    (root / "tokenizer.json").write_text(text)
+    assert refusal(root).startswith(f"{root / 'tokenizer.json'}: ")
 
 
 @pytest.mark.parametrize(
