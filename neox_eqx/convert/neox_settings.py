@@ -71,6 +71,9 @@ def check_representable(settings: Settings) -> None:
         wrong.append("soft_prompt_tuning (only without)")
     if values.get("num_unique_layers") not in (None, values.get("num_layers")):
         wrong.append(f"num_unique_layers {values['num_unique_layers']!r} (only num_layers)")
+    if values.get("te_layernorm_mlp") and values.get("layernorm_epsilon", 1e-5) != 1e-5:
+        # Transformer Engine's fused norm has 1e-5 whatever the others have.
+        wrong.append(f"te_layernorm_mlp with layernorm_epsilon {values['layernorm_epsilon']!r:.60}")
     if wrong:
         raise InputError(
             f"{settings.where}: Hugging Face's GPT-NeoX cannot represent {'; '.join(wrong)}; "
