@@ -60,10 +60,10 @@ def find_step(directory: Path) -> Path | None:
     latest = directory / "latest"
     if latest.is_file():
         name = latest.read_text(encoding="utf-8", errors="replace").strip()
-        if not re.fullmatch(r"\w[\w.-]*", name) or not (directory / name).is_dir():
+        if not re.fullmatch(r"\w[\w.-]{,200}", name) or not (directory / name).is_dir():
             raise InputError(f"{latest}: names {name!r:.80}, which is no directory beside it")
         return directory / name
-    steps = sorted(path.name for path in directory.iterdir() if _STEP.fullmatch(path.name))
+    steps = [match[0] for match in _matches(_STEP, _names(directory))]
     if len(steps) > 1:
         raise InputError(f"{directory}: has no file `latest`; give one of {', '.join(steps)} in it")
     return directory / steps[0] if steps else None
@@ -76,7 +76,7 @@ def read_ranks(step: Path) -> Ranks:
         InputError: a rank's file is missing, corrupt or of another step, or holds more than a
             training run leaves behind.
     """
-    names = sorted(path.name for path in step.iterdir())
+    names = _names(step)
     experts = next((name for name in names if "expert" in name and name.endswith(".pt")), None)
     if experts:
         raise InputError(f"{step / experts}: holds experts, which Hugging Face's GPT-NeoX has not")
@@ -95,8 +95,15 @@ def read_ranks(step: Path) -> Ranks:
 
 
 def _has_weights(directory: Path) -> bool:
-    names = [path.name for path in directory.iterdir()]
+    names = _names(directory)
     return any(_matches(_LAYER_FILE, names)) or any(_matches(_RANK_FILE, names))
+
+
+def _names(directory: Path) -> list[str]:
+    try:
+        return sorted(path.name for path in directory.iterdir())
+    except OSError as error:
+        raise InputError(f"{directory}: cannot be read: {error.strerror}") from error
 
 
 def _matches(pattern: re.Pattern[str], names: list[str]) -> list[re.Match[str]]:

@@ -48,7 +48,8 @@ def read_neox(
     step = find_step(directory)
     if step is None:
         raise InputError(f"{directory}: is no EleutherAI checkpoint; it has no file `latest`")
-    root = step.parent if (step.parent / "latest").is_file() else step
+    above = step.absolute().parent
+    root = above if (above / "latest").is_file() else step
     ranks = read_ranks(step)
     settings = read_settings(step, root, ranks.files[0], ranks.arguments)
     check_representable(settings)

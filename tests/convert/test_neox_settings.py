@@ -136,12 +136,16 @@ def test_settings_that_the_states_hold_are_enough(tmp_path: Path) -> None:
     assert_same_logits(read_neox(root), theirs)
 
 
-def test_a_step_is_found_from_above_and_from_within(tmp_path: Path) -> None:
+def test_a_step_is_found_from_above_and_from_within(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = neox(eight_heads(parallel=True)).write(tmp_path / "x", "pipeline")
     (root / "tokenizer.json").write_text("{}")
     source = read_neox(root)
     assert source.layout == "neox"
     assert read_neox(root / "global_step11") == source
+    monkeypatch.chdir(root / "global_step11")
+    assert read_neox(Path(".")).companions == source.companions
     assert {path.name for path in source.files} >= {"run.yml", "layer_00-model_00-model_states.pt"}
     (root / "latest").unlink()
     assert read_neox(root).files == source.files

@@ -112,7 +112,9 @@ def test_settings_are_needed(tmp_path: Path) -> None:
     assert f"put the .yml files that the model was trained with into {root}" in refusal(root)
 
 
-@pytest.mark.parametrize("text", ["", "..", "../../etc", "/etc", "global_step99", "a\x1b\nb"])
+@pytest.mark.parametrize(
+    "text", ["", "..", "../../etc", "/etc", "global_step99", "a\x1b\nb", "x" * 300]
+)
 def test_latest_that_names_no_directory_beside_it_is_refused(tmp_path: Path, text: str) -> None:
     root = checkpoint().write(tmp_path / "x", "pipeline")
     (root / "latest").write_text(text)
