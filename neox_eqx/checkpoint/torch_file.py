@@ -48,7 +48,7 @@ class MemoryEntry:
         return self.array.dtype
 
     def read(self, index: tuple[slice, ...]) -> np.ndarray:
-        return self.array[(*index, ...)]  # an array even of a scalar
+        return np.asarray(self.array[index])  # an array even of a scalar
 
 
 class Inert:
