@@ -78,6 +78,18 @@ def test_names_buffers_and_a_stored_copy_of_the_embedding_stay(tmp_path: Path) -
     assert raw_tensors(round_trip(source, tmp_path)) == raw_tensors(source)
 
 
+def test_each_tensor_is_aligned_to_its_elements(tmp_path: Path) -> None:
+    tensors = family_tensors("line-3.6b", "mixed")
+    mask = "gpt_neox.layers.0.attention.bias"
+    tensors = {mask: torch.ones(1, 1, 3, 3, dtype=torch.bool), **tensors}
+    source = write(tmp_path / "source", FAMILIES["line-3.6b"], tensors)
+    data = (round_trip(source, tmp_path) / "model.safetensors").read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    for name, tensor in tensors.items():
+        assert (start + header[name]["data_offsets"][0]) % tensor.element_size() == 0, name
+
+
 def test_a_base_models_names_without_prefix_stay(tmp_path: Path) -> None:
     tensors = {
         name.removeprefix("gpt_neox."): tensor
