@@ -59,14 +59,15 @@ def main(options: Options) -> None:
             mesh=options.mesh,
             mask_unknown_tokens=options.mask_unknown_tokens,
         )
+        work = (prompts, own_options)
         if options.stream and not options.output:
-            pieces = generator.stream(prompts, own_options, batch_size=options.batch_size)
+            with agreed():
+                pieces = generator.stream(*work, batch_size=options.batch_size)
             headings = [prompt for prompt, own in requests for _ in range(own.num_samples)]
             _print_live(headings, pieces)
             return
-        completions = generator.generate(
-            prompts, own_options, batch_size=options.batch_size, progress=True
-        )
+        with agreed():
+            completions = generator.generate(*work, batch_size=options.batch_size, progress=True)
         for completion in completions:
             if file is not None:
                 line = json.dumps(dataclasses.asdict(completion), ensure_ascii=False)

@@ -68,6 +68,7 @@ def run(
         _exit(141)
     except OSError as error:
         if error.errno not in _OUTPUT_ERRORS or error.filename is not None:
+            _end_the_pod()
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         print(f"{program}: error: the output cannot be written: {error.strerror}", file=sys.stderr)
@@ -77,9 +78,7 @@ def run(
             _exit(exit.code)
         raise
     except BaseException:
-        if jax.distributed.is_initialized():
-            traceback.print_exc()
-            _exit(1)
+        _end_the_pod()
         raise
 
 
@@ -101,6 +100,13 @@ def _interrupt_until_it_ends() -> None:
         signal.signal(signal.SIGINT, interrupt)
         signal.signal(signal.SIGALRM, interrupt)
         sys.unraisablehook = is_dropped
+
+
+def _end_the_pod() -> None:
+    """Shows the error that is being handled and exits, where others wait for this process."""
+    if jax.distributed.is_initialized():
+        traceback.print_exc()
+        _exit(1)
 
 
 def _exit(status: Any) -> None:

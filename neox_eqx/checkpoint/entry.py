@@ -65,6 +65,13 @@ class FileEntry:
     def _read_elements(self, first: int, count: int) -> np.ndarray:
         elements = np.empty(count, self.dtype)
         rest = elements.view(np.uint8).data
+        try:
+            self._read_into(rest, first)
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be read: {error.strerror}") from error
+        return elements
+
+    def _read_into(self, rest: memoryview, first: int) -> None:
         with open(self.path, "rb", buffering=0) as file:
             # What lies behind may be another host's share: nothing is to be read ahead.
             if hasattr(os, "posix_fadvise"):
@@ -75,7 +82,6 @@ class FileEntry:
                 if not read:
                     raise InputError(f"{self.path}: ends within {self.name}; get the file again")
                 rest = rest[read:]
-        return elements
 
 
 def check_name(path: Path, name: str) -> None:

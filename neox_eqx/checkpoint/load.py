@@ -21,7 +21,7 @@ from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.sharding.distributed import agreed, check_equal
-from neox_eqx.sharding.mesh import make_mesh
+from neox_eqx.sharding.mesh import checked_mesh, make_mesh
 from neox_eqx.sharding.rules import parameter_shardings
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -39,8 +39,8 @@ def load(
     `dtype` defaults to float32 on a CPU and bfloat16 on an accelerator; `stacked` (layers
     scanned, not unrolled) to False and True. `mesh` spreads the model over devices: a Mesh with
     the axes data and model, or what `make_mesh` takes. On several hosts each process reads only
-    what its devices hold. Beyond the parameters the process needs memory for one block of a
-    tensor at a time.
+    what its devices hold, and all devices take part. Beyond the parameters the process needs
+    memory for one block of a tensor at a time, and on a mesh for its part of one parameter again.
 
     Raises:
         InputError: the checkpoint is absent, incomplete or corrupt, in any process. All missing,
@@ -73,12 +73,16 @@ def load_entries(
     with agreed():
         tensors = fitting(directory, config, entries)
         config = settle_tying(config, tensors, dtype)
-        mesh = make_mesh(config, mesh) if isinstance(mesh, str) else mesh
-        if mesh is not None and mesh.size == 1:
-            mesh = None
-    check_equal(f"{directory}, its configuration or tensors,", (config, sorted(tensors)))
-    shapes = dataclasses.replace(model_shapes(config, dtype, stacked=stacked), mesh=mesh)
-    places = jax.tree.leaves(_places(shapes))
+        if mesh is None:
+            mesh = "auto" if jax.process_count() > 1 else make_mesh(config, "data=1,model=1")
+        mesh = make_mesh(config, mesh) if isinstance(mesh, str) else checked_mesh(config, mesh)
+    how = (config, dtype, stacked, dict(mesh.shape))
+    if jax.process_count() > 1:
+        check_equal(f"{directory}, its configuration or tensors,", (*how, _fingerprint(tensors)))
+    shapes = model_shapes(config, dtype, stacked=stacked)
+    places = jax.tree.leaves(_places(shapes, mesh))
+    if mesh.size > 1:
+        shapes = dataclasses.replace(shapes, mesh=mesh)
     arrays = [
         _place(parameter, tensors, place)
         for parameter, place in zip(_with_progress(parameters(shapes)), places, strict=True)
@@ -96,6 +100,23 @@ def _dtype(dtype: jax.typing.DTypeLike) -> jnp.dtype:
     return known
 
 
+def _fingerprint(tensors: dict[str, Entry]) -> list[tuple]:
+    """What tells one checkpoint from another that has tensors of the same names."""
+    return [
+        (name, entry.dtype, entry.shape, _first_and_last_row(entry))
+        for name, entry in sorted(tensors.items())
+    ]
+
+
+def _first_and_last_row(entry: Entry) -> bytes:
+    rest = (slice(None),) * (len(entry.shape) - 1)
+    last = entry.shape[0] - 1
+    return b"".join(
+        np.ascontiguousarray(entry.read((slice(row, row + 1), *rest))).tobytes()
+        for row in (0, last)
+    )
+
+
 def _with_progress(parameters: list[Parameter]) -> Iterator[Parameter]:
     """Shows the bytes loaded so far on stderr where that is a terminal."""
     total = sum(parameter.array.size * parameter.array.dtype.itemsize for parameter in parameters)
@@ -105,11 +126,11 @@ def _with_progress(parameters: list[Parameter]) -> Iterator[Parameter]:
             progress.update(parameter.array.size * parameter.array.dtype.itemsize)
 
 
-def _places(shapes: GPTNeoX) -> GPTNeoX:
+def _places(shapes: GPTNeoX, mesh: Mesh) -> GPTNeoX:
     """Where each parameter is to lie."""
-    if shapes.mesh is not None:
-        return parameter_shardings(shapes, shapes.mesh)
-    device = SingleDeviceSharding(jax.devices()[0])
+    if mesh.size > 1:
+        return parameter_shardings(shapes, mesh)
+    device = SingleDeviceSharding(mesh.devices.flat[0])
     return jax.tree.map(lambda _: device, shapes)
 
 

@@ -13,6 +13,7 @@ from neox_eqx.generation.loop import Ending, State, decode_all, prefill
 from neox_eqx.generation.options import ResolvedOptions
 from neox_eqx.generation.sampling import Sampler
 from neox_eqx.model.neox import GPTNeoX
+from neox_eqx.sharding.distributed import is_first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +101,8 @@ def _rows(state: State, eos: set[int]) -> list[Row]:
     if np.isnan(logprobs).any():
         raise InputError(
             "the model's logits are NaN: its parameters hold NaN, or overflow in "
-            "this dtype; try --dtype float32"
+            "this dtype; try --dtype float32",
+            mine=is_first(),
         )
     rows = []
     for row, length in enumerate(lengths.tolist()):

@@ -5,9 +5,14 @@ file that only some have, is agreed on before anyone enters a computation that w
 """
 
 import contextlib
+import glob
 import hashlib
+import importlib.util
 import os
+import socket
 import sys
+import threading
+import warnings
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -43,23 +48,54 @@ def initialize() -> None:
     # JAX would take SIGTERM for itself, as a warning of preemption, and the program go on.
     jax.config.update("jax_enable_preemption_service", False)
     coordinator, count, number = _from_podrun()
+    waiting = threading.Timer(_START - 5, _say_that_others_are_missing, [coordinator])
+    waiting.daemon = True
+    waiting.start()
     try:
-        jax.distributed.initialize(
-            coordinator,
-            count,
-            number,
-            initialization_timeout=_START,
-            heartbeat_timeout_seconds=_SILENCE,
-            shutdown_timeout_seconds=_FINISH,
-        )
+        with warnings.catch_warnings():
+            # Of a machine in Kubernetes that is no pod of ours.
+            warnings.filterwarnings("ignore", "(?s).*Kubernetes environment detected")
+            jax.distributed.initialize(
+                coordinator,
+                count,
+                number,
+                initialization_timeout=_START,
+                heartbeat_timeout_seconds=_SILENCE,
+                shutdown_timeout_seconds=_FINISH,
+            )
     except ValueError as error:
         if "coordinator_address should be defined" in str(error):
             return  # JAX found no pod around this process
         raise InputError(f"the other processes were not found: {error}") from error
+    finally:
+        waiting.cancel()
+    _let_only_the_first_print()
+
+
+def _say_that_others_are_missing(coordinator: str | None) -> None:
+    where = f" at {coordinator}" if coordinator else ""
+    print(
+        f"waiting for the other processes{where} since {_START - 5} s: is a host missing, or this "
+        "program running on one host alone?",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def _let_only_the_first_print() -> None:
+    if sys.stdout is not None:
+        sys.stdout.flush()
+        sys.stdout = open(
+            os.dup(1) if is_first() else os.devnull,
+            "w",
+            buffering=1,
+            encoding=sys.stdout.encoding,
+            errors=sys.stdout.errors,
+        )
     # What libraries in C++ print, as gloo does on connecting, is not part of the output.
-    stdout = os.fdopen(os.dup(1), "w") if is_first() else open(os.devnull, "w")
     os.dup2(2, 1)
-    sys.stdout = stdout
+    if not is_first():
+        warnings.simplefilter("ignore")
 
 
 def on_every_host(main: Callable[[Options], None]) -> Callable[[Options], None]:
@@ -68,6 +104,10 @@ def on_every_host(main: Callable[[Options], None]) -> Callable[[Options], None]:
     def joined(options: Options) -> None:
         initialize()
         main(options)
+        if jax.process_count() > 1:
+            # However long one takes to finish, the others wait for it here, and not at exit,
+            # where they would give up.
+            multihost_utils.sync_global_devices("the end of the program")
 
     return joined
 
@@ -75,7 +115,9 @@ def on_every_host(main: Callable[[Options], None]) -> Callable[[Options], None]:
 def _from_podrun() -> tuple[str, int, int] | tuple[None, None, None]:
     names = ("PODRUN_COORDINATOR", "PODRUN_NUM_PROCESSES", "PODRUN_PROCESS_ID")
     given = [os.environ.get(name) for name in names]
-    if given == [None] * 3:
+    # A TPU numbers its hosts by itself, and its numbers are those of its devices.
+    on_tpu = importlib.util.find_spec("libtpu") and glob.glob("/dev/accel*")
+    if on_tpu or given == [None] * 3:
         return None, None, None
     coordinator, count, number = given
     if not (coordinator and count and number and count.isdecimal() and number.isdecimal()):
@@ -94,7 +136,7 @@ def agreed() -> Iterator[None]:
     """Either the block succeeds in every process, or the first one's InputError is everyone's.
 
     Raises:
-        InputError: with the number of the process where there are several.
+        InputError: with the host and the number of the process where there are several.
     """
     error = None
     try:
@@ -105,31 +147,33 @@ def agreed() -> Iterator[None]:
         if error:
             raise error
         return
-    for process, message in enumerate(_gather(str(error) if error else "")):
+    for who, message in _gather(str(error) if error else ""):
         if message:
-            raise InputError(f"process {process}: {message}", mine=is_first()) from error
+            raise InputError(f"{who}: {message}", mine=is_first()) from error
 
 
 def check_equal(what: str, value: object) -> None:
     """Raises where processes hold different values, as host files of the same name may.
 
     Raises:
-        InputError: names the processes that differ from process 0. `repr` decides.
+        InputError: names the hosts that differ from the first. `repr` decides.
     """
     if jax.process_count() == 1:
         return
-    digests = _gather(hashlib.sha256(repr(value).encode()).hexdigest())
-    others = [str(process) for process, digest in enumerate(digests) if digest != digests[0]]
-    if others:
+    (first, digest), *others = _gather(hashlib.sha256(repr(value).encode()).hexdigest())
+    differing = [who for who, other in others if other != digest]
+    if differing:
         raise InputError(
-            f"{what} differs from that of process 0 in process {', '.join(others)}; "
+            f"{what} on {', '.join(differing)} differs from that on {first}; "
             "make the files of the hosts equal",
             mine=is_first(),
         )
 
 
-def _gather(text: str) -> list[str]:
-    """The text of each process, cut to what fits."""
-    data = text.encode()[:_MESSAGE_BYTES].ljust(_MESSAGE_BYTES, b"\0")
-    gathered = multihost_utils.process_allgather(np.frombuffer(data, np.uint8))
-    return [bytes(row).rstrip(b"\0").decode(errors="ignore") for row in np.asarray(gathered)]
+def _gather(text: str) -> list[tuple[str, str]]:
+    """Each process by host and number, and its text, cut to what fits."""
+    lines = f"{socket.gethostname()} (process {jax.process_index()})\n{text}".encode()
+    data = lines[:_MESSAGE_BYTES].ljust(_MESSAGE_BYTES, b"\0")
+    gathered = np.asarray(multihost_utils.process_allgather(np.frombuffer(data, np.uint8)))
+    texts = [bytes(row).rstrip(b"\0").decode(errors="ignore") for row in gathered]
+    return [(who, rest) for who, _, rest in (text.partition("\n") for text in texts)]

@@ -49,29 +49,47 @@ def make_mesh(
     """
     devices = jax.devices() if devices is None else devices
     devices = sorted(devices, key=lambda device: (device.process_index, device.id))
-    fitting = model_sizes(config, len(devices))
+    count, hosts = len(devices), len({device.process_index for device in devices})
+    fitting = model_sizes(config, count)
+    if hosts > 1:  # none of which may be left out
+        fitting = [size for size in fitting if count % size == 0]
     if sizes == "auto":
         given = {"model": _model_size(config, fitting, devices)}
     else:
         given = parse_sizes(sizes)
-    model = given.get("model") or max(1, len(devices) // given["data"])
-    data = given.get("data") or max(1, len(devices) // model)
+    data = given.get("data") or max(1, count // given["model"])
+    model = given.get("model") or max(1, count // data)
     if model not in fitting:
-        listed = ", ".join(map(str, fitting))
         raise InputError(
-            f"model={model} does not divide the {config.num_attention_heads} heads and the MLP of "
-            f"{config.intermediate_size} over {len(devices)} devices; model can be {listed}"
+            f"{sizes}: model={model} does not divide the {config.num_attention_heads} heads and "
+            f"the MLP of {config.intermediate_size} over {count} devices; model can be "
+            f"{', '.join(map(str, fitting))}"
         )
-    used = data * model
-    processes = {device.process_index for device in devices}
-    if used > len(devices) or (len(processes) > 1 and used < len(devices)):
-        all_needed = "; each host must take part" if len(processes) > 1 else ""
+    # Only on one machine, and only where both sizes are named, may devices be left idle.
+    may_be_fewer = hosts == 1 and len(given) == 2
+    if data * model > count or (data * model < count and not may_be_fewer):
         raise InputError(
-            f"data={data},model={model} is a mesh of {used} devices, and there are "
-            f"{len(devices)}{all_needed}"
+            f"{sizes}: data={data},model={model} is a mesh of {data * model} devices, "
+            f"and there are {count}"
         )
-    grid = np.array(devices[:used]).reshape(data, model)
+    grid = np.array(devices[: data * model]).reshape(data, model)
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 2)
+
+
+def checked_mesh(config: GPTNeoXConfig, mesh: Mesh) -> Mesh:
+    """A mesh of the user's own, for the compiler to place what lies on it.
+
+    Raises:
+        InputError: its axes are others, or do not divide the model.
+    """
+    if mesh.axis_names != AXES:
+        raise InputError(f"the axes of the mesh are {mesh.axis_names}; they must be {AXES}")
+    if mesh.shape["model"] not in model_sizes(config, mesh.size):
+        raise InputError(
+            f"model={mesh.shape['model']} does not divide the {config.num_attention_heads} heads "
+            f"and the MLP of {config.intermediate_size}"
+        )
+    return Mesh(mesh.devices, AXES, axis_types=(AxisType.Auto,) * 2)
 
 
 def model_sizes(config: GPTNeoXConfig, devices: int) -> list[int]:

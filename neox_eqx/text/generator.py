@@ -18,7 +18,7 @@ from neox_eqx.errors import InputError
 from neox_eqx.generation.options import GenerationOptions
 from neox_eqx.generation.run import Request, run
 from neox_eqx.model.neox import GPTNeoX
-from neox_eqx.sharding.distributed import agreed
+from neox_eqx.sharding.distributed import agreed, check_equal
 from neox_eqx.text.completion import Completion, GrowingText, Piece
 from neox_eqx.text.generation_config import read_generation_config
 from neox_eqx.text.tokenizer import load_tokenizer
@@ -62,6 +62,8 @@ class TextGenerator:
             directory = resolve(source)
             tokenizer = load_tokenizer(directory)
             defaults = read_generation_config(directory)
+        what = f"{directory}, its tokenizer or generation_config.json,"
+        check_equal(what, (tokenizer.to_str(), defaults))
         model = load(directory, dtype=dtype, mesh=mesh)
         return cls(model, tokenizer, defaults, mask_unknown_tokens)
 

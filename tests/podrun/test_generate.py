@@ -116,4 +116,4 @@ def test_a_mistake_is_said_once(pod: Hosts) -> None:
     launch = generate(pod, "--model", "/absent", "--prompt", "a")
     assert launch.end(START_SECONDS) == 2
     said = [line for line in launch.stderr.splitlines() if "error: " in line]
-    assert len(said) == 1 and said[0].startswith("h0| generate.py: error: process 0: /absent: no ")
+    assert len(said) == 1 and said[0].startswith("h0| generate.py: error: h0 (process 0): /abs")

@@ -77,7 +77,11 @@ def finish(processes: Sequence[subprocess.Popen[str]], within: float = 120) -> l
             out, err = process.communicate(timeout=left)
             ended.append(Ended(process.returncode, out, err, time.monotonic() - begun))
     finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
+        finish_by_force(processes)
     return ended
+
+
+def finish_by_force(processes: Sequence[subprocess.Popen[str]]) -> None:
+    for process in processes:
+        process.kill()
+        process.communicate()

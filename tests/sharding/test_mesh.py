@@ -56,6 +56,8 @@ def test_the_sizes_that_divide_a_model() -> None:
         ("model=8", "model=8 does not divide the 4 heads"),
         ("data=3,model=4", "data=3,model=4 is a mesh of 12 devices, and there are 8"),
         ("data=9", "data=9,model=1 is a mesh of 9 devices, and there are 8"),
+        ("data=3", "data=3: data=3,model=2 is a mesh of 6 devices, and there are 8"),
+        ("data=1", "data=1: model=8 does not divide the 4 heads"),
         ("", "the mesh '' is neither auto nor of the form data=2,model=4"),
         ("model=0", "neither auto nor"),
         ("model=2,model=2", "neither auto nor"),

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from neox_eqx import DEMO_MODEL
-from tests.sharding.processes import ROOT, finish, start
+from tests.sharding.processes import ROOT, finish, finish_by_force, podrun_environments, start
 
 GENERATE = ROOT / "generate.py"
+STARTING = 20  # seconds until processes have joined, on a busy machine
 # What gloo says while processes connect.
 CHATTER = re.compile(r"\[Gloo\] .*\n?")
 
@@ -52,11 +53,14 @@ def test_the_output_file_is_written_once_with_the_samples_of_one_process(tmp_pat
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        ("prompts.txt absent", "process 1: prompts.txt: cannot be read: "),
-        ("prompts.txt other", "what to complete differs from that of process 0 in process 1; "),
-        ("model absent", "process 1: "),
-        ("config.json other", "its configuration or tensors, differs from that of process 0 in "),
-        ("tensors cut", "process 1: "),
+        ("prompts.txt absent", "(process 1): prompts.txt: cannot be read: "),
+        ("prompts.txt other", "what to complete on "),
+        ("model absent", "(process 1): ./model: no such directory"),
+        ("config.json other", "its configuration or tensors, on "),
+        ("weights other", "its configuration or tensors, on "),
+        ("tokenizer.json other", "its tokenizer or generation_config.json, on "),
+        ("generation_config.json other", "its tokenizer or generation_config.json, on "),
+        ("tensors cut", "(process 1): "),
     ],
 )
 def test_what_is_wrong_on_one_host_is_said_once_and_ends_all(
@@ -77,14 +81,26 @@ def test_what_is_wrong_on_one_host_is_said_once_and_ends_all(
     elif broken == "config.json other":
         path = there / "model" / "config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"hidden_act": "relu"}))
+    elif broken == "generation_config.json other":
+        (there / "model" / "generation_config.json").write_text('{"max_new_tokens": 7}')
+    elif broken == "tokenizer.json other":
+        path = there / "model" / "tokenizer.json"
+        fields = json.loads(path.read_text("utf-8"))
+        vocabulary = fields["model"]["vocab"]
+        vocabulary["A"], vocabulary["B"] = vocabulary["B"], vocabulary["A"]
+        path.write_text(json.dumps(fields), "utf-8")
     else:
         weights = there / "model" / "model.safetensors"
-        weights.write_bytes(weights.read_bytes()[:-100])
+        data = weights.read_bytes()
+        whole = data[: len(data) // 2].ljust(len(data), b"\0")
+        weights.write_bytes(whole if broken == "weights other" else data[:-100])
     command = [GENERATE, "--model", "./model", "--prompt-file", "prompts.txt"]
     ended = finish(start(command, 2, directories), within=30)
     said = [CHATTER.sub("", one.err) for one in ended]
     assert said[0].startswith("generate.py: error: ") and message in said[0]
     assert said[0].count("\n") == 1
+    if "other" in broken:
+        assert re.search(r" on \S+ \(process 1\) differs from that on \S+ \(process 0\);", said[0])
     assert ended[0].status == 2 and ended[1].status != 0
     assert [one.out for one in ended] == ["", ""]
     assert "Traceback" not in said[1]
@@ -107,6 +123,8 @@ def main(options):
         if jax.process_index() == 1 and step == 20:
             if options.fault == "raise":
                 raise RuntimeError("a fault of this host")
+            if options.fault == "read":
+                open("/absent")
             if options.fault == "exit":
                 sys.exit(3)
             if options.fault == "kill":
@@ -125,7 +143,13 @@ run(on_every_host(main), Options)
 
 @pytest.mark.parametrize(
     ("fault", "status", "within"),
-    [("raise", 1, 10), ("exit", 3, 10), ("kill", -signal.SIGKILL, 15), ("term", -15, 15)],
+    [
+        ("raise", 1, 10),
+        ("read", 1, 10),
+        ("exit", 3, 10),
+        ("kill", -signal.SIGKILL, 10),
+        ("term", -signal.SIGTERM, 10),
+    ],
 )
 def test_a_process_that_fails_ends_the_others(
     tmp_path: Path, fault: str, status: int, within: float
@@ -133,9 +157,10 @@ def test_a_process_that_fails_ends_the_others(
     program = tmp_path / "faulty.py"
     program.write_text(textwrap.dedent(FAULTY))
     processes = start([program, "--fault", fault], 3)
-    ended = finish(processes, within=within + 20)
+    ended = finish(processes, within=STARTING + within)
     assert ended[1].status == status, ended[1]
     assert all(one.status != 0 for one in ended)
+    assert max(one.seconds for one in ended) - ended[1].seconds < within
     assert ("a fault of this host" in ended[1].err) == (fault == "raise")
 
 
@@ -143,7 +168,37 @@ def test_a_process_that_stops_answering_ends_the_others(tmp_path: Path) -> None:
     program = tmp_path / "faulty.py"
     program.write_text(textwrap.dedent(FAULTY))
     processes = start([program, "--fault", "stop"], 3)
-    ended = finish([processes[0], processes[2]], within=45)
-    assert all(one.status != 0 for one in ended)
-    processes[1].kill()
-    processes[1].communicate()
+    try:
+        ended = finish([processes[0], processes[2]], within=STARTING + 30)
+        assert all(one.status != 0 for one in ended)
+    finally:
+        finish_by_force(processes[1:2])
+
+
+PRINTING = """
+import sys, time
+from neox_eqx.command_line import run
+from neox_eqx.sharding.distributed import on_every_host
+from tests.sharding.options import Options
+
+
+def main(options):
+    print("안녕")
+    time.sleep(60)
+
+
+run(on_every_host(main), Options)
+"""
+
+
+def test_what_the_first_process_prints_comes_at_once_and_in_any_locale(tmp_path: Path) -> None:
+    program = tmp_path / "printing.py"
+    program.write_text(PRINTING, "utf-8")
+    ascii = [own | {"PYTHONIOENCODING": "ascii"} for own in podrun_environments(2)]
+    processes = start([program], 2, environments=ascii)
+    try:
+        assert processes[0].stdout is not None
+        assert processes[0].stdout.readline() == "??\n"
+        assert processes[0].poll() is None
+    finally:
+        finish_by_force(processes)

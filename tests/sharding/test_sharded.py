@@ -1,6 +1,5 @@
 """A sharded model computes what one device computes, and holds a share of what one device holds."""
 
-import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -10,8 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 
 from neox_eqx.checkpoint.load import load
+from neox_eqx.errors import InputError
 from neox_eqx.generation.loop import Ending, decode, prefill
 from neox_eqx.generation.options import GenerationOptions
 from neox_eqx.generation.run import pad_prompts
@@ -125,7 +126,8 @@ def test_a_decoding_step_sums_once_a_layer_and_moves_no_keys(
     # One for the embedding, and one for each layer, which stands once in the text of a scan.
     assert hidden == 1 + (1 if stacked else 2), shapes
     # What is gathered is a token or a number of each row, never a key or a value.
-    gathered = re.findall(r"= \w+\[([\d,]*)\]\S* all-gather\(", text)
+    moves = "all-gather|all-to-all|collective-permute"
+    gathered = re.findall(rf"= \w+\[([\d,]*)\]\S* (?:{moves})\(", text)
     assert all(np.prod([int(n) for n in shape.split(",")]) <= rows * 64 for shape in gathered)
     assert jax.tree.leaves(compiled.output_shardings.generated.kv)[0].spec == place.spec
     cache = sum(leaf.nbytes for leaf in jax.tree.leaves(state.generated.kv))
@@ -134,6 +136,32 @@ def test_a_decoding_step_sums_once_a_layer_and_moves_no_keys(
 
 def test_a_mesh_of_jax_itself_is_taken_as_it_is(directories: dict[str, Path]) -> None:
     mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
-    assert load(directories["parallel"], mesh=mesh).mesh is mesh
-    config = json.loads((directories["parallel"] / "config.json").read_text())
-    assert config["num_attention_heads"] == 4
+    assert load(directories["parallel"], mesh=mesh).mesh == mesh
+
+
+def test_a_mesh_of_explicit_axes_is_taken_for_its_devices(directories: dict[str, Path]) -> None:
+    model = load(directories["parallel"], mesh=jax.make_mesh((2, 4), ("data", "model")))
+    np.testing.assert_allclose(
+        logits(model), logits(load(directories["parallel"])), atol=TOLERANCE, rtol=0
+    )
+
+
+def test_a_mesh_of_one_device_keeps_the_model_there(directories: dict[str, Path]) -> None:
+    mesh = Mesh(np.array(jax.devices()[5:6]).reshape(1, 1), ("data", "model"))
+    model = load(directories["parallel"], mesh=mesh)
+    assert model.embed_in.weight.devices() == {jax.devices()[5]}
+
+
+@pytest.mark.parametrize(
+    ("shape", "names", "message"),
+    [
+        ((2, 4), ("model", "data"), "the axes of the mesh are .* they must be"),
+        ((8,), ("x",), "the axes of the mesh are"),
+        ((1, 8), ("data", "model"), "model=8 does not divide the 4 heads"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_is_refused(
+    directories: dict[str, Path], shape: tuple[int, ...], names: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        load(directories["parallel"], mesh=jax.make_mesh(shape, names))
