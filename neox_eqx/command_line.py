@@ -11,6 +11,7 @@ import re
 import signal
 import sys
 import threading
+import time
 import traceback
 import types
 import warnings
@@ -28,6 +29,9 @@ Options = TypeVar("Options")
 
 # Seconds.
 _INTERRUPT_AGAIN = 0.5
+# By which the process that tells the user of an error ends before the others, which would
+# otherwise make JAX in it complain of their end.
+_TELLING = 0.1
 _OUTPUT_ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG)
 
 
@@ -58,6 +62,8 @@ def run(
         if error.mine:
             line = " ".join(str(error).splitlines())
             print(f"{program}: error: {line}", file=sys.stderr)
+        else:
+            time.sleep(_TELLING)
         _exit(2)
     except KeyboardInterrupt:
         # At once: JAX may still compute, and to take it down under that ends in a crash.

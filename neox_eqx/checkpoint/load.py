@@ -101,20 +101,17 @@ def _dtype(dtype: jax.typing.DTypeLike) -> jnp.dtype:
 
 
 def _fingerprint(tensors: dict[str, Entry]) -> list[tuple]:
-    """What tells one checkpoint from another that has tensors of the same names."""
+    """What tells one checkpoint from another that has tensors of the same names.
+
+    Of the values only vectors, norms and biases, which every process needs and which are small.
+    """
+    vectors = {
+        name: entry.read((slice(None),)) for name, entry in tensors.items() if len(entry.shape) == 1
+    }
     return [
-        (name, entry.dtype, entry.shape, _first_and_last_row(entry))
+        (name, entry.dtype, entry.shape, vectors[name].tobytes() if name in vectors else None)
         for name, entry in sorted(tensors.items())
     ]
-
-
-def _first_and_last_row(entry: Entry) -> bytes:
-    rest = (slice(None),) * (len(entry.shape) - 1)
-    last = entry.shape[0] - 1
-    return b"".join(
-        np.ascontiguousarray(entry.read((slice(row, row + 1), *rest))).tobytes()
-        for row in (0, last)
-    )
 
 
 def _with_progress(parameters: list[Parameter]) -> Iterator[Parameter]:
