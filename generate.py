@@ -24,7 +24,7 @@ class Options:
     """
 
     model: str | None = None
-    """A directory in Hugging Face layout or a Hub id; the bundled demo model if not given."""
+    """A directory in Hugging Face or native layout, or a Hub id; the demo model if not given."""
     prompt: tuple[str, ...] = ()
     """Texts to complete."""
     prompt_file: Path | None = None

@@ -40,7 +40,7 @@ def test_tests_run_on_eight_cpu_devices_in_full_precision() -> None:
 def test_every_direct_dependency_is_pinned_above_its_lower_bound() -> None:
     extras = PROJECT["optional-dependencies"].values()
     for requirement in sum(extras, PROJECT["dependencies"]):
-        name, bound = re.fullmatch(r"([\w-]+)>=([\d.]+).*", requirement).groups()
+        name, bound = re.fullmatch(r"([\w-]+)(?:\[\w+\])?>=([\d.]+).*", requirement).groups()
         pins = {_canonical(name): version for name, version in PINS.items()}
         assert _numbers(pins[_canonical(name)]) >= _numbers(bound), requirement
 

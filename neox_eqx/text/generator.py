@@ -50,7 +50,7 @@ class TextGenerator:
         mesh: Mesh | str | None = None,
         mask_unknown_tokens: bool = False,
     ) -> "TextGenerator":
-        """Loads a checkpoint directory in Hugging Face layout, or a Hub id.
+        """Loads a checkpoint directory in Hugging Face or native layout, or a Hub id.
 
         `dtype` is that of the parameters and of the computation: float32 on a CPU and bfloat16
         on an accelerator unless given. `mesh` is that of `load`.
