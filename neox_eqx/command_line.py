@@ -21,6 +21,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import jax
 import tyro
+from jax.experimental import multihost_utils
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from neox_eqx.errors import InputError
@@ -29,9 +30,7 @@ Options = TypeVar("Options")
 
 # Seconds.
 _INTERRUPT_AGAIN = 0.5
-# By which the process that tells the user of an error ends before the others, which would
-# otherwise make JAX in it complain of their end.
-_TELLING = 0.1
+_FIRST_ENDS_LATER = 0.2
 _OUTPUT_ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG)
 
 
@@ -59,11 +58,11 @@ def run(
             if sys.stdout:
                 sys.stdout.flush()  # so that a reader that left is noticed here
     except InputError as error:
-        if error.mine:
+        if error.mine is not False:
             line = " ".join(str(error).splitlines())
             print(f"{program}: error: {line}", file=sys.stderr)
-        else:
-            time.sleep(_TELLING)
+        if error.mine is not None:
+            _end_together()
         _exit(2)
     except KeyboardInterrupt:
         # At once: JAX may still compute, and to take it down under that ends in a crash.
@@ -106,6 +105,16 @@ def _interrupt_until_it_ends() -> None:
         signal.signal(signal.SIGINT, interrupt)
         signal.signal(signal.SIGALRM, interrupt)
         sys.unraisablehook = is_dropped
+
+
+def _end_together() -> None:
+    """Waits until all processes of the pod are here, and in the first until the others have ended.
+
+    Where one ends before, JAX aborts the others, and they complain.
+    """
+    multihost_utils.sync_global_devices("the error is told")
+    if jax.process_count() > 1 and jax.process_index() == 0:
+        time.sleep(_FIRST_ENDS_LATER)
 
 
 def _end_the_pod() -> None:

@@ -8,7 +8,7 @@ class InputError(ValueError):
     it and exit with status 2; in a notebook it is an ordinary `ValueError`.
     """
 
-    def __init__(self, message: str, *, mine: bool = True):
+    def __init__(self, message: str, *, mine: bool | None = None):
         super().__init__(message)
         self.mine = mine
-        """Whether this process is to tell the user; on a pod, one of them does."""
+        """Of an error that all processes of a pod raise together: whether this one tells it."""

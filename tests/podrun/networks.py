@@ -19,6 +19,7 @@ from tests.podrun.hosts import SSHD, Hosts
 from tests.podrun.launch import wait_until
 
 PREFIX = "T-podrun-"
+ROOT = Path(__file__).parents[2]
 METADATA_ADDRESS = "169.254.169.254"
 
 
@@ -101,7 +102,11 @@ class NamespaceHosts(Hosts):
         return path
 
     def _mount_tmp(self, name: str) -> str:
-        return f"mount --bind {self.tmp(name)} /tmp; "
+        own, first = self.tmp(name), ""
+        if ROOT.is_relative_to("/tmp"):  # a checkout there stays in sight
+            place = own / ROOT.relative_to("/tmp")
+            first = f"mkdir -p {place}; mount --bind {ROOT} {place}; "
+        return f"{first}mount --rbind {own} /tmp; "
 
     def close(self) -> None:
         super().close()

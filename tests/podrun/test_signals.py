@@ -66,7 +66,10 @@ def test_the_grace_of_a_signal_ends(pod: Hosts) -> None:
 
 def test_a_signal_ends_a_launch_that_is_still_connecting(pod: Hosts) -> None:
     launch = pod.launch("sh", "-c", "echo started")
-    time.sleep(0.2)
+    wait_until(
+        lambda: any("BatchMode" in command for command in pod.processes().values()),
+        *(10, lambda: "no ssh was started"),
+    )
     launch.process.send_signal(signal.SIGTERM)
     assert launch.end(within_seconds=2) == 143
     assert launch.stdout == ""
