@@ -31,6 +31,8 @@ Options = TypeVar("Options")
 # Seconds.
 _INTERRUPT_AGAIN = 0.5
 _FIRST_ENDS_LATER = 0.2
+# Where another process of the pod has failed, the launcher hears of that one before.
+_BLAME_LATER = 0.3
 _OUTPUT_ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG)
 
 
@@ -121,6 +123,7 @@ def _end_the_pod() -> None:
     """Shows the error that is being handled and exits, where others wait for this process."""
     if jax.distributed.is_initialized():
         traceback.print_exc()
+        time.sleep(_BLAME_LATER)
         _exit(1)
 
 
