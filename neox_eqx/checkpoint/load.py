@@ -74,7 +74,7 @@ def load_entries(
         tensors = fitting(directory, config, entries)
         config = settle_tying(config, tensors, dtype)
         if mesh is None:
-            mesh = "auto" if jax.process_count() > 1 else make_mesh(config, "data=1,model=1")
+            mesh = "auto" if jax.process_count() > 1 else "data=1,model=1"
         mesh = make_mesh(config, mesh) if isinstance(mesh, str) else checked_mesh(config, mesh)
     how = (config, dtype, stacked, dict(mesh.shape))
     if jax.process_count() > 1:

@@ -1,17 +1,15 @@
 """From a model in memory to a checkpoint directory."""
 
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import numpy as np
 
+from neox_eqx.checkpoint.destination import new_directory
 from neox_eqx.checkpoint.names import Parameter, parameters
 from neox_eqx.checkpoint.safetensors_file import write_tensors
-from neox_eqx.errors import InputError
 from neox_eqx.model.neox import GPTNeoX
 
 
@@ -27,25 +25,8 @@ def save(model: GPTNeoX, directory: str | Path) -> None:
     Raises:
         InputError: the directory holds something, or cannot be written.
     """
-    try:
-        directory = Path(directory).resolve()
-    except (OSError, ValueError, RuntimeError) as error:  # A loop of links is a RuntimeError.
-        raise InputError(f"{str(directory)!r:.80}: cannot be a directory: {error}") from error
-    try:
-        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-            raise InputError(f"{directory}: is not an empty directory; choose another name")
-        if directory == Path.cwd():
-            # It would be replaced, and the process be left in one that is no more.
-            raise InputError(f"{directory}: is the working directory; choose another name")
-        partial = directory.with_name(f".{directory.name}.partial-{os.getpid()}")
-        partial.mkdir(parents=True)
-        try:
-            _write(model, partial)
-            os.replace(partial, directory)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    except OSError as error:
-        raise InputError(f"{directory}: cannot be written: {error.strerror}") from error
+    with new_directory(Path(directory)) as partial:
+        _write(model, partial)
 
 
 def _write(model: GPTNeoX, directory: Path) -> None:

@@ -4,10 +4,10 @@ import shutil
 from pathlib import Path
 from typing import Any, Literal
 
+from neox_eqx.checkpoint.destination import new_directory
 from neox_eqx.convert.cast import cast
 from neox_eqx.convert.certificate import certify, write_certificate
 from neox_eqx.convert.config_out import result_config, to_text
-from neox_eqx.convert.destination import new_directory
 from neox_eqx.convert.forward import compare
 from neox_eqx.convert.hashes import describe_text
 from neox_eqx.convert.hf_out import write_hf

@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import load_file
 
 from neox_eqx import load
+from neox_eqx.checkpoint.destination import new_directory
 from neox_eqx.command_line import run
-from neox_eqx.convert.destination import new_directory
 from neox_eqx.errors import InputError
 from scripts import convert_params
 from tests.checkpoint.checkpoints import edit_config, rewrite

@@ -22,8 +22,8 @@ def new_directory(directory: Path) -> Iterator[Path]:
     """
     try:
         directory = directory.resolve()
-    except (OSError, RuntimeError) as error:  # A loop of links is a RuntimeError.
-        raise InputError(f"{directory}: cannot be a directory: {error}") from error
+    except (OSError, ValueError, RuntimeError) as error:  # A loop of links is a RuntimeError.
+        raise InputError(f"{str(directory)!r:.80}: cannot be a directory: {error}") from error
     try:
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
             raise InputError(f"{directory}: is not an empty directory; choose another name")
