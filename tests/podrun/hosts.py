@@ -4,6 +4,7 @@ What is common to the two kinds of `networks.py`: the keys and files of ssh, the
 processes that there are because of it.
 """
 
+import abc
 import contextlib
 import os
 import re
@@ -40,7 +41,7 @@ Host {name}
 """
 
 
-class Hosts:
+class Hosts(abc.ABC):
     """A few hosts named h0, h1, ... and a machine to launch from; see `pod_of`."""
 
     def __init__(self, folder: Path, count: int, private_tmp: bool) -> None:
@@ -57,19 +58,21 @@ class Hosts:
 
     port = 22
 
+    @abc.abstractmethod
     def start(self) -> None:
-        raise NotImplementedError
+        """Starts an ssh server on every host, and returns when all answer."""
 
+    @abc.abstractmethod
     def address(self, name: str) -> str:
-        raise NotImplementedError
+        """Where a host is reached."""
 
+    @abc.abstractmethod
     def launcher(self) -> list[str]:
         """The words before a command that runs it where podrun is launched."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def cut(self, name: str) -> contextlib.AbstractContextManager:
         """Takes a host off the network, or stops it as a whole."""
-        raise NotImplementedError
 
     def write_files(self) -> None:
         """The client's ssh_config and known_hosts, and an `ssh` that uses them."""
