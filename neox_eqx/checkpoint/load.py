@@ -20,6 +20,7 @@ from neox_eqx.checkpoint.ties import settle_tying
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
 from neox_eqx.model.neox import GPTNeoX
+from neox_eqx.model.segment import heads_together
 from neox_eqx.sharding.distributed import agreed, check_equal
 from neox_eqx.sharding.mesh import checked_mesh, make_mesh
 from neox_eqx.sharding.rules import parameter_shardings
@@ -81,8 +82,11 @@ def load_entries(
         check_equal(f"{directory}, its configuration or tensors,", (*how, _fingerprint(tensors)))
     shapes = model_shapes(config, dtype, stacked=stacked)
     places = jax.tree.leaves(_places(shapes, mesh))
-    if mesh.size > 1:
-        shapes = dataclasses.replace(shapes, mesh=mesh)
+    shapes = dataclasses.replace(
+        shapes,
+        mesh=mesh if mesh.size > 1 else None,
+        heads_together=heads_together(config, mesh),
+    )
     arrays = [
         _place(parameter, tensors, place)
         for parameter, place in zip(_with_progress(parameters(shapes)), places, strict=True)

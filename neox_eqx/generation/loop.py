@@ -92,7 +92,14 @@ def prefill(
     last = valid.sum(-1) - 1
     hidden = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
     rows = len(tokens) * samples
-    empty = Segment.empty(model.config, rows, FIRST_SLOTS, model.dtype, stacked=model.stacked)
+    empty = Segment.empty(
+        model.config,
+        rows,
+        FIRST_SLOTS,
+        model.dtype,
+        stacked=model.stacked,
+        together=model.heads_together,
+    )
     state = State(
         generated=empty,
         tokens=jnp.zeros((rows, FIRST_SLOTS), jnp.int32),

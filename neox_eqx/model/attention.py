@@ -43,8 +43,10 @@ class Attention(eqx.Module):
     ) -> tuple[Float[Array, "B T D"], KV]:
         """What attention adds, but for the bias of `dense`; the new tokens' keys and values."""
         rows, length, size = x.shape
-        # The rows of the fused weight are ordered by head, then query, key, value.
-        fused = self.query_key_value(x).reshape(rows, length, self.num_heads, 3, -1)
+        # The rows of the fused weight are ordered by head, then query, key, value. The barrier
+        # keeps XLA's TPU backend from reshaping the weight instead, which copies it.
+        fused = lax.optimization_barrier(self.query_key_value(x))
+        fused = fused.reshape(rows, length, self.num_heads, 3, -1)
         query, key, value = (fused[:, :, :, part].transpose(0, 2, 1, 3) for part in range(3))
         rotary = rotary.astype(x.dtype)
         new = KV(rotary.rotate(key), value)
@@ -68,27 +70,30 @@ def attend(
     output, start = jnp.zeros((), jnp.float32), 0
     for kv in segments:
         stop = start + kv.value.shape[-2]
-        output = output + _mix(weights[..., start:stop], kv.value)
+        output = output + _mix(weights[..., start:stop], kv.value, query.shape[-1])
         start = stop
     return output.astype(query.dtype)
 
 
 def _scores(
-    query: Float[Array, "B H T K"], key: Float[Array, "b H S K"]
+    query: Float[Array, "B H T K"], key: Float[Array, "b G S C"]
 ) -> Float[Array, "B H T S"]:
     """Rows of the batch that share a segment row are one matrix product with it."""
-    shared = _group(query, len(key))
+    wide = _widen(query, key.shape[-1])
+    shared = _group(wide, len(key))
     # The keys first: the other order makes XLA's CPU backend transpose them in memory.
     dims = (((3,), (3,)), ((0, 1), (0, 1)))
     scores = lax.dot_general(key, shared, dims, precision=lax.Precision.HIGHEST)
-    return _ungroup(scores.swapaxes(2, 3), query.shape)
+    return _ungroup(scores.swapaxes(2, 3), wide.shape).reshape(*query.shape[:3], -1)
 
 
 def _mix(
-    weights: Float[Array, "B H T S"], value: Float[Array, "b H S K"]
+    weights: Float[Array, "B H T S"], value: Float[Array, "b G S C"], size: int
 ) -> Float32[Array, "B H T K"]:
     """In float32, so that the sum over segments is rounded once."""
-    shared = _group(weights, len(value))
+    batch, heads, length, slots = weights.shape
+    wide = weights.reshape(batch, value.shape[1], -1, slots)
+    shared = _group(wide, len(value))
     dims = (((3,), (2,)), ((0, 1), (0, 1)))
     mixed = lax.dot_general(
         shared,
@@ -97,7 +102,29 @@ def _mix(
         precision=lax.Precision.HIGHEST,
         preferred_element_type=jnp.float32,
     )
-    return _ungroup(mixed, weights.shape)
+    return _narrow(_ungroup(mixed, wide.shape), heads, size)
+
+
+def _widen(query: Float[Array, "B H T K"], width: int) -> Float[Array, "B G hT C"]:
+    """Each query at the place of its head among those of its group, with zeros at the others."""
+    batch, heads, length, size = query.shape
+    together = width // size
+    if together == 1:
+        return query
+    apart = query.reshape(batch, -1, together, length, 1, size)
+    own = jnp.eye(together, dtype=query.dtype)[:, None, :, None]
+    return (apart * own).reshape(batch, -1, together * length, width)
+
+
+def _narrow(mixed: Float[Array, "B G hT C"], heads: int, size: int) -> Float[Array, "B H T K"]:
+    """Of each row what belongs to its own head."""
+    batch, groups, _, width = mixed.shape
+    together = width // size
+    if together == 1:
+        return mixed
+    apart = mixed.reshape(batch, groups, together, -1, together, size)
+    own = jnp.eye(together, dtype=mixed.dtype)[:, None, :, None]
+    return (apart * own).sum(-2).reshape(batch, heads, -1, size)
 
 
 def _group(x: Float[Array, "B H T X"], rows: int) -> Float[Array, "b H gT X"]:

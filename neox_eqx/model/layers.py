@@ -84,7 +84,9 @@ class Embedding(eqx.Module):
 def project(x: Float[Array, "*B in"], weight: Float[Array, "out in"]) -> Float[Array, "*B out"]:
     """x Wᵀ, summed in float32 for 16-bit inputs."""
     if math.prod(x.shape[:-1]) <= FEW_ROWS:
-        return lax.platform_dependent(x, weight, cpu=_project_few_rows, default=_project)
+        return lax.platform_dependent(
+            x, weight, cpu=_project_few_rows, tpu=_project_full_tiles, default=_project
+        )
     return _project(x, weight)
 
 
@@ -92,6 +94,16 @@ def _project(x: Float[Array, "*B in"], weight: Float[Array, "out in"]) -> Float[
     """float32 stays float32 on accelerators, whose default would round it for speed."""
     dims = (((x.ndim - 1,), (1,)), ((), ()))
     return lax.dot_general(x, weight, dims, precision=lax.Precision.HIGHEST)
+
+
+def _project_full_tiles(
+    x: Float[Array, "*B in"], weight: Float[Array, "out in"]
+) -> Float[Array, "*B out"]:
+    """Fills the 8 rows of a TPU's tile: fewer would not be given to its matrix unit."""
+    rows = x.reshape(-1, x.shape[-1])
+    full = jnp.pad(rows, ((0, -len(rows) % 8), (0, 0)))
+    y = _project(lax.optimization_barrier(full), weight)[: len(rows)]
+    return y.reshape(*x.shape[:-1], -1)
 
 
 def _project_few_rows(

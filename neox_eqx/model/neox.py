@@ -24,7 +24,7 @@ class GPTNeoX(eqx.Module):
     `layers` is a tuple of Blocks, which unrolls (fastest on a CPU), or one Block whose arrays
     have a leading layer axis, which scans (compiles in seconds for any depth). `embed_out` is
     None where the head is tied to the embedding. `mesh` is where the parameters lie, None on a
-    single device.
+    single device. `heads_together` is the form of the keys and values that are returned, see KV.
 
     Example:
         >>> config = GPTNeoXConfig(64, 32, 2, 4, 128)
@@ -41,6 +41,7 @@ class GPTNeoX(eqx.Module):
     embed_out: Linear | None
     config: GPTNeoXConfig = eqx.field(static=True)
     mesh: Mesh | None = eqx.field(static=True, default=None)
+    heads_together: int = eqx.field(static=True, default=1)
 
     @classmethod
     def init(
@@ -117,14 +118,15 @@ class GPTNeoX(eqx.Module):
             new = []
             for index, block in enumerate(self.layers):
                 x, kv = block(x, rotary, tuple(segment.layer(index) for segment in past), mask)
-                new.append(kv)
+                new.append(kv.side_by_side(self.heads_together))
             return x, tuple(new)
 
         def body(
             x: Float[Array, "B T D"], layer: tuple[Block, tuple[KV, ...]]
         ) -> tuple[Float[Array, "B T D"], KV]:
             block, layer_past = layer
-            return block(x, rotary, layer_past, mask)
+            x, kv = block(x, rotary, layer_past, mask)
+            return x, kv.side_by_side(self.heads_together)
 
         past_kv: Any = tuple(segment.kv for segment in past)  # each one KV, as the layers are
         return lax.scan(body, x, (self.layers, past_kv))
