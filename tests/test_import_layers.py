@@ -22,6 +22,7 @@ LAYERS = (
     "generation",
     "text",
     "convert",
+    "training",
     "__init__",
 )
 NARROWER = {"command_line": {"command_line", "errors"}}
