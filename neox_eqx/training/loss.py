@@ -53,7 +53,9 @@ def _forward(
         x, target, weight = part
         logits = _logits(x, head, mesh)
         loss, is_target, normaliser = _weighted(logits, target, weight)
-        d_logits = (jnp.exp(logits - normaliser) - is_target) * weight[..., None]
+        softmax = jnp.exp(logits - normaliser)
+        d_logits = jnp.where(is_target, softmax - 1, softmax) * weight[..., None]
+        # Rounded to the dtype of the products, as the gradients of all other layers are.
         d_logits = d_logits.astype(x.dtype)
         d_x = _contract(d_logits, head, ((2,), (0,))).astype(x.dtype)
         d_head = d_head + _contract(d_logits, x, ((0, 1), (0, 1)))

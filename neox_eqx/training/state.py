@@ -16,7 +16,7 @@ from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.sharding.rules import TRAINING_RULES, parameter_shardings, sharding
 from neox_eqx.training.batch import Batch
-from neox_eqx.training.optimizer import optimizer
+from neox_eqx.training.optimizer import first_moments
 from neox_eqx.training.recipe import Recipe
 
 Tree = TypeVar("Tree")
@@ -53,7 +53,7 @@ class TrainState(eqx.Module):
 def _fresh(model: GPTNeoX, recipe: Recipe) -> TrainState:
     # Three zeros, and not one in three places: the buffers of a state are donated one by one.
     counts = [jnp.zeros((), jnp.int32) for _ in range(3)]
-    return TrainState(model, optimizer(recipe).init(model), *counts).constrain()
+    return TrainState(model, first_moments(recipe, model), *counts).constrain()
 
 
 def state_shardings(state: TrainState) -> TrainState:

@@ -16,7 +16,7 @@ from neox_eqx.training.batch import Batch
 from neox_eqx.training.forward import hidden_states
 from neox_eqx.training.gather import gather
 from neox_eqx.training.loss import cross_entropy
-from neox_eqx.training.optimizer import optimizer, schedule
+from neox_eqx.training.optimizer import learning_rate, update
 from neox_eqx.training.recipe import Recipe
 from neox_eqx.training.state import TrainState
 
@@ -45,16 +45,16 @@ def train_step(
     weight has no loss: it counts as not finite.
     """
     loss, weight, gradients = loss_and_gradients(state.model, batch, recipe, state.step, frozen)
-    norm = optax.global_norm(gradients)
+    norm = optax.tree.norm(gradients)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-    updates, moments = optimizer(recipe).update(gradients, state.optimizer, state.model)
-    new = (optax.apply_updates(state.model, updates), moments)
     # Chosen number by number, which fuses into the update; a branch would need both whole.
     model, moments = jax.tree.map(
-        lambda new, old: jnp.where(finite, new, old), new, (state.model, state.optimizer)
+        lambda new, old: jnp.where(finite, new, old),
+        update(recipe, gradients, state.optimizer, state.model),
+        (state.model, state.optimizer),
     )
     missed = jnp.where(finite, 0, 1)
-    learning_rate = jnp.float32(schedule(recipe)(state.step - state.skipped))
+    rate = learning_rate(recipe, state.step - state.skipped)
     after = TrainState(
         model,
         moments,
@@ -62,7 +62,7 @@ def train_step(
         skipped=state.skipped + missed,
         skipped_in_a_row=jnp.where(finite, 0, state.skipped_in_a_row + 1),
     )
-    return after.constrain(), Metrics(loss, weight, norm, learning_rate, finite)
+    return after.constrain(), Metrics(loss, weight, norm, rate, finite)
 
 
 def loss_and_gradients(
