@@ -157,11 +157,11 @@ def _peer(model: GPTNeoX, count: int) -> Generate:
 def _model(options: Options) -> GPTNeoX:
     if (options.model is None) == (options.preset is None):
         raise InputError("give either --model or --preset")
-    if options.preset is None:
+    if options.model is not None:
         return load(options.model, dtype=options.dtype)
     on_cpu = jax.default_backend() == "cpu"
     dtype = options.dtype or ("float32" if on_cpu else "bfloat16")
-    config = preset(options.preset)
+    config = preset(options.preset or "")
     init = jax.jit(
         lambda key: GPTNeoX.init(config, dtype=jnp.dtype(dtype), stacked=not on_cpu, key=key)
     )

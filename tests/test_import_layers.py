@@ -22,6 +22,7 @@ LAYERS = (
     "generation",
     "text",
     "convert",
+    "training",
     "planning",
     "__init__",
 )

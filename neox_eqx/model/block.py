@@ -9,6 +9,8 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.model.activations import activate
 from neox_eqx.model.attention import Attention
+from neox_eqx.model.dropout import Dropout
+from neox_eqx.model.flash import Flash
 from neox_eqx.model.layers import LayerNorm, Linear
 from neox_eqx.model.rotary import Rotary
 from neox_eqx.model.segment import KV
@@ -69,16 +71,23 @@ class Block(eqx.Module):
         x: Float[Array, "B T D"],
         rotary: Rotary,
         past: tuple[KV, ...],
-        mask: Bool[Array, "B T U"],
+        mask: Bool[Array, "B T U"] | Flash,
+        dropout: Dropout | None = None,
     ) -> tuple[Float[Array, "B T D"], KV]:
         """The residual stream after this layer, and the new tokens' keys and values."""
-        attended, new = self.attention(self.input_layernorm(x), rotary, past, mask)
+        attended, new = self.attention(self.input_layernorm(x), rotary, past, mask, dropout)
         add_attention_bias = self.attention.dense.add_bias
         add_mlp_bias = self.mlp.dense_4h_to_h.add_bias
-        if self.use_parallel_residual:
+        if self.use_parallel_residual and dropout is None:
             # The branches are summed before their biases are added: on a mesh both are sums over
             # the devices, which then share one reduction.
             branches = attended + self.mlp(self.post_attention_layernorm(x))
             return x + add_mlp_bias(add_attention_bias(branches)), new
-        x = x + add_attention_bias(attended)
-        return x + add_mlp_bias(self.mlp(self.post_attention_layernorm(x))), new
+        attended = _drop(add_attention_bias(attended), dropout, 0)
+        read = x if self.use_parallel_residual else x + attended
+        added = _drop(add_mlp_bias(self.mlp(self.post_attention_layernorm(read))), dropout, 1)
+        return x + attended + added, new
+
+
+def _drop(x: Float[Array, "B T D"], dropout: Dropout | None, place: int) -> Float[Array, "B T D"]:
+    return x if dropout is None else dropout.drop_hidden(x, place)

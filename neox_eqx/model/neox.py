@@ -82,6 +82,10 @@ class GPTNeoX(eqx.Module):
     def stacked(self) -> bool:
         return not isinstance(self.layers, tuple)
 
+    @property
+    def head(self) -> Embedding | Linear:
+        return self.embed_in if self.embed_out is None else self.embed_out
+
     def __call__(
         self,
         tokens: Int[Array, "B T"],
@@ -133,8 +137,7 @@ class GPTNeoX(eqx.Module):
 
     def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """Scores of the vocabulary in float32. Apart from the layers: most positions need none."""
-        head = self.embed_in if self.embed_out is None else self.embed_out
-        return project(hidden, head.weight).astype(jnp.float32)
+        return project(hidden, self.head.weight).astype(jnp.float32)
 
 
 def stack(blocks: Sequence[Block]) -> Block:

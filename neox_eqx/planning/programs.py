@@ -91,12 +91,12 @@ def _on_mesh(tree: Any, mesh: Mesh | None) -> Any:
     return jax.tree.map(place, tree, is_leaf=lambda x: isinstance(x, Segment))
 
 
-def _everywhere(x: Any, mesh: Mesh | None) -> jax.ShapeDtypeStruct:
+def _everywhere(x: Any, mesh: Mesh | None) -> Any:
     assert mesh is not None
     return _struct(x, mesh)
 
 
-def _struct(x: Any, mesh: Mesh, *axes: str | None) -> jax.ShapeDtypeStruct:
+def _struct(x: Any, mesh: Mesh, *axes: str | None) -> Any:
     return _placed(x, sharding(mesh, x.shape, axes))
 
 

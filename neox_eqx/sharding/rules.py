@@ -1,5 +1,6 @@
 """From the logical axes of an array to its place on the mesh."""
 
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -13,19 +14,24 @@ RULES = {
     "mlp": "model",
     "vocab": "model",
 }
+# In training a parameter, with its gradient and its moments, is spread over the rows' axis too,
+# and gathered from there for the time that its layer needs it.
+TRAINING_RULES = {**RULES, "embed": "data"}
 
 Axes = tuple[str | None, ...]
 Tree = TypeVar("Tree")
 
 
-def sharding(mesh: Mesh, shape: tuple[int, ...], axes: Axes) -> NamedSharding:
+def sharding(
+    mesh: Mesh, shape: tuple[int, ...], axes: Axes, rules: Mapping[str, str] = RULES
+) -> NamedSharding:
     """Where an array lies whose last dimensions have these axes; those before are whole.
 
     A dimension that its mesh axis does not divide is whole too: a vocabulary of 50,277.
     """
     names: list[str | None] = [None] * (len(shape) - len(axes))
     for size, axis in zip(shape[len(names) :], axes, strict=True):
-        name = RULES.get(axis) if axis else None
+        name = rules.get(axis) if axis else None
         names.append(name if name and size % mesh.shape[name] == 0 else None)
     return NamedSharding(mesh, PartitionSpec(*names))
 
@@ -35,7 +41,7 @@ def constrain(x: jax.Array, mesh: Mesh | None, *axes: str | None) -> jax.Array:
     return x if mesh is None else lax.with_sharding_constraint(x, sharding(mesh, x.shape, axes))
 
 
-def parameter_shardings(model: Tree, mesh: Mesh) -> Tree:
+def parameter_shardings(model: Tree, mesh: Mesh, rules: Mapping[str, str] = RULES) -> Tree:
     """The tree of a model with a NamedSharding in place of each of its arrays.
 
     Each layer with parameters has `axes`: the logical axes of its weight, of which the first is
@@ -45,7 +51,7 @@ def parameter_shardings(model: Tree, mesh: Mesh) -> Tree:
     def of_layer(layer: Any) -> Any:
         def of_parameter(path: tuple[Any, ...], array: Any) -> NamedSharding:
             axes = layer.axes[:1] if path[-1].name == "bias" else layer.axes
-            return sharding(mesh, array.shape, axes)
+            return sharding(mesh, array.shape, axes, rules)
 
         return jax.tree_util.tree_map_with_path(of_parameter, layer)
 
