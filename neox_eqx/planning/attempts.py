@@ -2,13 +2,38 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from neox_eqx.errors import InputError
+
+# Where `make tpu-compiler` puts libtpu: out of sight of programs that would look for a TPU with it.
+APART = Path(sys.prefix) / "tpu-compiler"
+
+
+def environment() -> dict[str, str]:
+    """The environment of a process that compiles with libtpu, and has no TPU.
+
+    Raises:
+        InputError: libtpu is not installed.
+    """
+    paths = [path for path in (os.environ.get("PYTHONPATH"),) if path]
+    if importlib.util.find_spec("libtpu") is None:
+        if not (APART / "libtpu").is_dir():
+            raise InputError("libtpu, the TPU compiler, is not installed; run make tpu-compiler")
+        paths.insert(0, str(APART))
+    return os.environ | {
+        "PYTHONPATH": os.pathsep.join(paths),
+        "JAX_PLATFORMS": "cpu",
+        # It computes nothing on a TPU, so that it need not be alone, nor ask what TPU this is.
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+        "TPU_SKIP_MDS_QUERY": "1",
+    }
 
 
 class Compiler:
@@ -19,11 +44,7 @@ class Compiler:
     """
 
     def __init__(self) -> None:
-        if importlib.util.find_spec("libtpu") is None:
-            raise InputError(
-                "libtpu, the TPU compiler, is not installed; "
-                "run pip install -r requirements-plan.txt"
-            )
+        self._environment = environment()
 
     def __enter__(self) -> "Compiler":
         # A file and not a pipe: nobody reads it unless the process fails.
@@ -34,6 +55,7 @@ class Compiler:
             stdout=subprocess.PIPE,
             stderr=self._noise,
             text=True,
+            env=self._environment,
         )
         return self
 

@@ -10,11 +10,6 @@ import re
 import sys
 from typing import Any
 
-# Before JAX is imported: it computes on the CPU, and libtpu is only asked to compile.
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
-os.environ["TPU_SKIP_MDS_QUERY"] = "1"
-
 import jax
 
 from neox_eqx.config import GPTNeoXConfig

@@ -1,6 +1,5 @@
 """What the TPU compiler made of the planted programs."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,14 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from neox_eqx.planning.attempts import environment
 from neox_eqx.planning.program import Program, read_program
-
-# Compiling for a TPU needs none, and the library would look for one.
-WITHOUT_A_TPU = {
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-    "JAX_PLATFORMS": "cpu",
-    "TPU_SKIP_MDS_QUERY": "1",
-}
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +18,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Program
     script = Path(__file__).with_name("planted.py")
     done = subprocess.run(
         [sys.executable, str(script), str(folder)],
-        env=os.environ | WITHOUT_A_TPU,
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=300,
