@@ -42,6 +42,8 @@ class Options:
     """Tokens to generate after each prompt."""
     mesh: str = "auto"
     """As generate.py takes it, data=1,model=16; auto tries what divides the model."""
+    layout: Literal["auto", "1d", "2d"] = "auto"
+    """1d splits weights along model alone, 2d along data too, which pays on many chips."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Of parameters and computation."""
     json: Path | None = None
@@ -86,6 +88,7 @@ def _wishes(options: Options) -> list[Wish]:
             options.prompt_len,
             options.gen_len,
             options.mesh,
+            options.layout,
             options.dtype,
         )
         for topology in options.topology

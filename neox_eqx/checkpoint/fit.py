@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -27,11 +28,12 @@ def fitting(directory: Path, config: GPTNeoXConfig, entries: Iterable[Entry]) ->
     return tensors
 
 
-def model_shapes(config: GPTNeoXConfig, dtype: jnp.dtype, *, stacked: bool) -> GPTNeoX:
+def model_shapes(
+    config: GPTNeoXConfig, dtype: jnp.dtype, *, stacked: bool, heads: int | None = None
+) -> GPTNeoX:
     """The model with a ShapeDtypeStruct in place of each array."""
-    return jax.eval_shape(
-        lambda: GPTNeoX.init(config, dtype=dtype, stacked=stacked, key=jax.random.key(0))
-    )
+    init = partial(GPTNeoX.init, config, dtype=dtype, stacked=stacked, heads=heads)
+    return jax.eval_shape(lambda: init(key=jax.random.key(0)))
 
 
 def _by_stored_name(directory: Path, entries: Iterable[Entry]) -> dict[str, Entry]:

@@ -22,8 +22,8 @@ from neox_eqx.errors import InputError
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.segment import heads_together
 from neox_eqx.sharding.distributed import agreed, check_equal
-from neox_eqx.sharding.mesh import checked_mesh, make_mesh
-from neox_eqx.sharding.rules import parameter_shardings
+from neox_eqx.sharding.mesh import Arrangement, checked_mesh, make_mesh
+from neox_eqx.sharding.rules import LAYOUTS, parameter_shardings
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -42,6 +42,8 @@ def load(
     the axes data and model, or what `make_mesh` takes. On several hosts each process reads only
     what its devices hold, and all devices take part. Beyond the parameters the process needs
     memory for one block of a tensor at a time, and on a mesh for its part of one parameter again.
+    In words the mesh may also say `heads=48`, which adds heads of zeros that change nothing so
+    that they divide over model, and `layout=2d`, which splits the weights along data too.
 
     Raises:
         InputError: the checkpoint is absent, incomplete or corrupt, in any process. All missing,
@@ -76,17 +78,19 @@ def load_entries(
         config = settle_tying(config, tensors, dtype)
         if mesh is None:
             mesh = "auto" if jax.process_count() > 1 else "data=1,model=1"
+        asked = Arrangement.parse(mesh if isinstance(mesh, str) else "auto")
         mesh = make_mesh(config, mesh) if isinstance(mesh, str) else checked_mesh(config, mesh)
-    how = (config, dtype, stacked, dict(mesh.shape))
+    heads = asked.heads_of(config)
+    how = (config, dtype, stacked, dict(mesh.shape), heads, asked.layout)
     if jax.process_count() > 1:
         check_equal(f"{directory}, its configuration or tensors,", (*how, _fingerprint(tensors)))
-    shapes = model_shapes(config, dtype, stacked=stacked)
-    places = jax.tree.leaves(_places(shapes, mesh))
     shapes = dataclasses.replace(
-        shapes,
+        model_shapes(config, dtype, stacked=stacked, heads=heads),
         mesh=mesh if mesh.size > 1 else None,
-        heads_together=heads_together(config, mesh),
+        layout=asked.layout,
+        heads_together=heads_together(heads, mesh),
     )
+    places = jax.tree.leaves(_places(shapes, mesh))
     arrays = [
         _place(parameter, tensors, place)
         for parameter, place in zip(_with_progress(parameters(shapes)), places, strict=True)
@@ -130,7 +134,7 @@ def _with_progress(parameters: list[Parameter]) -> Iterator[Parameter]:
 def _places(shapes: GPTNeoX, mesh: Mesh) -> GPTNeoX:
     """Where each parameter is to lie."""
     if mesh.size > 1:
-        return parameter_shardings(shapes, mesh)
+        return parameter_shardings(shapes, mesh, LAYOUTS[shapes.layout])
     device = SingleDeviceSharding(mesh.devices.flat[0])
     return jax.tree.map(lambda _: device, shapes)
 
@@ -149,8 +153,9 @@ def _place(parameter: Parameter, tensors: dict[str, Entry], place: Sharding) -> 
         return parts[key]
 
     def read(index: tuple[slice, ...]) -> np.ndarray:
-        sizes = (part.indices(size) for part, size in zip(index, shape, strict=True))
-        buffer = _aligned_empty(tuple(last - first for first, last, _ in sizes), dtype)
+        sizes = (part.indices(size)[:2] for part, size in zip(index, shape, strict=True))
+        index = tuple(slice(first, last) for first, last in sizes)
+        buffer = _aligned_empty(tuple(part.stop - part.start for part in index), dtype)
         if parameter.stacked:
             layers, index = index[0], index[1:]
             for name, layer in zip(parameter.names[layers], buffer, strict=True):
@@ -186,5 +191,16 @@ def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 
 def _fill(buffer: np.ndarray, entry: Entry, index: tuple[slice, ...]) -> None:
+    """The part of the tensor at `index`, and zeros where that is outside: the heads that pad."""
+    inside = [
+        slice(part.start, max(part.start, min(part.stop, size)))
+        for part, size in zip(index, entry.shape, strict=True)
+    ]
+    if inside != list(index):
+        buffer[...] = 0
+        buffer = buffer[tuple(slice(part.stop - part.start) for part in inside)]
+        if buffer.size == 0:
+            return
+    index = tuple(inside)
     for first, block in blocks(entry, index, buffer.dtype):
         buffer[first : first + len(block)] = block

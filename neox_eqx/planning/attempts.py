@@ -23,7 +23,8 @@ def environment() -> dict[str, str]:
         InputError: libtpu is not installed.
     """
     paths = [path for path in (os.environ.get("PYTHONPATH"),) if path]
-    if importlib.util.find_spec("libtpu") is None:
+    found = importlib.util.find_spec("libtpu")
+    if found is None or found.origin is None:  # absent, or just a folder of that name
         if not (APART / "libtpu").is_dir():
             raise InputError("libtpu, the TPU compiler, is not installed; run make tpu-compiler")
         paths.insert(0, str(APART))
@@ -71,6 +72,8 @@ class Compiler:
         else:
             self._process.kill()
         self._process.wait()
+        assert self._process.stdout
+        self._process.stdout.close()
         self._noise.close()
 
     def ask(self, question: dict[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from neox_eqx.planning.facts import (
     prefill_facts,
 )
 from neox_eqx.planning.programs import Workload, abstract_model, compile_decode, compile_prefill
-from neox_eqx.sharding.mesh import make_mesh
+from neox_eqx.sharding.mesh import Arrangement, make_mesh
 
 
 def answer(question: dict[str, Any]) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
     topology = Topology.parse(question["topology"])
     config = GPTNeoXConfig.from_hf(question["config"])
     mesh = make_mesh(config, question["mesh"], _devices(topology))
-    model = abstract_model(config, mesh, question["dtype"])
+    model = abstract_model(config, mesh, Arrangement.parse(question["mesh"]), question["dtype"])
     load = Workload(**question["load"])
     compile_program, facts = {
         "decode": (compile_decode, decode_facts),

@@ -10,8 +10,12 @@ from neox_eqx.generation.loop import FIRST_SLOTS, State
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.segment import Segment
 from neox_eqx.planning.chips import Chip
+from neox_eqx.planning.collectives import Collective
 from neox_eqx.planning.program import Program, read_program
 from neox_eqx.planning.programs import Compiled
+
+# Between neighbours, whatever the payload: jax-ml.github.io/scaling-book, "TPUs".
+HOP_SECONDS = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +39,8 @@ class Facts:
     """That the model asks for, not counting what is computed twice."""
     bound_seconds: float
     """What the chip's rates allow at best, no prediction: the longer of memory and matrix time,
-    which overlap, and then the links' time, as each layer waits for its sums."""
+    which overlap, and then the links' time, as each layer waits for its sums. The links' time is
+    at least `HOP_SECONDS` for each chip on the way."""
     memory_seconds: float
     matrix_seconds: float
     links_seconds: float
@@ -136,7 +141,7 @@ def _facts(
     traffic = step.hbm_bytes()
     memory_seconds = traffic / chip.hbm_bandwidth
     matrix_seconds = flops / chip.flops
-    links_seconds = sum(each.times * _sent(each) for each in collectives) / chip.ici_bandwidth
+    links_seconds = sum(each.times * _seconds(each, chip) for each in collectives)
     memory = compiled.program.memory_analysis()
     own = memory.argument_size_in_bytes + memory.output_size_in_bytes
     return Facts(
@@ -162,11 +167,18 @@ def _facts(
     )
 
 
-def _sent(collective: Any) -> float:
-    """Bytes that a chip of a ring sends; sums go around it twice, once to add and once to share."""
+def _seconds(collective: Collective, chip: Chip) -> float:
+    """Of one execution: half way around the torus that its chips form, and what a chip sends.
+
+    A sum takes both twice: to add up shares, and to hand them out.
+    """
     rounds = 2 if collective.kind == "all-reduce" else 1
-    size = collective.group_size
-    return rounds * collective.payload_bytes * (size - 1) / size
+    size, dimensions = collective.group_size, chip.dimensions
+    hops = max(1, dimensions * size ** (1 / dimensions) / 2)
+    if collective.kind == "collective-permute":
+        hops = 1
+    sent = collective.payload_bytes * (size - 1) / size
+    return rounds * (hops * HOP_SECONDS + sent / chip.ici_bandwidth)
 
 
 def _matrix_elements(model: GPTNeoX, *, head: bool = True) -> int:

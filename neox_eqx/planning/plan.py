@@ -8,7 +8,8 @@ from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
 from neox_eqx.planning.attempts import Compiler
 from neox_eqx.planning.chips import Topology
-from neox_eqx.sharding.mesh import model_sizes
+from neox_eqx.presets import parameter_count
+from neox_eqx.sharding.mesh import Arrangement
 
 GB = 1e9
 
@@ -27,6 +28,7 @@ class Wish:
     prompt_len: int
     gen_len: int
     mesh: str = "auto"
+    layout: str = "auto"
     dtype: str = "bfloat16"
 
     def __post_init__(self) -> None:
@@ -41,12 +43,41 @@ class Wish:
             )
 
     def meshes(self) -> list[str]:
-        """Those to try: of all chips, with the heads and the MLP split evenly."""
+        """Those to try, in the form that `load` and generate.py take.
+
+        They have all chips, and weights that leave room for a cache. Heads are added where that
+        makes them divide, if they become half as many again at most. Of each layout only the two
+        largest sizes of model: with smaller ones a chip has more to read (1d) or to send (2d).
+        """
         if self.mesh != "auto":
+            asked = Arrangement.parse(self.mesh)
+            if self.layout == "2d" and asked.layout == "1d":
+                return [f"{self.mesh},layout=2d"]
             return [self.mesh]
-        chips = self.topology.count
-        sizes = [size for size in model_sizes(self.config, chips) if chips % size == 0]
-        return [f"data={chips // size},model={size}" for size in reversed(sizes)]
+        found: dict[str, list[str]] = {"1d": [], "2d": []}
+        for model in _divisors(self.topology.count):
+            data = self.topology.count // model
+            heads = self.config.num_attention_heads
+            padded = -(-heads // model) * model
+            if self.config.intermediate_size % model or padded > 1.5 * heads:
+                continue
+            mesh = f"data={data},model={model}"
+            if padded > heads:
+                mesh += f",heads={padded}"
+            two = data > 1 and self.config.hidden_size % data == 0
+            layouts = {"1d": True, "2d": two} if self.layout == "auto" else {self.layout: True}
+            for layout, possible in layouts.items():
+                split = model if layout == "1d" else model * data
+                if possible and self.weight_bytes() / split < self.topology.chip.hbm_bytes:
+                    found[layout].append(mesh + (",layout=2d" if layout == "2d" else ""))
+        return found["1d"][:2] + found["2d"][:2]
+
+    def weight_bytes(self) -> int:
+        return parameter_count(self.config) * (2 if self.dtype == "bfloat16" else 4)
+
+
+def _divisors(count: int) -> list[int]:
+    return [size for size in range(count, 0, -1) if count % size == 0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +105,6 @@ class Plan:
 
     wish: Wish
     mesh: str
-    layout: str
     reason: str
     decode: Tried
     prefill: Tried
@@ -96,7 +126,7 @@ class Plan:
             "topology": wish.topology.name,
             "chips": wish.topology.count,
             "mesh": self.mesh,
-            "layout": self.layout,
+            "layout": Arrangement.parse(self.mesh).layout,
             "reason": self.reason,
             "dtype": wish.dtype,
             "batch_size": wish.batch_size,
@@ -132,6 +162,12 @@ def make_plan(wish: Wish, compiler: Compiler, say: Callable[[str], None] = lambd
         return _attempt(wish, compiler, program, mesh, batch_size)
 
     meshes = [attempt("decode", mesh, wish.batch_size) for mesh in wish.meshes()]
+    if not meshes:
+        weights, room = wish.weight_bytes() / GB, wish.topology.count * wish.topology.chip.hbm_bytes
+        raise InputError(
+            f"{wish.topology.name}: no mesh divides the model with room for its weights, "
+            f"{weights:.1f} GB of {room / GB:.1f} GB in all"
+        )
     ranked = sorted(meshes, key=lambda each: (each.bound_seconds, each.bytes))
     for decode in ranked:
         prefill = attempt("prefill", decode.mesh, wish.batch_size)
@@ -147,9 +183,7 @@ def make_plan(wish: Wish, compiler: Compiler, say: Callable[[str], None] = lambd
             if all(each.fits for each in bigger):
                 largest = batch_size
                 break
-    return Plan(
-        wish, decode.mesh, "1d", _reason(wish, decode, meshes), decode, prefill, meshes, largest
-    )
+    return Plan(wish, decode.mesh, _reason(wish, decode, meshes), decode, prefill, meshes, largest)
 
 
 def _attempt(wish: Wish, compiler: Compiler, program: str, mesh: str, batch_size: int) -> Tried:

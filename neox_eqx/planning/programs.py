@@ -16,7 +16,8 @@ from neox_eqx.generation.options import GenerationOptions
 from neox_eqx.generation.sampling import Sampler
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.segment import Segment, heads_together
-from neox_eqx.sharding.rules import parameter_shardings, sharding
+from neox_eqx.sharding.mesh import Arrangement
+from neox_eqx.sharding.rules import LAYOUTS, parameter_shardings, sharding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,11 +38,17 @@ class Compiled:
     seconds: float
 
 
-def abstract_model(config: GPTNeoXConfig, mesh: Mesh, dtype: str) -> GPTNeoX:
+def abstract_model(config: GPTNeoXConfig, mesh: Mesh, asked: Arrangement, dtype: str) -> GPTNeoX:
     """The model as `load` would place it on `mesh`, with shapes in place of arrays."""
-    shapes = model_shapes(config, jnp.dtype(dtype), stacked=True)
-    shapes = dataclasses.replace(shapes, mesh=mesh, heads_together=heads_together(config, mesh))
-    return jax.tree.map(_placed, shapes, parameter_shardings(shapes, mesh))
+    heads = asked.heads_of(config)
+    shapes = dataclasses.replace(
+        model_shapes(config, jnp.dtype(dtype), stacked=True, heads=heads),
+        mesh=mesh,
+        layout=asked.layout,
+        heads_together=heads_together(heads, mesh),
+    )
+    places = parameter_shardings(shapes, mesh, LAYOUTS[shapes.layout])
+    return jax.tree.map(_placed, shapes, places)
 
 
 def compile_prefill(model: GPTNeoX, load: Workload) -> Compiled:

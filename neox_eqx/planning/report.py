@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from neox_eqx.planning.plan import GB, Plan, Tried
+from neox_eqx.sharding.mesh import Arrangement
 
 
 def table(name: str, plans: list[Plan]) -> str:
@@ -63,7 +64,7 @@ _ROWS: list[tuple[str, Callable[[Plan], str]]] = [
     ("", lambda plan: plan.wish.topology.name),
     ("fits", lambda plan: "yes" if plan.fits else "NO"),
     ("mesh", lambda plan: plan.mesh),
-    ("layout", lambda plan: plan.layout),
+    ("layout", lambda plan: Arrangement.parse(plan.mesh).layout),
     ("memory needed at most", lambda plan: _gb(plan.hbm_bytes_per_chip)),
     ("memory there is", lambda plan: _gb(plan.wish.topology.chip.hbm_bytes)),
     ("largest batch at these lengths", lambda plan: str(plan.largest_batch_size or "-")),
