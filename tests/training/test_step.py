@@ -1,4 +1,4 @@
-"""What a step does beside its arithmetic: parts of a batch, bad batches, buffers, what is frozen."""
+"""What a step does beside its arithmetic: parts of a batch, bad batches, buffers, the frozen."""
 
 import dataclasses
 from typing import Any
