@@ -34,7 +34,7 @@ def gather(layer: Layer, dtype: jax.typing.DTypeLike, mesh: Mesh | None) -> Laye
 def _gather(
     shard: Float[Array, "*X"], whole: NamedSharding, shards: NamedSharding
 ) -> Float[Array, "*X"]:
-    # Without the barrier the compiler may move the cast behind the gather.
+    # Twice, so that what moves is what was cast: the first is where the cast takes place.
     return lax.with_sharding_constraint(lax.with_sharding_constraint(shard, shards), whole)
 
 

@@ -74,7 +74,7 @@ def _backward(
     gradients: tuple[Float[Array, "B T D"], Float[Array, "V D"]],
     scale: Float32[Array, ""],
 ) -> tuple[Float[Array, "B T D"], Float[Array, "V D"], None, None]:
-    d_hidden, d_head = jax.tree.map(lambda x: (scale * x).astype(x.dtype), gradients)
+    d_hidden, d_head = ((scale * x.astype(jnp.float32)).astype(x.dtype) for x in gradients)
     return d_hidden, d_head, None, None
 
 

@@ -61,11 +61,9 @@ def state_shardings(state: TrainState) -> TrainState:
     everywhere = NamedSharding(mesh, PartitionSpec())
     parameters = parameter_shardings(state.model, mesh, TRAINING_RULES)
 
-    def place(tree: Any) -> Any:
-        """Of whatever holds trees like the model's: the optimiser's state does."""
-        if isinstance(tree, GPTNeoX):
-            return parameters
-        return everywhere
+    def place(node: GPTNeoX | jax.Array) -> Any:
+        """The optimiser's state holds trees like the model's, and numbers."""
+        return parameters if isinstance(node, GPTNeoX) else everywhere
 
     return jax.tree.map(place, state, is_leaf=lambda node: isinstance(node, GPTNeoX))
 
