@@ -13,6 +13,7 @@ from neox_eqx.planning.chips import Chip
 from neox_eqx.planning.collectives import Collective
 from neox_eqx.planning.program import Program, read_program
 from neox_eqx.planning.programs import Compiled
+from neox_eqx.presets import parameter_count
 
 # Between neighbours, whatever the payload: jax-ml.github.io/scaling-book, "TPUs".
 HOP_SECONDS = 1e-6
@@ -48,8 +49,10 @@ class Facts:
     peak_bytes: int
     """Of memory: arguments, results and temporaries."""
     cache_aliased: bool
-    """The keys and values are written where they lie."""
+    """The keys and values, or in training the state, are written where they lie."""
     compile_seconds: float
+    dtypes: dict[str, list[str]]
+    """Of what each kind of collective moves, where that is a megabyte or more."""
 
 
 def decode_facts(model: GPTNeoX, compiled: Compiled, chip: Chip) -> Facts:
@@ -85,6 +88,27 @@ def prefill_facts(model: GPTNeoX, compiled: Compiled, chip: Chip) -> Facts:
         minimum=weights_read(model) + int(kept * model.dtype.itemsize),
         flops=2 * rows * length * _matrix_elements(model, head=False) + attention,
         aliased=0,
+    )
+
+
+def train_facts(compiled: Compiled, chip: Chip) -> Facts:
+    """Of one update, with the operations of a forward and a backward pass."""
+    state, batch, _ = compiled.arguments
+    model = state.model
+    rows, length = batch.tokens.shape[0] / _mesh(model).shape["data"], batch.tokens.shape[1]
+    config = model.config
+    elements = parameter_count(config) / _mesh(model).shape["model"]
+    kept = 2 * config.num_hidden_layers * rows * length * config.hidden_size
+    attention = kept / _mesh(model).shape["model"] * length
+    return _facts(
+        model,
+        compiled,
+        read_program(compiled.program.as_text()),
+        chip,
+        # Parameters and both moments are read and written.
+        minimum=2 * local_bytes(state),
+        flops=3 * (2 * rows * length * elements + attention),
+        aliased=local_bytes(state),
     )
 
 
@@ -164,6 +188,12 @@ def _facts(
         peak_bytes=own - memory.alias_size_in_bytes + memory.temp_size_in_bytes,
         cache_aliased=memory.alias_size_in_bytes >= aliased > 0,
         compile_seconds=compiled.seconds,
+        dtypes={
+            kind: sorted(
+                {one.dtype for one in collectives if one.kind == kind and one.payload_bytes >= 1e6}
+            )
+            for kind in counts
+        },
     )
 
 

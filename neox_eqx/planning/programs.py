@@ -18,11 +18,14 @@ from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.segment import Segment, heads_together
 from neox_eqx.sharding.mesh import Arrangement
 from neox_eqx.sharding.rules import LAYOUTS, parameter_shardings, sharding
+from neox_eqx.training.recipe import Recipe
+from neox_eqx.training.state import abstract_step
+from neox_eqx.training.step import train_step
 
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """Rows of a batch, tokens of each prompt, and tokens generated after each."""
+    """Rows of a batch, tokens of each prompt or text, and tokens generated after each."""
 
     batch_size: int
     prompt_len: int
@@ -66,6 +69,14 @@ def compile_decode(model: GPTNeoX, load: Workload) -> Compiled:
     prompt, state = _on_mesh((prompt, state), model.mesh)
     until = _everywhere(jnp.int32(0), model.mesh)
     return _compile(decode, model, prompt, state, sampler, ending, until)
+
+
+def compile_train(config: GPTNeoXConfig, mesh: Mesh, dtype: str, load: Workload) -> Compiled:
+    """One update of all parameters by a batch of texts of `prompt_len` tokens."""
+    recipe = Recipe(steps=1, compute_dtype=dtype)
+    rows = load.batch_size + -load.batch_size % mesh.shape["data"]
+    state, batch = abstract_step(config, mesh, recipe, rows, load.prompt_len)
+    return _compile(train_step, state, batch, recipe)
 
 
 def _prefill_arguments(model: GPTNeoX, load: Workload) -> tuple[Any, ...]:
