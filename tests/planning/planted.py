@@ -125,18 +125,19 @@ def write_lane(mesh: Mesh) -> Planted:
 def write_two_caches(mesh: Mesh) -> Planted:
     """Keys and values of a layer, from one fusion."""
 
-    def f(x, keys, values):
+    def f(x, w, keys, values):
         def step(carry, i):
             x, keys, values = carry
-            x = jnp.tanh(x)
+            x = jnp.tanh(x @ w)
             keys = lax.dynamic_update_slice(keys, x[None], (i, 0, 0))
-            values = lax.dynamic_update_slice(values, (2 * x)[None], (i, 0, 0))
+            values = lax.dynamic_update_slice(values, (1 - x)[None], (i, 0, 0))
             return (x, keys, values), None
 
         return lax.scan(step, (x, keys, values), jnp.arange(6))[0]
 
     one = alone(mesh)
-    return f, [on(one, 1024, 4096), *[on(one, 6, 1024, 4096)] * 2], (1, 2)
+    caches = [on(one, 6, 1024, 4096)] * 2
+    return f, [on(one, 1024, 4096), on(one, 4096, 4096), *caches], (2, 3)
 
 
 def through_vector_memory(mesh: Mesh) -> Planted:
@@ -150,6 +151,11 @@ def through_vector_memory(mesh: Mesh) -> Planted:
 
     one = alone(mesh)
     return f, [on(one, 8, 2048), on(one, 6, 8, 1024, 2048)], (1,)
+
+
+def cut_out(mesh: Mesh) -> Planted:
+    one = alone(mesh)
+    return (lambda x: x[3:5]), [on(one, 64, 1024, 1024)], ()
 
 
 def slice_of_a_slice(mesh: Mesh) -> Planted:
@@ -316,6 +322,7 @@ PLANTED = (
     write_lane,
     write_two_caches,
     through_vector_memory,
+    cut_out,
     slice_of_a_slice,
     rows_of_a_table,
     head_of_96,

@@ -60,6 +60,10 @@ def test_one_step_of_a_loop_until_the_data_say_so(planted: Planted) -> None:
     assert not step.copies(at_least=slot)
 
 
+def test_a_slice_reads_itself(planted: Planted) -> None:
+    assert hbm_bytes(planted("cut_out")) == 2 * 2 * 1024 * 1024 * 2
+
+
 def test_a_slice_of_a_slice_reads_the_inner_one(planted: Planted) -> None:
     assert hbm_bytes(planted("slice_of_a_slice")) == 2 * 256 * 1024 * 2
 
@@ -93,8 +97,10 @@ def test_a_written_lane_costs_its_128(planted: Planted) -> None:
 
 
 def test_two_caches_written_by_one_fusion_are_both_in_place(planted: Planted) -> None:
-    x = 1024 * 4096 * 2
-    assert hbm_bytes(planted("write_two_caches")) == 2 * 6 * x + 2 * x
+    x, weight = 1024 * 4096 * 2, 4096 * 4096 * 2
+    program = planted("write_two_caches")
+    assert hbm_bytes(program) == 6 * (weight + 2 * x) + 2 * x
+    assert program.hbm_by_instruction()[0].written_bytes == 2 * x
 
 
 def test_a_copy_in_every_trip_is_seen(planted: Planted) -> None:
@@ -156,6 +162,43 @@ def test_an_operand_that_is_taken_twice_is_read_once() -> None:
     assert entry(X, "  ROOT %y = f32[] dot(%x, %x)").hbm_bytes() == 4 * MIB + 4
 
 
+def test_a_slice_of_a_slice_within_a_fusion_reads_the_inner_one() -> None:
+    program = read_program("""HloModule m
+
+%layer (p: f32[6,1024,128], i: s32[]) -> f32[1024,128] {
+  %p = f32[6,1024,128]{2,1,0:T(8,128)} parameter(0)
+  %i = s32[]{:S(6)} parameter(1)
+  %l = f32[1,1024,128]{2,1,0:T(8,128)} dynamic-slice(%p, %i, %i, %i)
+  ROOT %b = f32[1024,128]{1,0:T(8,128)} bitcast(%l)
+}
+
+%rows (q: f32[6,1024,128], j: s32[]) -> f32[16,128] {
+  %q = f32[6,1024,128]{2,1,0:T(8,128)} parameter(0)
+  %j = s32[]{:S(6)} parameter(1)
+  %f = f32[1024,128]{1,0:T(8,128)} fusion(%q, %j), kind=kLoop, calls=%layer
+  ROOT %s = f32[16,128]{1,0:T(8,128)S(1)} slice(%f), slice={[8:24], [0:128]}
+}
+
+ENTRY %main (x: f32[6,1024,128], k: s32[]) -> f32[16,128] {
+  %x = f32[6,1024,128]{2,1,0:T(8,128)} parameter(0)
+  %k = s32[]{:S(6)} parameter(1)
+  ROOT %y = f32[16,128]{1,0:T(8,128)S(1)} fusion(%x, %k), kind=kLoop, calls=%rows
+}
+""")
+    assert program.hbm_bytes() == 16 * 128 * 4
+
+
+def test_a_lane_that_is_computed_and_written_in_place_is_no_copy() -> None:
+    program = entry(
+        X,
+        "  %new = f32[1024,1]{1,0:T(8,128)S(1)} parameter(1)",
+        "  %i = s32[]{:S(6)} parameter(2)",
+        "  ROOT %y = f32[1024,1024]{1,0:T(8,128)} dynamic-update-slice(%x, %new, %i, %i)",
+    )
+    assert program.hbm_bytes() == 2 * 1024 * 128 * 4
+    assert program.copies(at_least=1) == []
+
+
 def test_a_view_in_other_tiles_is_free() -> None:
     program = read_program("""HloModule m
 
@@ -173,6 +216,35 @@ output_to_operand_aliasing={{}: (0, {})}, calls=%retile
 """)
     assert program.hbm_bytes() == 2 * 64 * 128
     assert program.copies(at_least=1) == []
+
+
+@pytest.mark.parametrize(("reader", "read"), [("", 0), (", %sum", 64 * KIB)])
+def test_what_is_written_in_place_is_read_where_it_is_used_besides(reader: str, read: int) -> None:
+    kept = "f32[16,1024]{1,0:T(8,128)}"
+    total = ", f32[]{:S(6)}" if reader else ""
+    used = "%sum = f32[]{:S(6)} reduce(%new, %zero), to_apply=%add" if reader else ""
+    program = read_program(f"""HloModule m
+
+%fused (p: f32[16,1024], u: f32[8,1024], i: s32[]) -> f32[16,1024] {{
+  %p = {kept} parameter(0)
+  %u = f32[8,1024]{{1,0:T(8,128)S(1)}} parameter(1)
+  %i = s32[]{{:S(6)}} parameter(2)
+  %new = {kept} dynamic-update-slice(%p, %u, %i, %i)
+  %zero = f32[] constant(0)
+  {used}
+  ROOT %t = ({kept}{total}) tuple(%new{reader})
+}}
+
+ENTRY %main (x: f32[16,1024], u: f32[8,1024], i: s32[]) -> f32[16,1024] {{
+  %x = {kept} parameter(0)
+  %u.1 = f32[8,1024]{{1,0:T(8,128)S(1)}} parameter(1)
+  %i.1 = s32[]{{:S(6)}} parameter(2)
+  ROOT %f = ({kept}{total}) fusion(%x, %u.1, %i.1), kind=kLoop, calls=%fused, \
+backend_config={{"aliasing_operands":{{"lists":[{{"indices":["0","3"]}}]}}}}
+}}
+""")
+    (cost,) = program.hbm_by_instruction()
+    assert (cost.read_bytes, cost.written_bytes) == (read, 32 * KIB)
 
 
 def test_every_branch_counts() -> None:
