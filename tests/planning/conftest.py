@@ -13,11 +13,11 @@ from neox_eqx.planning.program import Program, read_program
 
 @pytest.fixture(scope="session")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Program]:
-    """Gives the program of a function in `planted.py` by its name."""
+    """Gives the program of a function in `planted_*.py` by its name."""
     folder = tmp_path_factory.mktemp("planted")
-    script = Path(__file__).with_name("planted.py")
     done = subprocess.run(
-        [sys.executable, str(script), str(folder)],
+        [sys.executable, "-m", "tests.planning.compile_planted", str(folder)],
+        cwd=Path(__file__).parents[2],
         env=environment(),
         capture_output=True,
         text=True,
