@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from neox_eqx.planning.hlo import Computation, Instruction
 
@@ -16,7 +16,7 @@ class Collective:
 
     name: str
     kind: str
-    """One of `KINDS`. An all-reduce of which only a slice is kept is a reduce-scatter."""
+    """One of `KINDS`. A sum fused with the slice that is kept of it is a reduce-scatter."""
     payload_bytes: int
     """Of one execution on one chip, without tile padding: what it sums (all-reduce and
     reduce-scatter: the operands), what it ends up with (all-gather: the results), or what it
@@ -55,7 +55,7 @@ def collectives_of(
             moved = gathered if kind == "all-gather" else operands
             yield Collective(
                 name=instruction.name,
-                kind="reduce-scatter" if _is_scattered(computation, instruction) else kind,
+                kind=kind,
                 payload_bytes=sum(shape.logical_bytes for shape in moved),
                 dtype=moved[0].dtype,
                 group_size=size,
@@ -64,7 +64,9 @@ def collectives_of(
     elif kind in ("fusion", "async"):
         called = computations[instruction.called("calls")]
         for inner in called:
-            yield from collectives_of(computations, called, inner, loops, devices)
+            for each in collectives_of(computations, called, inner, loops, devices):
+                scattered = inner.opcode == "all-reduce" and _keeps_a_slice(called, inner)
+                yield replace(each, kind="reduce-scatter") if scattered else each
 
 
 def _done(computation: Computation, instruction: Instruction) -> list[Instruction]:
@@ -74,16 +76,10 @@ def _done(computation: Computation, instruction: Instruction) -> list[Instructio
     return [user for user in computation.users[instruction.name] if user.opcode.endswith("-done")]
 
 
-def _is_scattered(computation: Computation, instruction: Instruction) -> bool:
-    """Whether an all-reduce is one half of the TPU's fused reduce-scatter."""
-    users = computation.users[instruction.name]
-    fused = computation.root.opcode in ("dynamic-slice", "bitcast")
-    return (
-        instruction.opcode == "all-reduce"
-        and fused
-        and bool(users)
-        and all(user.opcode == "dynamic-slice" for user in users)
-    )
+def _keeps_a_slice(called: Computation, instruction: Instruction) -> bool:
+    """Whether all that a fusion does with a sum is to take a slice, as the TPU's sums may."""
+    users = called.users[instruction.name]
+    return bool(users) and all(user.opcode == "dynamic-slice" for user in users)
 
 
 def _group_size(instruction: Instruction, devices: int) -> int:

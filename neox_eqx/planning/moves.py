@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from neox_eqx.planning.hlo import Computation, Instruction
 from neox_eqx.planning.shapes import HBM
-from neox_eqx.planning.traffic import Traffic, overwritten
+from neox_eqx.planning.slices import overwritten
+from neox_eqx.planning.traffic import Traffic
 
 _MOVING = {
     "bitcast",

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from neox_eqx.errors import InputError
 from neox_eqx.planning.collectives import Collective, collectives_of
@@ -50,7 +50,7 @@ class Cost:
 class Program:
     """One chip's program, or the part of it that `start` begins."""
 
-    computations: dict[str, Computation]
+    computations: dict[str, Computation] = field(repr=False)
     start: str
     """The computation that runs: the entry, or the body of a loop."""
     devices: int

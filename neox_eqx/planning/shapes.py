@@ -47,6 +47,11 @@ class Shape:
         return math.ceil(math.prod(dims) * self.bits / 8)
 
     @property
+    def hbm_bytes(self) -> int:
+        """Those of its bytes that lie in HBM: all or none."""
+        return self.bytes if self.space == HBM else 0
+
+    @property
     def physical(self) -> tuple[int, ...]:
         """The dimensions as they lie in memory, the innermost last."""
         return tuple(self.dims[i] for i in reversed(self.minor_to_major)) or self.dims
