@@ -16,8 +16,9 @@ from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
 from neox_eqx.planning.attempts import Compiler
 from neox_eqx.planning.chips import Topology
-from neox_eqx.planning.plan import Plan, Wish, make_plan
+from neox_eqx.planning.plan import Plan, make_plan
 from neox_eqx.planning.report import table
+from neox_eqx.planning.wish import Wish
 from neox_eqx.presets import preset
 
 
@@ -46,6 +47,8 @@ class Options:
     """1d splits weights along model alone, 2d along data too, which pays on many chips."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Of parameters and computation."""
+    train: bool = False
+    """Compile an update of all parameters by --batch-size texts of --prompt-len tokens instead."""
     json: Path | None = None
     """Write the figures here too: an object, or a list of several topologies' objects."""
     picture: Path | None = None
@@ -90,6 +93,7 @@ def _wishes(options: Options) -> list[Wish]:
             options.mesh,
             options.layout,
             options.dtype,
+            options.train,
         )
         for topology in options.topology
     ]

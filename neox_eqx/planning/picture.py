@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from neox_eqx.planning.plan import GB, Plan
 
 _PARTS = {"weights": "#3b6ea5", "keys and values": "#e1a33a", "temporaries": "#b7b7b7"}
-_MARKS = {"decode": "o", "prefill": "s"}
+_MARKS = {"decode": "o", "prefill": "s", "train": "^"}
 _COLOURS = ("#3b6ea5", "#c1532f", "#3f8f5b", "#7d5ba6", "#8a6d3b", "#4d4d4d")
 
 
@@ -17,26 +17,24 @@ def draw(name: str, plans: list[Plan], path: Path) -> None:
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     memory, roofline = figure.subplots(1, 2)
     wish = plans[0].wish
-    figure.suptitle(
-        f"{name}, {wish.dtype}: {wish.batch_size} × {wish.prompt_len} tokens in, "
-        f"{wish.batch_size} × {wish.gen_len} out"
-    )
+    work = f"{wish.batch_size} × {wish.prompt_len} tokens"
+    work += " an update" if wish.train else f" in, {wish.batch_size} × {wish.gen_len} out"
+    figure.suptitle(f"{name}, {wish.dtype}: {work}")
     _draw_memory(memory, plans)
     _draw_roofline(roofline, plans)
     figure.savefig(path, dpi=120, format="png")
 
 
 def _draw_memory(axes: Axes, plans: list[Plan]) -> None:
-    """Two bars a topology, of which the higher one is what the chip must hold."""
+    """A bar for each program; the highest of a topology is what the chip must hold."""
     places, labels = [], []
     for number, plan in enumerate(plans):
         limit = plan.wish.topology.chip.hbm_bytes / GB
-        for side, (program, tried) in enumerate(
-            {"decode": plan.decode, "prefill": plan.prefill}.items()
-        ):
+        for side, (program, tried) in enumerate(plan.programs.items()):
             place = 2.4 * number + side
             places.append(place)
-            labels.append(f"{program}\n{plan.wish.topology.name}\n{plan.mesh}")
+            mesh = plan.mesh.replace(",heads", "\nheads").replace(",layout", "\nlayout")
+            labels.append(f"{program}\n{plan.wish.topology.name}\n{mesh}")
             parts = dict.fromkeys(_PARTS, 0.0)
             parts["weights"] = tried.weights_bytes / GB
             parts["keys and values"] = tried.cache_bytes / GB
@@ -68,7 +66,7 @@ def _draw_roofline(axes: Axes, plans: list[Plan]) -> None:
             color=colour,
             label=plan.wish.topology.name,
         )
-        for program, tried in {"decode": plan.decode, "prefill": plan.prefill}.items():
+        for program, tried in plan.programs.items():
             if tried.facts is None:
                 continue
             facts = tried.facts
