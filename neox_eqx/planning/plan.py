@@ -10,6 +10,8 @@ from neox_eqx.planning.wish import Wish
 from neox_eqx.sharding.mesh import Arrangement
 
 GB = 1e9
+MOST_ROWS = 1024
+"""More are not tried for: the compiler would take minutes, and more chips be of more use."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +45,10 @@ class Plan:
     programs: dict[str, Tried]
     meshes: list[Tried]
     """The first program on every mesh that was tried."""
-    largest_batch_size: int | None
-    """That was compiled for and fits; None if it is the one asked for, or fewer."""
+    largest_batch_size: int | None = None
+    """That fits at these lengths, of those that were compiled for; at most `MOST_ROWS`."""
+    largest_length: int | None = None
+    """Positions of a row, prompt and text, that fit at this batch size; at most the model's."""
 
     @property
     def fits(self) -> bool:
@@ -72,6 +76,7 @@ class Plan:
             "weights_bytes": first.weights_bytes,
             "cache_bytes": first.cache_bytes,
             "largest_batch_size": self.largest_batch_size,
+            "largest_length": self.largest_length,
             **{name: tried.facts for name, tried in self.programs.items()},
             "tried": [
                 {"mesh": each.mesh, "fits": each.fits, "bytes": each.bytes}
@@ -90,32 +95,36 @@ def make_plan(wish: Wish, compiler: Compiler, say: Callable[[str], None] = lambd
         InputError: no mesh divides the model, or the compiler does not know the slice.
     """
 
-    def attempt(program: str, mesh: str, batch_size: int) -> Tried:
-        say(f"{wish.topology.name}: {program} on {mesh}, {batch_size} rows")
-        return _attempt(wish, compiler, program, mesh, batch_size)
-
     first, *others = wish.programs
-    meshes = [attempt(first, mesh, wish.batch_size) for mesh in wish.meshes()]
+    meshes = [_attempt(wish, compiler, first, mesh, say) for mesh in wish.meshes()]
     if not meshes:
         raise InputError(_no_mesh(wish))
     plans = []
     for best in sorted(meshes, key=lambda each: (each.bound_seconds, each.bytes)):
-        rest = {name: attempt(name, best.mesh, wish.batch_size) for name in others}
-        plans.append(
-            Plan(wish, best.mesh, _reason(best, meshes), {first: best} | rest, meshes, None)
-        )
+        rest = {name: _attempt(wish, compiler, name, best.mesh, say) for name in others}
+        plans.append(Plan(wish, best.mesh, _reason(best, meshes), {first: best} | rest, meshes))
         if plans[-1].fits or not best.fits:
             break
     plan = plans[-1] if plans[-1].fits else plans[0]
-    if plan.fits:
-        for batch_size in _larger_batches(plan):
-            if all(attempt(name, plan.mesh, batch_size).fits for name in plan.programs):
-                return dataclasses.replace(plan, largest_batch_size=batch_size)
-    return plan
+    if not plan.fits:
+        return plan
+
+    def fits(larger: Wish) -> bool:
+        tried = (_attempt(larger, compiler, name, plan.mesh, say) for name in plan.programs)
+        return all(each.fits for each in tried)
+
+    batches = next(filter(fits, _larger_batches(plan)), wish)
+    lengths = next(filter(fits, _longer_rows(plan)), wish)
+    return dataclasses.replace(
+        plan, largest_batch_size=batches.batch_size, largest_length=lengths.positions
+    )
 
 
-def _attempt(wish: Wish, compiler: Compiler, program: str, mesh: str, batch_size: int) -> Tried:
-    load = {"batch_size": batch_size, "prompt_len": wish.prompt_len, "gen_len": wish.gen_len}
+def _attempt(
+    wish: Wish, compiler: Compiler, program: str, mesh: str, say: Callable[[str], None]
+) -> Tried:
+    load = {"batch_size": wish.batch_size, "prompt_len": wish.prompt_len, "gen_len": wish.gen_len}
+    say(f"{wish.topology.name}: {program} on {mesh}, {wish.batch_size} rows")
     question = {"topology": wish.topology.name, "mesh": mesh, "dtype": wish.dtype, "load": load}
     reply = compiler.ask(question | {"config": wish.config.to_hf(), "program": program})
     if "too_large" in reply:
@@ -124,19 +133,38 @@ def _attempt(wish: Wish, compiler: Compiler, program: str, mesh: str, batch_size
     return Tried(mesh, reply["bytes"], facts, reply["weights_bytes"], reply["cache_bytes"])
 
 
-def _larger_batches(plan: Plan) -> Iterator[int]:
-    """Guesses, the largest first: what a row takes is taken to be the same for every row."""
-    wish, limit = plan.wish, plan.wish.topology.chip.hbm_bytes
-    rows = min(
-        wish.batch_size * (limit - each.weights_bytes) / (each.bytes - each.weights_bytes)
-        for each in plan.programs.values()
-    )
+def _larger_batches(plan: Plan) -> Iterator[Wish]:
+    """Guesses, the largest first."""
+    wish = plan.wish
+    rows = min(wish.batch_size * _room(plan), MOST_ROWS)
     data = Arrangement.parse(plan.mesh).data or 1
     step = data * (8 if rows >= 16 * data else 1)
     for share in (1.0, 0.95, 0.9, 0.8):
         guess = int(rows * share) // step * step
         if guess > wish.batch_size:
-            yield guess
+            yield dataclasses.replace(wish, batch_size=guess)
+
+
+def _longer_rows(plan: Plan) -> Iterator[Wish]:
+    """Guesses, the longest first, with the same share of prompt and text."""
+    wish = plan.wish
+    longest = min(wish.config.context_length, int(wish.positions * _room(plan)))
+    for share in (1.0, 0.9, 0.75, 0.6):
+        length = int(longest * share)
+        if length > wish.positions:
+            prompt = length * wish.prompt_len // wish.positions
+            yield dataclasses.replace(
+                wish, prompt_len=prompt, gen_len=wish.gen_len if wish.train else length - prompt
+            )
+
+
+def _room(plan: Plan) -> float:
+    """How many times as much would fit, if what is no weight grows in proportion."""
+    limit = plan.wish.topology.chip.hbm_bytes
+    return min(
+        (limit - each.weights_bytes) / (each.bytes - each.weights_bytes)
+        for each in plan.programs.values()
+    )
 
 
 def _no_mesh(wish: Wish) -> str:

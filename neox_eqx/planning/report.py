@@ -74,10 +74,13 @@ def _tokens_a_second(plan: Plan) -> str:
     return _of(plan.wish.programs[0], lambda facts: f"{tokens / facts['bound_seconds']:,.0f}")(plan)
 
 
-def _largest(plan: Plan) -> str:
-    if not plan.fits:
-        raise _Unknown
-    return str(plan.largest_batch_size or plan.wish.batch_size)
+def _if_fits(show: Callable[[Plan], Any]) -> Callable[[Plan], str]:
+    def value(plan: Plan) -> str:
+        if not plan.fits:
+            raise _Unknown
+        return str(show(plan))
+
+    return value
 
 
 def _first(show: Callable[[Any], str]) -> Callable[[Plan], str]:
@@ -112,7 +115,8 @@ _MEMORY: list[Row] = [
     ("memory there is", lambda plan: _gb(plan.wish.topology.chip.hbm_bytes)),
     ("weights, in training with moments", _first(lambda tried: _gb(tried.weights_bytes))),
     ("keys and values", _first(lambda tried: _gb(tried.cache_bytes))),
-    ("largest batch that fits", _largest),
+    ("largest batch at this length", _if_fits(lambda plan: plan.largest_batch_size)),
+    ("longest rows in this batch", _if_fits(lambda plan: plan.largest_length)),
 ]
 
 _PROGRAMS: dict[str, list[Row]] = {

@@ -38,10 +38,14 @@ class Wish:
                 option = name.replace("_", "-")
                 raise InputError(f"--{option} must be at least 1, not {getattr(self, name)}")
         context = self.config.context_length
-        length = self.prompt_len + (0 if self.train else self.gen_len)
-        if length > context:
+        if self.positions > context:
             names = "--prompt-len is" if self.train else "--prompt-len and --gen-len are"
-            raise InputError(f"{names} {length} positions, and the model has {context}")
+            raise InputError(f"{names} {self.positions} positions, and the model has {context}")
+
+    @property
+    def positions(self) -> int:
+        """Of each row."""
+        return self.prompt_len + (0 if self.train else self.gen_len)
 
     @property
     def programs(self) -> tuple[str, ...]:
@@ -51,12 +55,13 @@ class Wish:
     def meshes(self) -> list[str]:
         """Those to try, in the form that `load` and generate.py take.
 
-        They have all chips, and weights that leave room for more. Heads are added where that
-        makes them divide, if they become half as many again at most.
+        They have all chips and, if that can be, weights that leave room for more. Heads are added
+        where that makes them divide, if they become half as many again at most.
         """
         if self.mesh != "auto":
             asked = Arrangement.parse(self.mesh)
-            return [self.mesh + (",layout=2d" if self.layout > asked.layout == "1d" else "")]
+            to_split = self.layout == "2d" and asked.layout == "1d"
+            return [self.mesh + (",layout=2d" if to_split else "")]
         if self.train:
             return self._training_meshes()
         found: dict[str, list[str]] = {"1d": [], "2d": []}
@@ -67,7 +72,8 @@ class Wish:
             if self.config.intermediate_size % model or padded > 1.5 * heads:
                 continue
             mesh = f"data={data},model={model}" + (f",heads={padded}" if padded > heads else "")
-            if self.weight_bytes() / model < self.topology.chip.hbm_bytes:
+            # The largest size of model is the first, and stays even if the weights do not fit.
+            if not found["1d"] or self.weight_bytes() / model < self.topology.chip.hbm_bytes:
                 found["1d"].append(mesh)
             if data > 1 and self.config.hidden_size % data == 0:
                 found["2d"].append(f"{mesh},layout=2d")
