@@ -27,11 +27,16 @@ def fitting(directory: Path, config: GPTNeoXConfig, entries: Iterable[Entry]) ->
     return tensors
 
 
-def model_shapes(config: GPTNeoXConfig, dtype: jnp.dtype, *, stacked: bool) -> GPTNeoX:
+def model_shapes(
+    config: GPTNeoXConfig, dtype: jnp.dtype, *, stacked: bool, quantize: str | None = None
+) -> GPTNeoX:
     """The model with a ShapeDtypeStruct in place of each array."""
-    return jax.eval_shape(
-        lambda: GPTNeoX.init(config, dtype=dtype, stacked=stacked, key=jax.random.key(0))
-    )
+
+    def make() -> GPTNeoX:
+        model = GPTNeoX.init(config, dtype=dtype, stacked=stacked, key=jax.random.key(0))
+        return model.quantized() if quantize else model
+
+    return jax.eval_shape(make)
 
 
 def _by_stored_name(directory: Path, entries: Iterable[Entry]) -> dict[str, Entry]:
