@@ -27,7 +27,8 @@ def quantize_rows(weight: Weight) -> tuple[Weight, Weight]:
     A row's scale is a 127th of its largest value, and its values become the nearest multiples,
     the even one of two. The smallest normal number is the scale of a row of zeros.
     """
-    scale = (abs(weight).max(-1) / LARGEST).clip(TINY)
+    # Not a division: XLA would make this product of it, which NumPy then would not equal.
+    scale = (abs(weight).max(-1) * (1 / LARGEST)).clip(TINY)
     return (weight / scale[..., None]).round().astype(np.int8), scale
 
 
