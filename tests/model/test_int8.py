@@ -78,8 +78,8 @@ def test_products_are_those_of_numpy_with_the_rounded_weight(dtype: str, rows: i
     actual = jax.jit(project)(x[:, None], jnp.asarray(weight), jnp.asarray(scale))
     assert (actual.dtype, actual.shape) == (dtype, (rows, 1, 40))
     rounded = weight * scale.astype(np.float64)[:, None]
-    # Measured 1.4e-7, and for 16 bits that of rounding the result once.
-    limit = 3e-7 if dtype == "float32" else float(jnp.finfo(dtype).eps) / 2
+    # Measured 6.6e-8, and for 16 bits that of rounding the result once.
+    limit = 1e-7 if dtype == "float32" else float(jnp.finfo(dtype).eps) / 2
     assert relative_error(np.asarray(x, np.float64), rounded, actual[:, 0]) <= limit
 
 
@@ -193,8 +193,8 @@ def test_a_model_in_int8_is_the_float_model_of_the_rounded_weights(name: str) ->
     tokens, valid = padded_batch(80)
     expected = our_logits(rounded_as_float(model), tokens, valid)
     actual = our_logits(model, tokens, valid)
-    # Measured 4e-6.
-    np.testing.assert_allclose(actual[valid], expected[valid], atol=2e-5, rtol=0)
+    # Measured 2.9e-6.
+    np.testing.assert_allclose(actual[valid], expected[valid], atol=5e-6, rtol=0)
     float_logits = our_logits(family(name)[1], tokens, valid)
     assert 1e-3 < np.abs(actual - float_logits)[valid].max() < 0.1 * np.abs(float_logits).max()
 
@@ -205,7 +205,7 @@ def test_scanned_layers_give_what_unrolled_ones_give() -> None:
     np.testing.assert_allclose(
         our_logits(stack_layers(model), tokens, valid),
         our_logits(model, tokens, valid),
-        atol=1e-5,
+        atol=1e-6,
         rtol=0,
     )
 

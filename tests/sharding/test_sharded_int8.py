@@ -45,8 +45,8 @@ def test_weights_scales_and_logits_are_those_of_one_device(
         assert array.sharding.is_equivalent_to(place, array.ndim)
     ids, valid = padded_batch(96)
     difference = our_logits(sharded, ids, valid) - our_logits(alone, ids, valid)
-    # Measured 4.8e-6, as without int8.
-    assert np.abs(difference[valid]).max() <= 1e-5
+    # Measured 2.4e-6: the order in which partial sums are added.
+    assert np.abs(difference[valid]).max() <= 5e-6
 
 
 def test_a_row_that_is_split_has_one_scale_that_is_not_that_of_a_part(directory: Path) -> None:
