@@ -18,12 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from neox_eqx import PRESETS, GPTNeoX, InputError, load
+from neox_eqx import GPTNeoX, InputError, load
 from neox_eqx.command_line import run
 from neox_eqx.generation.loop import Ending, decode_all, prefill
 from neox_eqx.generation.options import GenerationOptions
 from neox_eqx.generation.run import pad_prompts
 from neox_eqx.generation.sampling import Sampler
+from neox_eqx.presets import preset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,11 +164,9 @@ def _model(options: Options) -> GPTNeoX:
         raise InputError("give either --model or --preset")
     if options.model is not None:
         return load(options.model, dtype=options.dtype, quantize=options.quantize)
-    if options.preset not in PRESETS:
-        raise InputError(f"no preset {options.preset!r}; there are {', '.join(PRESETS)}")
     on_cpu = jax.default_backend() == "cpu"
     dtype = options.dtype or ("float32" if on_cpu else "bfloat16")
-    config = PRESETS[options.preset]
+    config = preset(options.preset or "")
 
     @jax.jit
     def init(key: PRNGKeyArray) -> GPTNeoX:

@@ -22,6 +22,8 @@ LAYERS = (
     "generation",
     "text",
     "convert",
+    "training",
+    "planning",
     "__init__",
 )
 NARROWER = {"command_line": {"command_line", "errors"}}

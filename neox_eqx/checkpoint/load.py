@@ -21,8 +21,8 @@ from neox_eqx.errors import InputError
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.segment import heads_together
 from neox_eqx.sharding.distributed import agreed, check_equal
-from neox_eqx.sharding.mesh import checked_mesh, make_mesh
-from neox_eqx.sharding.rules import parameter_shardings
+from neox_eqx.sharding.mesh import Arrangement, checked_mesh, make_mesh
+from neox_eqx.sharding.rules import LAYOUTS, parameter_shardings
 
 DTYPES = ("float32", "bfloat16", "float16")
 QUANTIZATIONS = ("int8",)
@@ -43,6 +43,8 @@ def load(
     the axes data and model, or what `make_mesh` takes. On several hosts each process reads only
     what its devices hold, and all devices take part. Beyond the parameters the process needs
     memory for one block of a tensor at a time, and on a mesh for its part of one parameter again.
+    In words the mesh may also say `heads=48`, which adds heads of zeros that change nothing so
+    that they divide over model, and `layout=2d`, which splits the weights along data too.
 
     `quantize="int8"` rounds the weights of the layers, and of a head that is not the embedding, to
     8 bits with a scale for each row; all else and the computation are in `dtype`.
@@ -86,17 +88,19 @@ def load_entries(
         config = settle_tying(config, tensors, dtype)
         if mesh is None:
             mesh = "auto" if jax.process_count() > 1 else "data=1,model=1"
+        asked = Arrangement.parse(mesh if isinstance(mesh, str) else "auto")
         mesh = make_mesh(config, mesh) if isinstance(mesh, str) else checked_mesh(config, mesh)
-    how = (config, dtype, stacked, dict(mesh.shape), quantize)
+    heads = asked.heads_of(config)
+    how = (config, dtype, stacked, dict(mesh.shape), heads, asked.layout, quantize)
     if jax.process_count() > 1:
         check_equal(f"{directory}, its configuration or tensors,", (*how, _fingerprint(tensors)))
-    shapes = model_shapes(config, dtype, stacked=stacked, quantize=quantize)
-    places = jax.tree.leaves(_places(shapes, mesh))
     shapes = dataclasses.replace(
-        shapes,
+        model_shapes(config, dtype, stacked=stacked, heads=heads, quantize=quantize),
         mesh=mesh if mesh.size > 1 else None,
-        heads_together=heads_together(config, mesh),
+        layout=asked.layout,
+        heads_together=heads_together(heads, mesh),
     )
+    places = jax.tree.leaves(_places(shapes, mesh))
     arrays = _arrays(_with_progress(parameters(shapes)), places, tensors)
     return jax.tree.unflatten(jax.tree.structure(shapes), list(arrays))
 
@@ -137,7 +141,7 @@ def _with_progress(parameters: list[Parameter]) -> Iterator[Parameter]:
 def _places(shapes: GPTNeoX, mesh: Mesh) -> GPTNeoX:
     """Where each parameter is to lie."""
     if mesh.size > 1:
-        return parameter_shardings(shapes, mesh)
+        return parameter_shardings(shapes, mesh, LAYOUTS[shapes.layout])
     device = SingleDeviceSharding(mesh.devices.flat[0])
     return jax.tree.map(lambda _: device, shapes)
 

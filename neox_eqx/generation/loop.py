@@ -92,16 +92,8 @@ def prefill(
     last = valid.sum(-1) - 1
     hidden = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
     rows = len(tokens) * samples
-    empty = Segment.empty(
-        model.config,
-        rows,
-        FIRST_SLOTS,
-        model.dtype,
-        stacked=model.stacked,
-        together=model.heads_together,
-    )
     state = State(
-        generated=empty,
+        generated=model.empty_segment(rows, FIRST_SLOTS),
         tokens=jnp.zeros((rows, FIRST_SLOTS), jnp.int32),
         lengths=jnp.zeros(rows, jnp.int32),
         logprobs=jnp.zeros(rows, jnp.float32),

@@ -58,7 +58,7 @@ class Sampler(eqx.Module):
         """The token of each row for `position`, the number of tokens before it in its text."""
         for mask in self.masks:
             logits = mask(logits)
-        likeliest = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        likeliest = first_of_largest(logits)
         if self.greedy is None:
             return likeliest
         for warper in self.warpers:
@@ -85,6 +85,14 @@ def _warpers(values: dict[str, np.ndarray]) -> tuple[Processor, ...]:
     if (min_p > 0).any():
         warpers.append(MinP(jnp.asarray(min_p, jnp.float32)))
     return tuple(warpers)
+
+
+def first_of_largest(logits: Float[Array, "R V"]) -> Int[Array, " R"]:
+    """As argmax. Two plain reductions: a mesh that splits the vocabulary gathers for argmax."""
+    size = logits.shape[-1]
+    is_largest = logits == logits.max(-1, keepdims=True)
+    # Of a row of NaN, where nothing is the largest, the last: still a token of the vocabulary.
+    return jnp.where(is_largest, jnp.arange(size, dtype=jnp.int32), size - 1).min(-1)
 
 
 def uniforms(

@@ -7,7 +7,6 @@ from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.sharding.rules import constrain
 
 TILE_ROWS = 8
@@ -44,18 +43,14 @@ class Segment(eqx.Module):
     @classmethod
     def empty(
         cls,
-        config: GPTNeoXConfig,
-        rows: int,
-        slots: int,
+        layers: int,
+        shape: tuple[int, int, int, int],
         dtype: jnp.dtype,
         *,
         stacked: bool,
-        together: int = 1,
     ) -> "Segment":
-        """`slots` slots that hold nothing yet, with groups of `together` heads."""
-        groups, size = config.num_attention_heads // together, config.head_dim * together
-        shape = (rows, groups, slots, size)
-        layers = config.num_hidden_layers
+        """Slots that hold nothing yet, in the `shape` (B, G, S, C) of each layer."""
+        rows, _, slots, _ = shape
         kv: KV | tuple[KV, ...]
         if stacked:
             kv = _zeros((layers, *shape), dtype)
@@ -89,11 +84,11 @@ class Segment(eqx.Module):
         return self.kv[index]
 
 
-def heads_together(config: GPTNeoXConfig, mesh: Mesh) -> int:
+def heads_together(heads: int, mesh: Mesh) -> int:
     """How many heads of a device stand side by side in keys and values: a tile of a TPU's rows."""
     if mesh.devices.flat[0].platform != "tpu":
         return 1
-    of_device = config.num_attention_heads // mesh.shape["model"]
+    of_device = heads // mesh.shape["model"]
     return max(count for count in range(1, TILE_ROWS + 1) if of_device % count == 0)
 
 

@@ -100,7 +100,7 @@ def test_token_by_token_through_a_buffer_equals_the_whole(stacked: bool, togethe
     tokens, valid = batch(model.config.vocab_size, 3, 8)
     expected, _ = run(model, tokens, valid)
     _, prompt = run(model, tokens[:, :4], valid[:, :4])
-    buffer = Segment.empty(model.config, 3, 6, model.dtype, stacked=stacked, together=together)
+    buffer = model.empty_segment(3, 6)
     groups = model.config.num_attention_heads // together
     assert {leaf.shape[-3] for leaf in jax.tree.leaves(buffer.kv)} == {groups}
     buffer = buffer.write(prompt, jnp.asarray(0))
