@@ -63,6 +63,13 @@ def test_a_row_of_zeros_gives_zeros() -> None:
     np.testing.assert_array_equal(linear(jnp.full((2, 8), 1e30)), np.zeros((2, 5)))
 
 
+@pytest.mark.parametrize("rows", [2, DIGIT_ROWS + 1])
+def test_a_row_of_zeros_has_products_of_zero(rows: int) -> None:
+    weight, scale = map(jnp.asarray, quantize_rows(normal(40, 96)))
+    x = jnp.asarray(normal(rows, 96, seed=1)).at[1].set(0)
+    np.testing.assert_array_equal(project(x, weight, scale)[1], np.zeros(40))
+
+
 def relative_error(x: np.ndarray, weight: np.ndarray, actual: jax.Array) -> float:
     """Of x Wᵀ, against the size of what is summed."""
     exact = x.astype(np.float64) @ weight.T
