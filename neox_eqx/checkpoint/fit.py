@@ -3,7 +3,6 @@
 import dataclasses
 import re
 from collections.abc import Iterable, Iterator
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -29,11 +28,21 @@ def fitting(directory: Path, config: GPTNeoXConfig, entries: Iterable[Entry]) ->
 
 
 def model_shapes(
-    config: GPTNeoXConfig, dtype: jnp.dtype, *, stacked: bool, heads: int | None = None
+    config: GPTNeoXConfig,
+    dtype: jnp.dtype,
+    *,
+    stacked: bool,
+    heads: int | None = None,
+    quantize: str | None = None,
 ) -> GPTNeoX:
     """The model with a ShapeDtypeStruct in place of each array."""
-    init = partial(GPTNeoX.init, config, dtype=dtype, stacked=stacked, heads=heads)
-    return jax.eval_shape(lambda: init(key=jax.random.key(0)))
+
+    def init() -> GPTNeoX:
+        key = jax.random.key(0)
+        model = GPTNeoX.init(config, dtype=dtype, stacked=stacked, heads=heads, key=key)
+        return model.quantized() if quantize else model
+
+    return jax.eval_shape(init)
 
 
 def _by_stored_name(directory: Path, entries: Iterable[Entry]) -> dict[str, Entry]:

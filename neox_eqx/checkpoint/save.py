@@ -12,6 +12,7 @@ from neox_eqx.checkpoint.destination import new_directory
 from neox_eqx.checkpoint.fit import model_shapes
 from neox_eqx.checkpoint.names import Parameter, parameters
 from neox_eqx.checkpoint.safetensors_file import write_tensors
+from neox_eqx.errors import InputError
 from neox_eqx.model.neox import GPTNeoX
 
 
@@ -25,8 +26,10 @@ def save(model: GPTNeoX, directory: str | Path) -> None:
     leaves nothing, and only a killed process a directory of another name.
 
     Raises:
-        InputError: the directory holds something, or cannot be written.
+        InputError: the directory holds something, or cannot be written; or the model is quantised.
     """
+    if model.is_quantized:
+        raise InputError("a quantised model is not saved; load it without quantize")
     with new_directory(Path(directory)) as partial:
         _write(model, partial)
 

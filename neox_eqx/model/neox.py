@@ -90,6 +90,10 @@ class GPTNeoX(eqx.Module):
         return not isinstance(self.layers, tuple)
 
     @property
+    def is_quantized(self) -> bool:
+        return any(leaf.dtype == jnp.int8 for leaf in jax.tree.leaves(self))
+
+    @property
     def num_heads(self) -> int:
         """Those that compute: the config's, and what was added so that they divide over a mesh."""
         block = self.layers if not isinstance(self.layers, tuple) else self.layers[0]
@@ -167,7 +171,22 @@ class GPTNeoX(eqx.Module):
 
     def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """Scores of the vocabulary in float32. Apart from the layers: most positions need none."""
-        return project(hidden, self.head.weight).astype(jnp.float32)
+        if self.embed_out is None:
+            return project(hidden, self.embed_in.weight).astype(jnp.float32)
+        return self.embed_out.product(hidden).astype(jnp.float32)
+
+    def quantized(self) -> "GPTNeoX":
+        """The same with the weights of its Linears in int8.
+
+        Embedding, norms and biases stay as they are, and so does a head that is the embedding.
+        """
+
+        def is_linear(node: Any) -> bool:
+            return isinstance(node, Linear)
+
+        return jax.tree.map(
+            lambda node: node.quantized() if is_linear(node) else node, self, is_leaf=is_linear
+        )
 
 
 def stack(blocks: Sequence[Block]) -> Block:

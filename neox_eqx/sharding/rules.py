@@ -62,12 +62,12 @@ def parameter_shardings(model: Tree, mesh: Mesh, rules: Mapping[str, str] = RULE
     """The tree of a model with a NamedSharding in place of each of its arrays.
 
     Each layer with parameters has `axes`: the logical axes of its weight, of which the first is
-    that of its bias.
+    that of its bias and of its scale.
     """
 
     def of_layer(layer: Any) -> Any:
         def of_parameter(path: tuple[Any, ...], array: Any) -> NamedSharding:
-            axes = layer.axes[:1] if path[-1].name == "bias" else layer.axes
+            axes = layer.axes[:1] if path[-1].name in ("bias", "scale") else layer.axes
             return sharding(mesh, array.shape, axes, rules)
 
         return jax.tree_util.tree_map_with_path(of_parameter, layer)
