@@ -47,6 +47,8 @@ class Options:
     """1d splits weights along model alone, 2d along data too, which pays on many chips."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Of parameters and computation."""
+    quantize: Literal["int8"] | None = None
+    """Weights in 8 bits, as generate.py takes it."""
     train: bool = False
     """Compile an update of all parameters by --batch-size texts of --prompt-len tokens instead."""
     json: Path | None = None
@@ -93,6 +95,7 @@ def _wishes(options: Options) -> list[Wish]:
             options.mesh,
             options.layout,
             options.dtype,
+            options.quantize,
             options.train,
         )
         for topology in options.topology

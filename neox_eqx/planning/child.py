@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
+from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.planning.chips import Chip, Topology
 from neox_eqx.planning.facts import (
     Facts,
@@ -40,10 +41,13 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
     topology = Topology.parse(question["topology"])
     config = GPTNeoXConfig.from_hf(question["config"])
     mesh = make_mesh(config, question["mesh"], _devices(topology))
-    asked, dtype = Arrangement.parse(question["mesh"]), question["dtype"]
-    load = Workload(**question["load"])
+    load, dtype, chip = Workload(**question["load"]), question["dtype"], topology.chip
     try:
-        return _PROGRAMS[question["program"]](config, mesh, asked, dtype, load, topology.chip)
+        if question["program"] == "train":
+            return _train(config, mesh, dtype, load, chip)
+        asked = Arrangement.parse(question["mesh"])
+        model = abstract_model(config, mesh, asked, dtype, question["quantize"])
+        return {"decode": _decode, "prefill": _prefill}[question["program"]](model, load, chip)
     except jax.errors.JaxRuntimeError as error:
         found = re.search(r"\(([\d.]+)G\) exceeds available HBM", str(error))
         if not found:
@@ -51,33 +55,24 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
         return {"too_large": int(float(found[1]) * 2**30)}
 
 
-def _decode(
-    config: GPTNeoXConfig, mesh: Mesh, asked: Arrangement, dtype: str, load: Workload, chip: Chip
-) -> dict[str, Any]:
-    model = abstract_model(config, mesh, asked, dtype)
+def _decode(model: GPTNeoX, load: Workload, chip: Chip) -> dict[str, Any]:
     compiled = compile_decode(model, load)
     facts = decode_facts(model, compiled, chip)
     most = max(facts.peak_bytes, growth_bytes(compiled))
     return _reply(facts, most, local_bytes(model), cache_bytes(compiled))
 
 
-def _prefill(
-    config: GPTNeoXConfig, mesh: Mesh, asked: Arrangement, dtype: str, load: Workload, chip: Chip
-) -> dict[str, Any]:
-    model = abstract_model(config, mesh, asked, dtype)
+def _prefill(model: GPTNeoX, load: Workload, chip: Chip) -> dict[str, Any]:
     facts = prefill_facts(model, compile_prefill(model, load), chip)
     return _reply(facts, facts.peak_bytes, local_bytes(model), 0)
 
 
 def _train(
-    config: GPTNeoXConfig, mesh: Mesh, asked: Arrangement, dtype: str, load: Workload, chip: Chip
+    config: GPTNeoXConfig, mesh: Mesh, dtype: str, load: Workload, chip: Chip
 ) -> dict[str, Any]:
     compiled = compile_train(config, mesh, dtype, load)
     facts = train_facts(compiled, chip)
     return _reply(facts, facts.peak_bytes, local_bytes(compiled.arguments[0]), 0)
-
-
-_PROGRAMS = {"decode": _decode, "prefill": _prefill, "train": _train}
 
 
 def _reply(facts: Facts, most: int, weights: int, cache: int) -> dict[str, Any]:

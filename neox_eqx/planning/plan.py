@@ -67,6 +67,7 @@ class Plan:
             "layout": Arrangement.parse(self.mesh).layout,
             "reason": self.reason,
             "dtype": wish.dtype,
+            "quantize": wish.quantize,
             "batch_size": wish.batch_size,
             "prompt_len": wish.prompt_len,
             "gen_len": None if wish.train else wish.gen_len,
@@ -125,8 +126,14 @@ def _attempt(
 ) -> Tried:
     load = {"batch_size": wish.batch_size, "prompt_len": wish.prompt_len, "gen_len": wish.gen_len}
     say(f"{wish.topology.name}: {program} on {mesh}, {wish.batch_size} rows")
-    question = {"topology": wish.topology.name, "mesh": mesh, "dtype": wish.dtype, "load": load}
-    reply = compiler.ask(question | {"config": wish.config.to_hf(), "program": program})
+    question: dict[str, Any] = {
+        "topology": wish.topology.name,
+        "mesh": mesh,
+        "dtype": wish.dtype,
+        "load": load,
+    }
+    question |= {"config": wish.config.to_hf(), "program": program, "quantize": wish.quantize}
+    reply = compiler.ask(question)
     if "too_large" in reply:
         return Tried(mesh, reply["too_large"], None)
     facts = reply["facts"] if reply["bytes"] <= wish.topology.chip.hbm_bytes else None

@@ -41,11 +41,13 @@ class Compiled:
     seconds: float
 
 
-def abstract_model(config: GPTNeoXConfig, mesh: Mesh, asked: Arrangement, dtype: str) -> GPTNeoX:
+def abstract_model(
+    config: GPTNeoXConfig, mesh: Mesh, asked: Arrangement, dtype: str, quantize: str | None
+) -> GPTNeoX:
     """The model as `load` would place it on `mesh`, with shapes in place of arrays."""
     heads = asked.heads_of(config)
     shapes = dataclasses.replace(
-        model_shapes(config, jnp.dtype(dtype), stacked=True, heads=heads),
+        model_shapes(config, jnp.dtype(dtype), stacked=True, heads=heads, quantize=quantize),
         mesh=mesh,
         layout=asked.layout,
         heads_together=heads_together(heads, mesh),

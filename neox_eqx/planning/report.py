@@ -18,7 +18,8 @@ def table(name: str, plans: list[Plan]) -> str:
     lines = _aligned([(label, [_cell(plan, value) for plan in plans]) for label, value in rows])
     reasons = [f"{plan.wish.topology.name}, {plan.mesh}: {plan.reason}." for plan in plans]
     notes = ["Bytes and collectives are those of one chip; times are bounds, not predictions."]
-    return "\n".join([f"{name}, {wish.dtype}: {work}", "", *lines, "", *reasons, *notes])
+    dtype = f"{wish.dtype}, {wish.quantize} weights" if wish.quantize else wish.dtype
+    return "\n".join([f"{name}, {dtype}: {work}", "", *lines, "", *reasons, *notes])
 
 
 def _aligned(rows: list[tuple[str, list[str]]]) -> list[str]:

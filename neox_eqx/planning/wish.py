@@ -30,6 +30,7 @@ class Wish:
     mesh: str = "auto"
     layout: str = "auto"
     dtype: str = "bfloat16"
+    quantize: str | None = None
     train: bool = False
 
     def __post_init__(self) -> None:
@@ -37,6 +38,8 @@ class Wish:
             if getattr(self, name) < 1:
                 option = name.replace("_", "-")
                 raise InputError(f"--{option} must be at least 1, not {getattr(self, name)}")
+        if self.quantize and self.train:
+            raise InputError("--quantize is for generation; training needs all digits")
         context = self.config.context_length
         if self.positions > context:
             names = "--prompt-len is" if self.train else "--prompt-len and --gen-len are"
@@ -94,7 +97,9 @@ class Wish:
         ]
 
     def weight_bytes(self) -> int:
-        return parameter_count(self.config) * (2 if self.dtype == "bfloat16" else 4)
+        """About; what is not quantised is small."""
+        size = 2 if self.dtype == "bfloat16" else 4
+        return parameter_count(self.config) * (1 if self.quantize else size)
 
 
 def _divisors(count: int) -> list[int]:
