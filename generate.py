@@ -37,7 +37,7 @@ class Options:
     quantize: Literal["int8"] | None = None
     """Round the weights of the layers, and of a head that is not the embedding, to 8 bits."""
     mesh: str = "auto"
-    """Devices to spread rows and model over, as data=2,model=4."""
+    """Devices to spread rows and model over, as data=2,model=4 or as scripts/plan.py prints it."""
     batch_size: int = 8
     """Prompts that run together."""
     mask_unknown_tokens: bool = False

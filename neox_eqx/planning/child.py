@@ -25,6 +25,7 @@ from neox_eqx.planning.facts import (
     local_bytes,
     prefill_facts,
     train_facts,
+    weights_read,
 )
 from neox_eqx.planning.programs import (
     Workload,
@@ -64,7 +65,9 @@ def _decode(model: GPTNeoX, load: Workload, chip: Chip) -> dict[str, Any]:
 
 def _prefill(model: GPTNeoX, load: Workload, chip: Chip) -> dict[str, Any]:
     facts = prefill_facts(model, compile_prefill(model, load), chip)
-    return _reply(facts, facts.peak_bytes, local_bytes(model), 0)
+    # All that must move but the weights is what prefill leaves behind.
+    cache = facts.hbm_bytes_minimum - weights_read(model)
+    return _reply(facts, facts.peak_bytes, local_bytes(model), cache)
 
 
 def _train(

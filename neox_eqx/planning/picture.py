@@ -7,7 +7,8 @@ from matplotlib.figure import Figure
 
 from neox_eqx.planning.plan import GB, Plan
 
-_PARTS = {"weights": "#3b6ea5", "keys and values": "#e1a33a", "temporaries": "#b7b7b7"}
+_REST = "temporaries, and the cache's copy as it grows"
+_PARTS = {"weights": "#3b6ea5", "keys and values": "#e1a33a", _REST: "#b7b7b7"}
 _MARKS = {"decode": "o", "prefill": "s", "train": "^"}
 _COLOURS = ("#3b6ea5", "#c1532f", "#3f8f5b", "#7d5ba6", "#8a6d3b", "#4d4d4d")
 
@@ -38,7 +39,7 @@ def _draw_memory(axes: Axes, plans: list[Plan]) -> None:
             parts = dict.fromkeys(_PARTS, 0.0)
             parts["weights"] = tried.weights_bytes / GB
             parts["keys and values"] = tried.cache_bytes / GB
-            parts["temporaries"] = tried.bytes / GB - sum(parts.values())
+            parts[_REST] = tried.bytes / GB - sum(parts.values())
             bottom = 0.0
             for part, height in parts.items():
                 label = part if place == 0 else None
@@ -50,7 +51,7 @@ def _draw_memory(axes: Axes, plans: list[Plan]) -> None:
     axes.set_xticks(places, labels, fontsize=8)
     axes.set_ylabel("GB of a chip")
     axes.set_ylim(0, 1.25 * max(plan.wish.topology.chip.hbm_bytes / GB for plan in plans))
-    axes.legend(loc="upper right", ncols=3, fontsize=8)
+    axes.legend(loc="upper right", ncols=3, fontsize=7)
     axes.set_title("memory", fontsize=10)
 
 

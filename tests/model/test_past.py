@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.pallas import tpu as pltpu
 
+from neox_eqx.model.flash import Flash
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.segment import Segment
 from tests.hf_models import family, hf_logits, our_logits, padded_batch, stack_layers
@@ -144,3 +146,15 @@ def test_an_embedding_of_nan_at_padding_reaches_no_real_position() -> None:
     )
     expected, actual = our_logits(model, tokens, valid), our_logits(broken, tokens, valid)
     np.testing.assert_array_equal(actual[valid], expected[valid])
+
+
+def test_prompts_by_the_kernel_of_a_tpu_equal_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run by Pallas' interpreter; padding stands anywhere."""
+    model = in_form("redpajama-3b", stacked=True)
+    tokens, valid = batch(model.config.vocab_size, 2, 128)
+    expected, _ = run(model, tokens, valid)
+    monkeypatch.setattr(Flash, "fits", staticmethod(lambda length, mesh: True))
+    with pltpu.force_tpu_interpret_mode():
+        hidden, segment = model(jnp.asarray(tokens), jnp.asarray(valid))
+    close_where(valid, np.asarray(hidden), expected)
+    assert segment.valid.tolist() == valid.tolist()
