@@ -58,7 +58,6 @@ class Facts:
 def decode_facts(model: GPTNeoX, compiled: Compiled, chip: Chip) -> Facts:
     _, prompt, state, *_ = compiled.arguments
     cache = local_bytes((prompt.kv, state.generated.kv))
-    rows = len(state.done) / _mesh(model).shape["data"]
     # Each key and each value is multiplied and added once.
     attention = 2 * cache / model.dtype.itemsize
     return _facts(
@@ -67,7 +66,7 @@ def decode_facts(model: GPTNeoX, compiled: Compiled, chip: Chip) -> Facts:
         read_program(compiled.program.as_text()).loop_body(),
         chip,
         minimum=weights_read(model) + cache,
-        flops=2 * rows * _matrix_elements(model) + attention,
+        flops=2 * len(state.done) * _matrix_elements(model) + attention,
         aliased=local_bytes(state.generated.kv),
     )
 
@@ -76,7 +75,7 @@ def prefill_facts(model: GPTNeoX, compiled: Compiled, chip: Chip) -> Facts:
     _, tokens, *_ = compiled.arguments
     rows, length = tokens.shape[0] / _mesh(model).shape["data"], tokens.shape[1]
     config = model.config
-    heads = config.num_attention_heads / _mesh(model).shape["model"]
+    heads = model.num_heads / _mesh(model).shape["model"]
     kept = 2 * config.num_hidden_layers * rows * heads * length * config.head_dim
     # Of each pair of tokens the later one attends to the earlier one.
     attention = kept * length
@@ -86,7 +85,7 @@ def prefill_facts(model: GPTNeoX, compiled: Compiled, chip: Chip) -> Facts:
         read_program(compiled.program.as_text()),
         chip,
         minimum=weights_read(model) + int(kept * model.dtype.itemsize),
-        flops=2 * rows * length * _matrix_elements(model, head=False) + attention,
+        flops=2 * tokens.size * _matrix_elements(model, head=False) + attention,
         aliased=0,
     )
 
@@ -95,11 +94,10 @@ def train_facts(compiled: Compiled, chip: Chip) -> Facts:
     """Of one update, with the operations of a forward and a backward pass."""
     state, batch, _ = compiled.arguments
     model = state.model
-    rows, length = batch.tokens.shape[0] / _mesh(model).shape["data"], batch.tokens.shape[1]
-    config = model.config
-    elements = parameter_count(config) / _mesh(model).shape["model"]
-    kept = 2 * config.num_hidden_layers * rows * length * config.hidden_size
-    attention = kept / _mesh(model).shape["model"] * length
+    config, chips, tokens = model.config, _mesh(model).size, batch.tokens
+    elements = parameter_count(config) / chips
+    kept = 2 * config.num_hidden_layers * tokens.size * config.hidden_size / chips
+    attention = kept * tokens.shape[1]
     return _facts(
         model,
         compiled,
@@ -107,7 +105,7 @@ def train_facts(compiled: Compiled, chip: Chip) -> Facts:
         chip,
         # Parameters and both moments are read and written.
         minimum=2 * local_bytes(state),
-        flops=3 * (2 * rows * length * elements + attention),
+        flops=3 * (2 * tokens.size * elements + attention),
         aliased=local_bytes(state),
     )
 
@@ -211,11 +209,11 @@ def _seconds(collective: Collective, chip: Chip) -> float:
     return rounds * (hops * HOP_SECONDS + sent / chip.ici_bandwidth)
 
 
-def _matrix_elements(model: GPTNeoX, *, head: bool = True) -> int:
-    """Weights on a chip that every token is multiplied by."""
+def _matrix_elements(model: GPTNeoX, *, head: bool = True) -> float:
+    """A chip's share of the weights that every token is multiplied by."""
     layers = [leaf for leaf in jax.tree.leaves(model.layers) if leaf.ndim == 3]
     ends = [(model.embed_out or model.embed_in).weight] if head else []
-    return sum(_local_size(leaf) for leaf in layers + ends)
+    return sum(leaf.size for leaf in layers + ends) / _mesh(model).size
 
 
 def _local_size(leaf: jax.ShapeDtypeStruct) -> int:
