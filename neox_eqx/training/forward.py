@@ -19,17 +19,17 @@ from neox_eqx.training.recipe import Recipe
 def hidden_states(
     model: GPTNeoX, batch: Batch, recipe: Recipe, dropout: Dropout | None = None
 ) -> Float[Array, "B T D"]:
-    """The final hidden states, in the recipe's dtype; at padding they mean nothing."""
-    mesh, dtype = model.mesh, recipe.compute_dtype
+    """The final hidden states, in the model's dtype; at padding they mean nothing."""
+    mesh = model.mesh
     positions = batch.positions()
     rotary = Rotary.at(model.config, positions, positions.max(-1) + 1)
-    table = gather(model.embed_in, dtype, mesh).weight
+    table = gather(model.embed_in, mesh).weight
     x = jnp.where(batch.documents[..., None] > 0, _look_up(table, batch.tokens), 0)
     x = constrain(x, mesh, "rows", None, None)
     if dropout is not None:
         x = dropout.drop_hidden(x, 0)
     x = _run_layers(model, x, rotary, _mask(model, batch), recipe, dropout)
-    return gather(model.final_layer_norm, dtype, mesh)(x)
+    return gather(model.final_layer_norm, mesh)(x)
 
 
 def _mask(model: GPTNeoX, batch: Batch) -> Bool[Array, "B T T"] | Flash:
@@ -51,7 +51,7 @@ def _run_layers(
     """Each layer gathers its parameters for itself, and again when it is computed again."""
 
     def run(x: Float[Array, "B T D"], block: Block, index: int | Int[Array, ""]):
-        block = gather(block, recipe.compute_dtype, model.mesh)
+        block = gather(block, model.mesh)
         own = None if dropout is None else dropout.layer(index)
         x, _ = block(x, rotary, (), mask, own)
         return constrain(x, model.mesh, "rows", None, None)

@@ -1,7 +1,7 @@
 """Parameters that are spread over all devices, brought together where they are used.
 
 In training a parameter lies in shards over the mesh's `data` axis too. A layer gathers its own
-just before it computes, in the dtype that it computes in, and its gradient goes back to shards.
+just before it computes, and its gradient goes back to shards.
 """
 
 from functools import partial
@@ -17,12 +17,8 @@ from neox_eqx.sharding.rules import TRAINING_RULES, parameter_shardings
 Layer = TypeVar("Layer")
 
 
-def gather(layer: Layer, dtype: jax.typing.DTypeLike, mesh: Mesh | None) -> Layer:
-    """`layer` in `dtype`, placed as inference has it; its gradient is float32, placed in shards.
-
-    It is cast before it moves, so that half the bytes travel.
-    """
-    layer = jax.tree.map(lambda x: x.astype(dtype), layer)
+def gather(layer: Layer, mesh: Mesh | None) -> Layer:
+    """`layer` placed as inference has it; its gradient is placed in shards."""
     if mesh is None:
         return layer
     wholes = parameter_shardings(layer, mesh)
@@ -34,8 +30,7 @@ def gather(layer: Layer, dtype: jax.typing.DTypeLike, mesh: Mesh | None) -> Laye
 def _gather(
     shard: Float[Array, "*X"], whole: NamedSharding, shards: NamedSharding
 ) -> Float[Array, "*X"]:
-    # Twice, so that what moves is what was cast: the first is where the cast takes place.
-    return lax.with_sharding_constraint(lax.with_sharding_constraint(shard, shards), whole)
+    return lax.with_sharding_constraint(shard, whole)
 
 
 def _gather_forward(

@@ -61,8 +61,8 @@ def state_shardings(state: TrainState) -> TrainState:
     everywhere = NamedSharding(mesh, PartitionSpec())
     parameters = parameter_shardings(state.model, mesh, TRAINING_RULES)
 
-    def place(node: GPTNeoX | jax.Array) -> Any:
-        """The optimiser's state holds trees like the model's, and numbers."""
+    def place(node: Any) -> Any:
+        """The optimiser's state holds trees like the model's, and single numbers."""
         return parameters if isinstance(node, GPTNeoX) else everywhere
 
     return jax.tree.map(place, state, is_leaf=lambda node: isinstance(node, GPTNeoX))

@@ -151,7 +151,7 @@ def test_the_embedding_of_a_frequent_token_gets_all_of_its_gradient_in_bfloat16(
         for dtype in ("bfloat16", "float32")
     ]
     actual, expected = (np.asarray(row.embed_in.weight[5]) for row in rows)
-    print(np.abs(actual - expected).max() / np.abs(expected).max())
+    # Measured 0.014, which is bfloat16's own; summed in bfloat16 it would be 0.56.
     assert np.abs(actual - expected).max() < 0.05 * np.abs(expected).max()
 
 
