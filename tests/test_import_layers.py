@@ -15,6 +15,7 @@ LAYERS = (
     "rope",
     "config",
     "presets",
+    "option_kinds",
     "command_line",
     "sharding",
     "model",
@@ -24,7 +25,10 @@ LAYERS = (
     "convert",
     "__init__",
 )
-NARROWER = {"command_line": {"command_line", "errors"}}
+NARROWER = {
+    "option_kinds": {"option_kinds", "errors"},
+    "command_line": {"command_line", "option_kinds", "errors"},
+}
 ONLY_WHERE_USED = {"torch", "transformers"}
 
 

@@ -40,7 +40,7 @@ def test_a_line_of_jsonl_may_set_options_of_its_own(tmp_path: Path) -> None:
         ("[" * 100_000, "is not valid JSON"),
         ("{}", 'needs a "prompt" with a text'),
         ('{"prompt": 3}', 'needs a "prompt" with a text'),
-        ('{"prompt": "a", "top_q": 1}', "unknown option top_q; there are max_new_tokens, min_p"),
+        ('{"prompt": "a", "top_q": 1}', "unknown option top_q; did you mean top_p?"),
         ('{"prompt": "a", "top_k": -1}', "top_k must be a whole number of at least 0, not -1"),
         ('{"prompt": "a", "temperature": NaN}', "temperature must be a number of at least 0"),
     ],

@@ -1,8 +1,4 @@
-"""Filters of the next token's logits, each with one value a row.
-
-They follow transformers' logits warpers of the same names, edge cases included. All but the
-vocabulary mask apply to sampling only.
-"""
+"""Filters that look at the next token's logits alone; they apply where a row samples."""
 
 import equinox as eqx
 import jax
@@ -39,8 +35,7 @@ class TopK(eqx.Module):
 class TopP(eqx.Module):
     """Keeps the most likely tokens until their probability reaches p, the crossing one included.
 
-    A token stays if those above it have less than p together; at least one stays. The boundary
-    is found by bisection over the values, which costs a sixth of sorting 50,000 logits.
+    A token stays if those above it have less than p together; at least one stays.
     """
 
     p: Float[Array, " R"]
@@ -49,22 +44,11 @@ class TopP(eqx.Module):
         probabilities = jax.nn.softmax(logits, axis=-1)
         goal = jnp.maximum(self.p, jnp.finfo(jnp.float32).tiny)
         keys = _ordered(logits)
-
-        def mass_above(key: UInt32[Array, " R"]) -> Float[Array, " R"]:
-            return jnp.where(keys > key[:, None], probabilities, 0).sum(-1)
-
-        def halve(
-            _: Int[Array, ""], bounds: tuple[UInt32[Array, " R"], UInt32[Array, " R"]]
-        ) -> tuple[UInt32[Array, " R"], UInt32[Array, " R"]]:
-            low, high = bounds
-            middle = low + (high - low) // 2
-            reached = mass_above(middle) < goal
-            return jnp.where(reached, low, middle + 1), jnp.where(reached, middle, high)
-
-        _, boundary = lax.fori_loop(0, 32, halve, (keys.min(-1), keys.max(-1)))
+        boundary = _boundary(keys, probabilities, goal)
         ties = keys == boundary[:, None]
         share = jnp.where(ties, probabilities, 0).max(-1)
-        room = jnp.ceil((goal - mass_above(boundary)) / jnp.maximum(share, 1e-38))
+        above = _mass_above(boundary, keys, probabilities)
+        room = jnp.ceil((goal - above) / jnp.maximum(share, 1e-38))
         kept = _last_of(ties, jnp.clip(room, 1, logits.shape[-1]).astype(jnp.int32))
         keep = (keys > boundary[:, None]) | kept | (self.p >= 1)[:, None]
         return jnp.where(keep, logits, -jnp.inf)
@@ -81,16 +65,51 @@ class MinP(eqx.Module):
         return jnp.where(probabilities < least, -jnp.inf, logits)
 
 
-class KnownTokens(eqx.Module):
-    """Drops the ids that the tokenizer does not have: padding of the vocabulary, and gaps."""
+class TypicalP(eqx.Module):
+    """Keeps the tokens whose surprise is nearest to the mean, until their probability reaches p.
 
-    known: Bool[Array, " V"]
+    Of those that are as near as the last of them, all stay. 1 keeps all.
+    """
+
+    p: Float[Array, " R"]
 
     def __call__(self, logits: Float[Array, "R V"]) -> Float[Array, "R V"]:
-        return jnp.where(self.known, logits, -jnp.inf)
+        logprobs = jax.nn.log_softmax(logits, axis=-1)
+        distance = jnp.abs(-logprobs - _entropy(logprobs)[:, None])
+        nearness = ~_ordered(distance)
+        boundary = _boundary(nearness, jax.nn.softmax(logits, axis=-1), self.p)
+        keep = (nearness >= boundary[:, None]) | (self.p >= 1)[:, None]
+        return jnp.where(keep, logits, -jnp.inf)
 
 
-Processor = Temperature | TopK | TopP | MinP | KnownTokens
+class EpsilonCutoff(eqx.Module):
+    """Drops tokens less likely than epsilon, but not the most likely one; 0 and 1 keep all."""
+
+    epsilon: Float[Array, " R"]
+
+    def __call__(self, logits: Float[Array, "R V"]) -> Float[Array, "R V"]:
+        return _cut_below(logits, jnp.where(self.epsilon < 1, self.epsilon, 0))
+
+
+class EtaCutoff(eqx.Module):
+    """EpsilonCutoff with a smaller epsilon where the distribution is flat; 0 and 1 keep all."""
+
+    epsilon: Float[Array, " R"]
+
+    def __call__(self, logits: Float[Array, "R V"]) -> Float[Array, "R V"]:
+        entropy = _entropy(jax.nn.log_softmax(logits, axis=-1))
+        epsilon = jnp.where(self.epsilon < 1, self.epsilon, 0)
+        return _cut_below(logits, jnp.minimum(epsilon, jnp.sqrt(epsilon) * jnp.exp(-entropy)))
+
+
+def _cut_below(logits: Float[Array, "R V"], least: Float[Array, " R"]) -> Float[Array, "R V"]:
+    unlikely = jax.nn.softmax(logits, axis=-1) < least[:, None]
+    return jnp.where(unlikely & (logits < logits.max(-1, keepdims=True)), -jnp.inf, logits)
+
+
+def _entropy(logprobs: Float[Array, "R V"]) -> Float[Array, " R"]:
+    # A token that is forbidden adds nothing, where -inf times 0 would be NaN.
+    return -jnp.where(logprobs > -jnp.inf, logprobs * jnp.exp(logprobs), 0).sum(-1)
 
 
 def _ordered(x: Float[Array, "R V"]) -> UInt32[Array, "R V"]:
@@ -98,6 +117,31 @@ def _ordered(x: Float[Array, "R V"]) -> UInt32[Array, "R V"]:
     # Both zeros as one: they are equal, and their bits are not.
     bits = lax.bitcast_convert_type(jnp.where(x == 0, 0, x), jnp.uint32)
     return jnp.where(bits >> 31 == 1, ~bits, bits | jnp.uint32(1 << 31))
+
+
+def _boundary(
+    keys: UInt32[Array, "R V"], weights: Float[Array, "R V"], goal: Float[Array, " R"]
+) -> UInt32[Array, " R"]:
+    """The largest key whose weight reaches `goal` together with that of all larger ones.
+
+    Found by bisection, which costs a sixth of sorting 50,000 keys.
+    """
+
+    def halve(
+        _: Int[Array, ""], bounds: tuple[UInt32[Array, " R"], UInt32[Array, " R"]]
+    ) -> tuple[UInt32[Array, " R"], UInt32[Array, " R"]]:
+        low, high = bounds
+        middle = low + (high - low) // 2
+        reached = _mass_above(middle, keys, weights) < goal
+        return jnp.where(reached, low, middle + 1), jnp.where(reached, middle, high)
+
+    return lax.fori_loop(0, 32, halve, (keys.min(-1), keys.max(-1)))[1]
+
+
+def _mass_above(
+    key: UInt32[Array, " R"], keys: UInt32[Array, "R V"], weights: Float[Array, "R V"]
+) -> Float[Array, " R"]:
+    return jnp.where(keys > key[:, None], weights, 0).sum(-1)
 
 
 def _last_of(ties: Bool[Array, "R V"], count: Int[Array, " R"]) -> Bool[Array, "R V"]:

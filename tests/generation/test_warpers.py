@@ -13,7 +13,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from neox_eqx.generation.processors import KnownTokens, MinP, Processor, Temperature, TopK, TopP
+from neox_eqx.generation.processors.chain import Warper
+from neox_eqx.generation.processors.warpers import MinP, Temperature, TopK, TopP
 
 SIZES = (5, 97, 300)
 TOP_KS = (1, 2, 7, 50, 10**6)
@@ -33,7 +34,7 @@ def logits_of(size: int) -> np.ndarray:
     return np.array(rows, np.float32)
 
 
-def apply(processor: Processor, logits: np.ndarray) -> np.ndarray:
+def apply(processor: Warper, logits: np.ndarray) -> np.ndarray:
     return np.asarray(_apply(processor, jnp.asarray(logits)))
 
 
@@ -170,14 +171,6 @@ def test_rows_have_values_of_their_own_and_may_be_off() -> None:
         np.testing.assert_array_equal(k[[row]], warped(TopKLogitsWarper(count), one))
         np.testing.assert_array_equal(p[[row]], warped(TopPLogitsWarper(top), one))
         np.testing.assert_array_equal(min_p[[row]], warped(MinPLogitsWarper(top), one))
-
-
-def test_known_tokens_drops_all_others() -> None:
-    logits = logits_of(97)
-    known = np.arange(97) % 7 != 3
-    kept = apply(KnownTokens(jnp.asarray(known)), logits)
-    np.testing.assert_array_equal(kept[:, known], logits[:, known])
-    assert (kept[:, ~known] == -np.inf).all()
 
 
 def test_a_top_p_without_the_crossing_token_would_be_noticed() -> None:
