@@ -61,8 +61,8 @@ class GenerationOptions:
     """Is subtracted as often as the token was generated; 0 is off."""
     no_repeat_ngram_size: int | None = None
     """No so many tokens in a row come twice, the prompt included; 0 is off."""
-    logit_bias: Mapping[int, float] | None = None
-    """From token ids to what is added to their logits."""
+    logit_bias: Mapping[int | str, float] | None = None
+    """From token ids, which may be texts as in JSON, to what is added to their logits."""
     bad_words: tuple[Word, ...] | None = None
     """Texts that are not generated, at the start of a word or within one."""
     suppress_tokens: tuple[int, ...] | None = None

@@ -63,12 +63,17 @@ def _request(
         close = difflib.get_close_matches(unknown[0], _OPTION_NAMES, n=1)
         hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(_OPTION_NAMES)}"
         raise InputError(f"{where}: unknown option {', '.join(unknown)}; {hint}")
-    own = dataclasses.replace(options, **fields)
+    own = dataclasses.replace(options, **{name: _frozen(fields[name]) for name in fields})
     try:
         own.resolve({})
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
     return prompt, own
+
+
+def _frozen(value: Any) -> Any:
+    """Tuples for the lists of JSON."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 @contextlib.contextmanager

@@ -41,6 +41,7 @@ class TopP(eqx.Module):
     p: Float[Array, " R"]
 
     def __call__(self, logits: Float[Array, "R V"]) -> Float[Array, "R V"]:
+        logits = _settled(logits, self.p)
         probabilities = jax.nn.softmax(logits, axis=-1)
         goal = jnp.maximum(self.p, jnp.finfo(jnp.float32).tiny)
         keys = _ordered(logits)
@@ -74,6 +75,7 @@ class TypicalP(eqx.Module):
     p: Float[Array, " R"]
 
     def __call__(self, logits: Float[Array, "R V"]) -> Float[Array, "R V"]:
+        logits = _settled(logits, self.p)
         logprobs = jax.nn.log_softmax(logits, axis=-1)
         distance = jnp.abs(-logprobs - _entropy(logprobs)[:, None])
         nearness = ~_ordered(distance)
@@ -110,6 +112,16 @@ def _cut_below(logits: Float[Array, "R V"], least: Float[Array, " R"]) -> Float[
 def _entropy(logprobs: Float[Array, "R V"]) -> Float[Array, " R"]:
     # A token that is forbidden adds nothing, where -inf times 0 would be NaN.
     return -jnp.where(logprobs > -jnp.inf, logprobs * jnp.exp(logprobs), 0).sum(-1)
+
+
+def _settled(logits: Float[Array, "R V"], p: Float[Array, " R"]) -> Float[Array, "R V"]:
+    """The logits, worked out once for all that reads them.
+
+    XLA works them out anew for each use where that is cheap, and rounds them differently: with a
+    division and a subtraction in one step here and in two there. The boundary that is found would
+    then be the key of no token. A branch that is never taken, which it cannot know, prevents that.
+    """
+    return lax.cond((p >= 0).all(), lambda x: x, jnp.zeros_like, logits)
 
 
 def _ordered(x: Float[Array, "R V"]) -> UInt32[Array, "R V"]:
