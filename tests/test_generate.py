@@ -271,6 +271,10 @@ def mistakes(model: Path, place: Path) -> dict[str, tuple[list[str | Path], str]
             with_line('{"prompt": "a", "max_new_tokens": "3"}'),
             "line 2: max_new_tokens must be a whole number of at least 1, not '3'",
         ),
+        "wrong penalty": (
+            with_files("penalty", {"generation_config.json": '{"repetition_penalty": "2"}'}),
+            "repetition_penalty must be a number above 0 and at most",
+        ),
         "line samples": (
             with_line('{"prompt": "a", "num_samples": null}'),
             "line 2: num_samples must be a whole number of at least 1, not None",

@@ -180,7 +180,6 @@ def test_the_penalties_of_the_file_have_the_names_of_transformers() -> None:
         ({"sequence_bias": [[1, 2.0]]}, "sequence_bias must be a list of token ids, not 1"),
         ({"sequence_bias": [[[1], "x"]]}, "sequence_bias: the bias of 1 must be a number, not 'x'"),
         ({"sequence_bias": [[[1, 2]]]}, "is not a pair of token ids and a number"),
-        ({"repetition_penalty": "2"}, "repetition_penalty must be a number above 0 and at most"),
     ],
 )
 def test_a_wrong_entry_in_the_file_is_named(defaults: dict[str, Any], message: str) -> None:

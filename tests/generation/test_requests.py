@@ -126,9 +126,9 @@ def test_samples_of_one_prompt_have_its_history_each() -> None:
 def test_a_row_that_samples_draws_the_same_alone_as_twice() -> None:
     """XLA joins other steps of a batch of one row, and rounds what they share otherwise."""
     _, model = family("pythia-70m")
-    for own in (dict(typical_p=0.8), dict(top_p=0.8, frequency_penalty=0.3)):
-        one = request(PROMPTS[6], max_new_tokens=6, temperature=1.2, top_k=0, seed=3, **own)
-        assert 2 * tokens(ours(model, [one])) == tokens(ours(model, [one, one]))
+    own = dict(temperature=1.2, top_k=0, typical_p=0.8, frequency_penalty=0.3, seed=3)
+    one = request(PROMPTS[6], max_new_tokens=6, **own)
+    assert 2 * tokens(ours(model, [one])) == tokens(ours(model, [one, one]))
 
 
 def test_sampled_tokens_are_of_the_support_that_transformers_leaves() -> None:

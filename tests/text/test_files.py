@@ -53,7 +53,7 @@ def test_lists_and_biases_of_a_line_are_options(tmp_path: Path) -> None:
         ('{"prompt": "a", "top_q": 1}', "unknown option top_q; did you mean top_p?"),
         (
             '{"prompt": "a", "zzzzzz": 1}',
-            "unknown option zzzzzz; there are max_new_tokens, min_new",
+            "unknown option zzzzzz; there are max_new_tokens, min",
         ),
         ('{"prompt": "a", "bad_words": [[]]}', "bad_words: () is empty"),
         ('{"prompt": "a", "stop": [""]}', "stop: '' is empty"),
