@@ -1,22 +1,24 @@
-# make demo      text from the bundled model
-# make test      lint, types and the tests, a few minutes on two cores
-# make test-all  the slow tests too
-# make lint      lint and types alone
+# make demo          text from the bundled model
+# make test          lint, types and the tests, some minutes on two cores
+# make test-all      the slow tests too
+# make lint          lint and types alone
+# make tpu-compiler  what scripts/plan.py compiles with
 PYTHON ?= python3
 JOBS ?= 2
 BIN := .venv/bin
 READY := .venv/ready
+TPU_COMPILER := .venv/tpu-compiler/ready
 
-.PHONY: demo test test-all lint
+.PHONY: demo test test-all lint tpu-compiler
 .DELETE_ON_ERROR:
 
 demo: $(READY)
 	$(BIN)/python generate.py
 
-test: lint
+test: lint $(TPU_COMPILER)
 	$(BIN)/python -m pytest -n $(JOBS) -m "not slow"
 
-test-all: lint
+test-all: lint $(TPU_COMPILER)
 	$(BIN)/python -m pytest -n $(JOBS)
 
 lint: $(READY)
@@ -30,4 +32,11 @@ $(READY): requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+tpu-compiler: $(TPU_COMPILER)
+
+$(TPU_COMPILER): requirements-plan.txt $(READY)
+	rm -rf $(@D)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --target $(@D) -r requirements-plan.txt
 	touch $@

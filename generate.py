@@ -34,6 +34,8 @@ class Options:
     generation: tyro.conf.OmitArgPrefixes[GenerationOptions] = GenerationOptions()
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Of parameters and computation; float32 on a CPU, bfloat16 on an accelerator."""
+    quantize: Literal["int8"] | None = None
+    """Round the weights of the layers, and of a head that is not the embedding, to 8 bits."""
     mesh: str = "auto"
     """Devices to spread rows and model over, as data=2,model=4."""
     batch_size: int = 8
@@ -57,6 +59,7 @@ def main(options: Options) -> None:
             DEMO_MODEL if options.model is None else options.model,
             dtype=options.dtype,
             mesh=options.mesh,
+            quantize=options.quantize,
             mask_unknown_tokens=options.mask_unknown_tokens,
         )
         work = (prompts, own_options)

@@ -7,6 +7,7 @@ random parameters. `python -m neox_eqx.presets` prints them as a table.
 from typing import Any
 
 from neox_eqx.config import GPTNeoXConfig
+from neox_eqx.errors import InputError
 from neox_eqx.rope import RopeParameters
 
 
@@ -82,6 +83,16 @@ PRESETS: dict[str, GPTNeoXConfig] = {
     "line-japanese-large-lm-3.6b": _sequential(30, 32, 3072, 51200, tie_word_embeddings=True),
     "weblab-10b": _shape(36, 38, 4864, 50277),
 }
+
+
+def preset(name: str) -> GPTNeoXConfig:
+    """
+    Raises:
+        InputError: there is none of this name.
+    """
+    if name not in PRESETS:
+        raise InputError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
+    return PRESETS[name]
 
 
 def parameter_count(config: GPTNeoXConfig) -> int:

@@ -16,14 +16,16 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PRNGKeyArray
 
-from neox_eqx import PRESETS, GPTNeoX, InputError, load
+from neox_eqx import GPTNeoX, InputError, load
 from neox_eqx.command_line import run
 from neox_eqx.generation.loop import decode_all, prefill
 from neox_eqx.generation.options import GenerationOptions
 from neox_eqx.generation.run import pad_prompts
 from neox_eqx.generation.sampling import Sampler
 from neox_eqx.generation.stopping import Ending
+from neox_eqx.presets import preset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Options:
     are added as a text grows, so it costs nothing; a cache allocated for them all would show."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Of parameters and computation; float32 on a CPU, bfloat16 on an accelerator."""
+    quantize: Literal["int8"] | None = None
+    """Round the weights of the layers, and of a head that is not the embedding, to 8 bits."""
     rounds: int = 5
     """Timed rounds after one to warm up."""
     against: Literal["transformers"] | None = None
@@ -96,6 +100,8 @@ def _check(options: Options) -> None:
         raise InputError("sizes and rounds must be at least 1, and --gen-len at least 2")
     if options.cache_len and options.cache_len < options.prompt_len + options.gen_len:
         raise InputError("--cache-len must be at least --prompt-len and --gen-len together")
+    if options.against and options.quantize:
+        raise InputError("--against compares the same weights; leave out --quantize")
     if options.json and not options.json.parent.is_dir():
         raise InputError(f"{options.json}: no such directory to write to")
 
@@ -158,15 +164,16 @@ def _model(options: Options) -> GPTNeoX:
     if (options.model is None) == (options.preset is None):
         raise InputError("give either --model or --preset")
     if options.model is not None:
-        return load(options.model, dtype=options.dtype)
-    if options.preset not in PRESETS:
-        raise InputError(f"no preset {options.preset!r}; there are {', '.join(PRESETS)}")
+        return load(options.model, dtype=options.dtype, quantize=options.quantize)
     on_cpu = jax.default_backend() == "cpu"
     dtype = options.dtype or ("float32" if on_cpu else "bfloat16")
-    config = PRESETS[options.preset]
-    init = jax.jit(
-        lambda key: GPTNeoX.init(config, dtype=jnp.dtype(dtype), stacked=not on_cpu, key=key)
-    )
+    config = preset(options.preset or "")
+
+    @jax.jit
+    def init(key: PRNGKeyArray) -> GPTNeoX:
+        model = GPTNeoX.init(config, dtype=jnp.dtype(dtype), stacked=not on_cpu, key=key)
+        return model.quantized() if options.quantize else model
+
     return init(jax.random.key(0))
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -60,6 +61,8 @@ class Options:
     """Examine `--model` on 500 held-out problems of `--kinds`."""
     model: str = str(DEMO_MODEL)
     """Checkpoint to examine."""
+    quantize: Literal["int8"] | None = None
+    """Round its weights to 8 bits first."""
     kinds: tuple[str, ...] = PRETRAINING_KINDS
     """Kinds of problems, of those in scripts/word_problems.py."""
     steps: int = 5000
@@ -87,7 +90,7 @@ def main(options: Options) -> None:
     if options.output is not None:
         train(options, options.output)
     elif options.evaluate:
-        evaluate(options.model, options.kinds)
+        evaluate(options.model, options.kinds, options.quantize)
     else:
         raise InputError("nothing to do; pass --output DIR to train or --evaluate to examine")
 
@@ -204,10 +207,10 @@ def write_text_files(directory: Path, tokenizer: Tokenizer, exam: list[Problem])
     (directory / "questions.txt").write_text("\n".join(questions) + "\n", encoding="utf-8")
 
 
-def evaluate(model: str, kinds: tuple[str, ...]) -> None:
+def evaluate(model: str, kinds: tuple[str, ...], quantize: str | None = None) -> None:
     """Prints how many exam problems of each kind, and in all, greedy decoding gets right."""
     exam = exam_problems(kinds)
-    completions = TextGenerator.load(model).generate(
+    completions = TextGenerator.load(model, quantize=quantize).generate(
         [problem.question for problem in exam], GenerationOptions(temperature=0.0), batch_size=50
     )
     right = [

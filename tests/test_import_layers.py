@@ -23,6 +23,8 @@ LAYERS = (
     "generation",
     "text",
     "convert",
+    "training",
+    "planning",
     "__init__",
 )
 NARROWER = {

@@ -16,11 +16,15 @@ from neox_eqx.model.layers import project
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-PINS = dict(
-    line.split("==")
-    for line in (ROOT / "requirements.txt").read_text("utf-8").splitlines()
-    if line and not line.startswith("#")
-)
+
+
+def _pins(path: Path) -> dict[str, str]:
+    lines = path.read_text("utf-8").splitlines()
+    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+
+PINS = _pins(ROOT / "requirements.txt")
+PLAN_PINS = _pins(ROOT / "requirements-plan.txt")
 
 
 def _canonical(name: str) -> str:
@@ -41,7 +45,7 @@ def test_every_direct_dependency_is_pinned_above_its_lower_bound() -> None:
     extras = PROJECT["optional-dependencies"].values()
     for requirement in sum(extras, PROJECT["dependencies"]):
         name, bound = re.fullmatch(r"([\w-]+)(?:\[\w+\])?>=([\d.]+).*", requirement).groups()
-        pins = {_canonical(name): version for name, version in PINS.items()}
+        pins = {_canonical(name): version for name, version in (PINS | PLAN_PINS).items()}
         assert _numbers(pins[_canonical(name)]) >= _numbers(bound), requirement
 
 
@@ -57,9 +61,9 @@ def test_the_changelog_names_the_version() -> None:
     assert f"## [{PROJECT['version']}]" in (ROOT / "CHANGELOG.md").read_text("utf-8")
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "test-all", "lint"])
+@pytest.mark.parametrize("target", ["demo", "test", "test-all", "lint", "tpu-compiler"])
 def test_each_make_target_sets_up_first(target: str, tmp_path: Path) -> None:
-    for name in ("Makefile", "requirements.txt", "pyproject.toml"):
+    for name in ("Makefile", "requirements.txt", "requirements-plan.txt", "pyproject.toml"):
         (tmp_path / name).write_text((ROOT / name).read_text("utf-8"), "utf-8")
     command = ["make", "--dry-run", target, f"PYTHON={sys.executable}"]
     # Not the settings of a make that runs these tests: it would print directories, for one.

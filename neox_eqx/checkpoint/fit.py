@@ -27,11 +27,22 @@ def fitting(directory: Path, config: GPTNeoXConfig, entries: Iterable[Entry]) ->
     return tensors
 
 
-def model_shapes(config: GPTNeoXConfig, dtype: jnp.dtype, *, stacked: bool) -> GPTNeoX:
+def model_shapes(
+    config: GPTNeoXConfig,
+    dtype: jnp.dtype,
+    *,
+    stacked: bool,
+    heads: int | None = None,
+    quantize: str | None = None,
+) -> GPTNeoX:
     """The model with a ShapeDtypeStruct in place of each array."""
-    return jax.eval_shape(
-        lambda: GPTNeoX.init(config, dtype=dtype, stacked=stacked, key=jax.random.key(0))
-    )
+
+    def init() -> GPTNeoX:
+        key = jax.random.key(0)
+        model = GPTNeoX.init(config, dtype=dtype, stacked=stacked, heads=heads, key=key)
+        return model.quantized() if quantize else model
+
+    return jax.eval_shape(init)
 
 
 def _by_stored_name(directory: Path, entries: Iterable[Entry]) -> dict[str, Entry]:

@@ -23,10 +23,11 @@ SMALL_FILES = (
 )
 
 
-def resolve(source: str | Path) -> Path:
+def resolve(source: str | Path, *, config_only: bool = False) -> Path:
     """A directory that holds the checkpoint; a Hub id is downloaded into the Hub's own cache.
 
-    Without network the cache is enough if it is complete.
+    Without network the cache is enough if it is complete. `config_only` asks for the shape of a
+    model and leaves its weights and all else where they are.
 
     Raises:
         InputError: no such directory or model, or the Hub is out of reach and files are missing.
@@ -44,14 +45,16 @@ def resolve(source: str | Path) -> Path:
         raise InputError("the model's name is empty; give a checkpoint's directory or a Hub id")
     if isinstance(source, Path) or source.startswith((".", "/", "~")):
         raise InputError(f"{source}: no such directory; give a checkpoint's directory or a Hub id")
-    return _download(source)
+    return _download(source, config_only)
 
 
-def _download(model_id: str) -> Path:
+def _download(model_id: str, config_only: bool) -> Path:
     import huggingface_hub
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
     try:
+        if config_only:
+            return Path(huggingface_hub.hf_hub_download(model_id, "config.json")).parent
         # Not list_repo_files, which tries for half a minute where there is no network.
         siblings = huggingface_hub.model_info(model_id).siblings or []
         stored = [sibling.rfilename for sibling in siblings]
@@ -68,7 +71,7 @@ def _download(model_id: str) -> Path:
             "check the name, or log in with `hf auth login`"
         ) from error
     except Exception as error:  # Whatever keeps the Hub from answering, the cache may serve.
-        return _cached(model_id, error)
+        return _cached(model_id, error, config_only)
 
 
 def _small_files(stored: list[str]) -> list[str]:
@@ -92,13 +95,13 @@ def _weight_files(model_id: str, stored: list[str]) -> list[str]:
     return [found, *sorted(set(read_weight_map(index).values()))]
 
 
-def _cached(model_id: str, error: Exception) -> Path:
+def _cached(model_id: str, error: Exception, config_only: bool) -> Path:
     """The newest cached directory of a model, if nothing in it is missing."""
     import huggingface_hub
 
     config = huggingface_hub.try_to_load_from_cache(model_id, "config.json")
     directory = Path(config).parent if isinstance(config, str) else None
-    missing = _missing_files(directory)
+    missing = _missing_files(directory, config_only)
     if directory is None or missing:
         reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
         raise InputError(
@@ -109,7 +112,9 @@ def _cached(model_id: str, error: Exception) -> Path:
     return directory
 
 
-def _missing_files(directory: Path | None) -> list[str]:
+def _missing_files(directory: Path | None, config_only: bool) -> list[str]:
+    if config_only:
+        return ["config.json"] if directory is None else []
     if directory is None:
         return ["config.json", f"weights ({' or '.join(WEIGHT_FILES)})"]
     found = next((name for name in WEIGHT_FILES if (directory / name).exists()), None)

@@ -30,7 +30,10 @@ class Parameter:
 
 
 def parameters(model: GPTNeoX) -> list[Parameter]:
-    """All parameters of a model, or of its shapes, in the order of its leaves."""
+    """All parameters of a model, or of its shapes, in the order of its leaves.
+
+    The scale of an int8 weight is one too, although no file holds a tensor of its name.
+    """
     leaves = jax.tree_util.tree_leaves_with_path(model)
     return [_parameter(model, _dotted(path), array) for path, array in leaves]
 
@@ -56,8 +59,8 @@ def _dotted(path: tuple) -> str:
 
 
 def _parameter(model: GPTNeoX, path: str, array: jax.Array | jax.ShapeDtypeStruct) -> Parameter:
-    if path == HEAD:
-        return Parameter((HEAD,), array.shape, array, stacked=False)
+    if path.startswith("embed_out."):
+        return Parameter((path,), array.shape, array, stacked=False)
     if not (model.stacked and path.startswith("layers.")):
         return Parameter((f"gpt_neox.{path}",), array.shape, array, stacked=False)
     within = path.removeprefix("layers.")

@@ -1,5 +1,6 @@
 """From a model in memory to a checkpoint directory."""
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,8 +9,10 @@ import jax
 import numpy as np
 
 from neox_eqx.checkpoint.destination import new_directory
+from neox_eqx.checkpoint.fit import model_shapes
 from neox_eqx.checkpoint.names import Parameter, parameters
 from neox_eqx.checkpoint.safetensors_file import write_tensors
+from neox_eqx.errors import InputError
 from neox_eqx.model.neox import GPTNeoX
 
 
@@ -23,14 +26,22 @@ def save(model: GPTNeoX, directory: str | Path) -> None:
     leaves nothing, and only a killed process a directory of another name.
 
     Raises:
-        InputError: the directory holds something, or cannot be written.
+        InputError: the directory holds something, or cannot be written; or the model is quantised.
     """
+    if model.is_quantized:
+        raise InputError("a quantised model is not saved; load it without quantize")
     with new_directory(Path(directory)) as partial:
         _write(model, partial)
 
 
 def _write(model: GPTNeoX, directory: Path) -> None:
     leaves = parameters(model)
+    # As the config has them: a model may carry heads of zeros, to divide over its mesh.
+    shapes = model_shapes(model.config, model.dtype, stacked=model.stacked)
+    leaves = [
+        dataclasses.replace(leaf, shape=own.shape)
+        for leaf, own in zip(leaves, parameters(shapes), strict=True)
+    ]
     layout = [(name, leaf.shape, leaf.array.dtype) for leaf in leaves for name in leaf.names]
     tensors = (tensor for leaf in leaves for tensor in _tensors(leaf))
     write_tensors(directory / "model.safetensors", layout, tensors)
@@ -42,8 +53,9 @@ def _write(model: GPTNeoX, directory: Path) -> None:
 
 def _tensors(leaf: Parameter) -> Iterator[np.ndarray]:
     assert isinstance(leaf.array, jax.Array)
+    own = tuple(slice(size) for size in leaf.shape)
     if not leaf.stacked:
-        yield np.asarray(leaf.array)
+        yield np.asarray(leaf.array)[own]
         return
     for layer in range(len(leaf.names)):
-        yield np.asarray(leaf.array[layer])
+        yield np.asarray(leaf.array[layer])[own]

@@ -31,6 +31,11 @@ class History(eqx.Module):
         """Tokens of each row, those of its prompt included."""
         return self.start + self.count
 
+    @property
+    def newest(self) -> Int[Array, " R"]:
+        """The token that was generated last."""
+        return lax.dynamic_index_in_dim(self.generated, self.count - 1, 1, keepdims=False)
+
     def new(self) -> Int[Array, "R N"]:
         """The generated tokens, and NOTHING after them."""
         slot = jnp.arange(self.generated.shape[1], dtype=jnp.int32)

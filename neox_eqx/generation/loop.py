@@ -95,9 +95,8 @@ def prefill(
     last = valid.sum(-1) - 1
     hidden = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
     rows = len(tokens) * samples
-    empty = Segment.empty(model.config, rows, FIRST_SLOTS, model.dtype, stacked=model.stacked)
     state = State(
-        generated=empty,
+        generated=model.empty_segment(rows, FIRST_SLOTS),
         prompt_tokens=align_right(tokens, valid),
         tokens=jnp.zeros((rows, FIRST_SLOTS), jnp.int32),
         lengths=jnp.zeros(rows, jnp.int32),

@@ -52,7 +52,7 @@ class Ending(eqx.Module):
 
     def reason(self, history: History) -> Int[Array, " R"]:
         """The number of the reason for which each row ends with its newest token, else 0."""
-        at_eos = (history.last(1) == self.eos).any(-1)
+        at_eos = (history.newest[:, None] == self.eos).any(-1)
         at_limit = history.count >= self.limit
         return jnp.where(at_eos, 1, jnp.where(self._at_stop(history), 2, jnp.where(at_limit, 3, 0)))
 

@@ -5,24 +5,31 @@ vmapped: a cache write vmapped over rows becomes a scatter, where a batched one 
 `dynamic_update_slice`. `axes` names the logical axis of each weight dimension, for sharding.
 """
 
+import dataclasses
 import math
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Float32, Int, Int8, PRNGKeyArray
+
+from neox_eqx.model.int8 import dequantize, project_on_cpu, quantize_rows
 
 FEW_ROWS = 16
 """Up to so many rows a product is bound by reading the weights; measured on two x86 cores."""
 
 
 class Linear(eqx.Module):
-    """y = x Wᵀ + b, with the weight as PyTorch stores it: (out, in)."""
+    """y = x Wᵀ + b, with the weight as PyTorch stores it: (out, in).
 
-    weight: Float[Array, "*L out in"]
+    Where `scale` is there, the weight is in int8, and row r of W is scale[r] * weight[r].
+    """
+
+    weight: Float[Array, "*L out in"] | Int8[Array, "*L out in"]
     bias: Float[Array, "*L out"] | None
     axes: tuple[str, str] = eqx.field(static=True)
+    scale: Float32[Array, "*L out"] | None = None
 
     @classmethod
     def init(
@@ -43,10 +50,15 @@ class Linear(eqx.Module):
         return self.add_bias(self.product(x))
 
     def product(self, x: Float[Array, "*B in"]) -> Float[Array, "*B out"]:
-        return project(x, self.weight)
+        return project(x, self.weight, self.scale)
 
     def add_bias(self, y: Float[Array, "*B out"]) -> Float[Array, "*B out"]:
         return y if self.bias is None else y + self.bias
+
+    def quantized(self) -> "Linear":
+        """The same with its weight in int8."""
+        weight, scale = quantize_rows(self.weight.astype(jnp.float32))
+        return dataclasses.replace(self, weight=weight, scale=scale)
 
 
 class LayerNorm(eqx.Module):
@@ -81,17 +93,50 @@ class Embedding(eqx.Module):
         return self.weight[tokens]
 
 
-def project(x: Float[Array, "*B in"], weight: Float[Array, "out in"]) -> Float[Array, "*B out"]:
-    """x Wᵀ, summed in float32 for 16-bit inputs."""
-    if math.prod(x.shape[:-1]) <= FEW_ROWS:
-        return lax.platform_dependent(x, weight, cpu=_project_few_rows, default=_project)
+def project(
+    x: Float[Array, "*B in"],
+    weight: Float[Array, "out in"] | Int8[Array, "out in"],
+    scale: Float32[Array, "out"] | None = None,
+) -> Float[Array, "*B out"]:
+    """x Wᵀ, summed in float32 for 16-bit inputs; row r of an int8 W counts scale[r] times."""
+    few = math.prod(x.shape[:-1]) <= FEW_ROWS
+    if scale is not None:
+        tpu = _project_full_tiles if few else _project
+        args = (x, weight, scale)
+        return lax.platform_dependent(*args, cpu=project_on_cpu, tpu=tpu, default=_project)
+    if few:
+        return lax.platform_dependent(
+            x, weight, cpu=_project_few_rows, tpu=_project_full_tiles, default=_project
+        )
     return _project(x, weight)
 
 
-def _project(x: Float[Array, "*B in"], weight: Float[Array, "out in"]) -> Float[Array, "*B out"]:
-    """float32 stays float32 on accelerators, whose default would round it for speed."""
+def _project(
+    x: Float[Array, "*B in"],
+    weight: Float[Array, "out in"] | Int8[Array, "out in"],
+    scale: Float32[Array, "out"] | None = None,
+) -> Float[Array, "*B out"]:
+    """float32 stays float32 on accelerators, whose default would round it for speed.
+
+    They apply a scale to the weight as they read it. Applied to the sum, it would keep the sums
+    over devices of two products, which are added, from being one.
+    """
+    if scale is not None:
+        weight = dequantize(weight, scale, x.dtype)
     dims = (((x.ndim - 1,), (1,)), ((), ()))
     return lax.dot_general(x, weight, dims, precision=lax.Precision.HIGHEST)
+
+
+def _project_full_tiles(
+    x: Float[Array, "*B in"],
+    weight: Float[Array, "out in"] | Int8[Array, "out in"],
+    scale: Float32[Array, "out"] | None = None,
+) -> Float[Array, "*B out"]:
+    """Fills the 8 rows of a TPU's tile: fewer would not be given to its matrix unit."""
+    rows = x.reshape(-1, x.shape[-1])
+    full = jnp.pad(rows, ((0, -len(rows) % 8), (0, 0)))
+    y = _project(lax.optimization_barrier(full), weight, scale)[: len(rows)]
+    return y.reshape(*x.shape[:-1], -1)
 
 
 def _project_few_rows(

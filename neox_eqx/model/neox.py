@@ -12,10 +12,11 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.model.block import Block
+from neox_eqx.model.flash import Flash
 from neox_eqx.model.layers import Embedding, LayerNorm, Linear, project
 from neox_eqx.model.rotary import Rotary
 from neox_eqx.model.segment import KV, Segment
-from neox_eqx.sharding.rules import constrain
+from neox_eqx.sharding.rules import LAYOUTS, constrain
 
 
 class GPTNeoX(eqx.Module):
@@ -24,7 +25,8 @@ class GPTNeoX(eqx.Module):
     `layers` is a tuple of Blocks, which unrolls (fastest on a CPU), or one Block whose arrays
     have a leading layer axis, which scans (compiles in seconds for any depth). `embed_out` is
     None where the head is tied to the embedding. `mesh` is where the parameters lie, None on a
-    single device.
+    single device, and `layout` how, one of `LAYOUTS`. `heads_together` is the form of the keys
+    and values that are returned, see KV.
 
     Example:
         >>> config = GPTNeoXConfig(64, 32, 2, 4, 128)
@@ -41,6 +43,8 @@ class GPTNeoX(eqx.Module):
     embed_out: Linear | None
     config: GPTNeoXConfig = eqx.field(static=True)
     mesh: Mesh | None = eqx.field(static=True, default=None)
+    layout: str = eqx.field(static=True, default="1d")
+    heads_together: int = eqx.field(static=True, default=1)
 
     @classmethod
     def init(
@@ -49,14 +53,18 @@ class GPTNeoX(eqx.Module):
         *,
         dtype: jax.typing.DTypeLike = jnp.float32,
         stacked: bool = False,
+        heads: int | None = None,
         key: PRNGKeyArray,
     ) -> "GPTNeoX":
-        """Random parameters; `stacked` chooses the form of `layers`."""
+        """Random parameters; `stacked` chooses the form of `layers`.
+
+        More `heads` than the config has are room for some that do nothing, see `load`.
+        """
         embed_key, head_key, layers_key = jax.random.split(key, 3)
         shape = (config.vocab_size, config.hidden_size)
         embed_in = config.initializer_range * jax.random.normal(embed_key, shape, dtype)
         keys = jax.random.split(layers_key, config.num_hidden_layers)
-        blocks = tuple(Block.init(config, dtype=dtype, key=key) for key in keys)
+        blocks = tuple(Block.init(config, dtype=dtype, heads=heads, key=key) for key in keys)
         head = Linear.init(
             shape,
             ("vocab", "embed"),
@@ -81,6 +89,20 @@ class GPTNeoX(eqx.Module):
     def stacked(self) -> bool:
         return not isinstance(self.layers, tuple)
 
+    @property
+    def is_quantized(self) -> bool:
+        return any(leaf.dtype == jnp.int8 for leaf in jax.tree.leaves(self))
+
+    @property
+    def num_heads(self) -> int:
+        """Those that compute: the config's, and what was added so that they divide over a mesh."""
+        block = self.layers if not isinstance(self.layers, tuple) else self.layers[0]
+        return block.attention.num_heads
+
+    @property
+    def head(self) -> Embedding | Linear:
+        return self.embed_in if self.embed_out is None else self.embed_out
+
     def __call__(
         self,
         tokens: Int[Array, "B T"],
@@ -92,14 +114,19 @@ class GPTNeoX(eqx.Module):
         A token's position is the number of valid tokens before it in its row, so padding may
         stand anywhere. `valid` is False at padding, whose hidden states mean nothing.
         """
-        mask, positions = _mask_and_positions(valid, past)
+        positions = _positions(valid, past)
+        mask: Bool[Array, "B T U"] | Flash
+        if not past and Flash.fits(tokens.shape[1], self.mesh):
+            mask = Flash(valid.astype(jnp.int32), self.mesh)
+        else:
+            mask = _mask(valid, past)
         longest = jnp.where(valid, positions, 0).max(-1) + 1
         rotary = Rotary.at(self.config, positions, longest)
         # Zero at padding: whatever stood there, NaN included, is multiplied by attention's zeros.
         x = jnp.where(valid[..., None], self.embed_in(tokens), 0)
-        x = constrain(x, self.mesh, "rows", None, None)
+        x = self.place(x, "batch", None, "embed")
         x, kv = self._run_layers(x, rotary, past, mask)
-        x = constrain(x, self.mesh, "rows", None, None)
+        x = self.place(x, "batch", None, "embed")
         return self.final_layer_norm(x), Segment(kv, valid).constrain(self.mesh)
 
     def _run_layers(
@@ -107,7 +134,7 @@ class GPTNeoX(eqx.Module):
         x: Float[Array, "B T D"],
         rotary: Rotary,
         past: Sequence[Segment],
-        mask: Bool[Array, "B T U"],
+        mask: Bool[Array, "B T U"] | Flash,
     ) -> tuple[Float[Array, "B T D"], KV | tuple[KV, ...]]:
         """The layers read the past and never write it: what is new is returned.
 
@@ -116,23 +143,50 @@ class GPTNeoX(eqx.Module):
         if isinstance(self.layers, tuple):
             new = []
             for index, block in enumerate(self.layers):
-                x, kv = block(x, rotary, tuple(segment.layer(index) for segment in past), mask)
-                new.append(kv)
+                own = tuple(segment.layer(index) for segment in past)
+                x, kv = block(x, rotary, own, mask, place=self.place)
+                new.append(kv.side_by_side(self.heads_together))
             return x, tuple(new)
 
         def body(
             x: Float[Array, "B T D"], layer: tuple[Block, tuple[KV, ...]]
         ) -> tuple[Float[Array, "B T D"], KV]:
             block, layer_past = layer
-            return block(x, rotary, layer_past, mask)
+            x, kv = block(x, rotary, layer_past, mask, place=self.place)
+            return x, kv.side_by_side(self.heads_together)
 
         past_kv: Any = tuple(segment.kv for segment in past)  # each one KV, as the layers are
         return lax.scan(body, x, (self.layers, past_kv))
 
+    def empty_segment(self, rows: int, slots: int) -> Segment:
+        """Slots that hold nothing yet."""
+        size = self.heads_together * self.config.head_dim
+        shape = (rows, self.num_heads // self.heads_together, slots, size)
+        layers = self.config.num_hidden_layers
+        return Segment.empty(layers, shape, self.dtype, stacked=self.stacked)
+
+    def place(self, x: Float[Array, "*X"], *axes: str | None) -> Float[Array, "*X"]:
+        """`x` where the model's layout has these axes."""
+        return constrain(x, self.mesh, *axes, rules=LAYOUTS[self.layout])
+
     def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """Scores of the vocabulary in float32. Apart from the layers: most positions need none."""
-        head = self.embed_in if self.embed_out is None else self.embed_out
-        return project(hidden, head.weight).astype(jnp.float32)
+        if self.embed_out is None:
+            return project(hidden, self.embed_in.weight).astype(jnp.float32)
+        return self.embed_out.product(hidden).astype(jnp.float32)
+
+    def quantized(self) -> "GPTNeoX":
+        """The same with the weights of its Linears in int8.
+
+        Embedding, norms and biases stay as they are, and so does a head that is the embedding.
+        """
+
+        def is_linear(node: Any) -> bool:
+            return isinstance(node, Linear)
+
+        return jax.tree.map(
+            lambda node: node.quantized() if is_linear(node) else node, self, is_leaf=is_linear
+        )
 
 
 def stack(blocks: Sequence[Block]) -> Block:
@@ -140,13 +194,19 @@ def stack(blocks: Sequence[Block]) -> Block:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)
 
 
-def _mask_and_positions(
-    valid: Bool[Array, "B T"], past: Sequence[Segment]
-) -> tuple[Bool[Array, "B T U"], Int[Array, "B T"]]:
+def _positions(valid: Bool[Array, "B T"], past: Sequence[Segment]) -> Int[Array, "B T"]:
+    before = sum((seen.sum(-1) for seen in _seen(valid, past)), jnp.zeros(len(valid), jnp.int32))
+    return before[:, None] + jnp.cumsum(valid, axis=-1) - 1
+
+
+def _mask(valid: Bool[Array, "B T"], past: Sequence[Segment]) -> Bool[Array, "B T U"]:
+    """What each token attends to: all that is valid in the past, and itself and those before."""
     rows, length = valid.shape
-    seen = [jnp.repeat(segment.valid, rows // len(segment.valid), axis=0) for segment in past]
     causal = jnp.tril(jnp.ones((length, length), bool))
+    seen = _seen(valid, past)
     masks = [jnp.broadcast_to(old[:, None], (rows, length, old.shape[-1])) for old in seen]
-    mask = jnp.concatenate([*masks, valid[:, None] & causal], axis=-1)
-    before = sum((old.sum(-1) for old in seen), jnp.zeros(rows, jnp.int32))
-    return mask, before[:, None] + jnp.cumsum(valid, axis=-1) - 1
+    return jnp.concatenate([*masks, valid[:, None] & causal], axis=-1)
+
+
+def _seen(valid: Bool[Array, "B T"], past: Sequence[Segment]) -> list[Bool[Array, "B S"]]:
+    return [jnp.repeat(segment.valid, len(valid) // len(segment.valid), axis=0) for segment in past]

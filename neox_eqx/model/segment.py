@@ -7,15 +7,25 @@ from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.sharding.rules import constrain
+
+TILE_ROWS = 8
 
 
 class KV(eqx.Module):
-    """Keys (rotated) and values; `*L` is there where the layers are stacked."""
+    """Keys (rotated) and values; `*L` is there where the layers are stacked.
 
-    key: Float[Array, "*L B H S K"]
-    value: Float[Array, "*L B H S K"]
+    A TPU holds arrays in tiles of 8 x 128: head sizes such as 64 or 96 would be padded to 128, and
+    one query a head would leave most of a tile's rows empty. There some heads stand side by side:
+    G groups of C dims, those of `heads_together` heads. Elsewhere G is H and C is K.
+    """
+
+    key: Float[Array, "*L B G S C"]
+    value: Float[Array, "*L B G S C"]
+
+    def side_by_side(self, together: int) -> "KV":
+        """Heads of one layer, each by itself so far, in groups of `together`."""
+        return self if together == 1 else jax.tree.map(lambda x: _beside(x, together), self)
 
 
 class Segment(eqx.Module):
@@ -32,11 +42,15 @@ class Segment(eqx.Module):
 
     @classmethod
     def empty(
-        cls, config: GPTNeoXConfig, rows: int, slots: int, dtype: jnp.dtype, *, stacked: bool
+        cls,
+        layers: int,
+        shape: tuple[int, int, int, int],
+        dtype: jnp.dtype,
+        *,
+        stacked: bool,
     ) -> "Segment":
-        """`slots` slots that hold nothing yet."""
-        shape = (rows, config.num_attention_heads, slots, config.head_dim)
-        layers = config.num_hidden_layers
+        """Slots that hold nothing yet, in the `shape` (B, G, S, C) of each layer."""
+        rows, _, slots, _ = shape
         kv: KV | tuple[KV, ...]
         if stacked:
             kv = _zeros((layers, *shape), dtype)
@@ -68,6 +82,20 @@ class Segment(eqx.Module):
     def layer(self, index: int) -> KV:
         assert isinstance(self.kv, tuple)
         return self.kv[index]
+
+
+def heads_together(heads: int, mesh: Mesh) -> int:
+    """How many heads of a device stand side by side in keys and values: a tile of a TPU's rows."""
+    if mesh.devices.flat[0].platform != "tpu":
+        return 1
+    of_device = heads // mesh.shape["model"]
+    return max(count for count in range(1, TILE_ROWS + 1) if of_device % count == 0)
+
+
+def _beside(x: Float[Array, "B H S K"], together: int) -> Float[Array, "B G S C"]:
+    rows, heads, slots, size = x.shape
+    x = x.reshape(rows, heads // together, together, slots, size).swapaxes(2, 3)
+    return x.reshape(rows, heads // together, slots, together * size)
 
 
 def _zeros(shape: tuple[int, ...], dtype: jnp.dtype) -> KV:

@@ -1,8 +1,10 @@
 """The mesh that a model runs on: given in words, or picked for the devices at hand."""
 
+import dataclasses
 import math
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,19 +19,44 @@ AXES = ("data", "model")
 _WEIGHT_SHARE = 0.6
 
 
-def parse_sizes(text: str) -> dict[str, int]:
-    """The sizes in `data=2,model=4`, or of one axis alone.
+@dataclasses.dataclass(frozen=True)
+class Arrangement:
+    """What `data=2,model=4` asks for; what is not named is None, or as most models have it.
 
-    Raises:
-        InputError: anything else.
+    `heads` are the model's own and some that do nothing, added so that they divide over model.
+    `layout` is one of `rules.LAYOUTS`.
     """
-    sizes = {}
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(data|model)\s*=\s*([1-9]\d{0,5})\s*", part)
-        if not match or match[1] in sizes:
-            raise InputError(f"the mesh {text!r} is neither auto nor of the form data=2,model=4")
-        sizes[match[1]] = int(match[2])
-    return sizes
+
+    text: str
+    data: int | None = None
+    model: int | None = None
+    heads: int | None = None
+    layout: str = "1d"
+
+    @classmethod
+    def parse(cls, text: str) -> "Arrangement":
+        """
+        Raises:
+            InputError: neither "auto" nor a list of sizes.
+        """
+        if text == "auto":
+            return cls(text)
+        given: dict[str, Any] = {}
+        for part in text.split(","):
+            sizes = re.fullmatch(r"\s*(data|model|heads)\s*=\s*([1-9]\d{0,5})\s*", part)
+            layout = re.fullmatch(r"\s*(layout)\s*=\s*(1d|2d)\s*", part)
+            match = sizes or layout
+            if not match or match[1] in given:
+                raise InputError(
+                    f"the mesh {text!r} is neither auto nor of the form data=2,model=4"
+                )
+            given[match[1]] = int(match[2]) if sizes else match[2]
+        if not given.keys() & {"data", "model"}:
+            raise InputError(f"the mesh {text!r} names neither data nor model")
+        return cls(text, **given)
+
+    def heads_of(self, config: GPTNeoXConfig) -> int:
+        return self.heads or config.num_attention_heads
 
 
 def make_mesh(
@@ -50,27 +77,34 @@ def make_mesh(
     devices = jax.devices() if devices is None else devices
     devices = sorted(devices, key=lambda device: (device.process_index, device.id))
     count, hosts = len(devices), len({device.process_index for device in devices})
-    fitting = model_sizes(config, count)
+    asked = Arrangement.parse(sizes)
+    heads = asked.heads_of(config)
+    if heads < config.num_attention_heads:
+        raise InputError(f"{sizes}: the model has {config.num_attention_heads} heads already")
+    fitting = model_sizes(config, count, heads)
     if hosts > 1:  # none of which may be left out
         fitting = [size for size in fitting if count % size == 0]
-    if sizes == "auto":
-        given = {"model": _model_size(config, fitting, devices)}
-    else:
-        given = parse_sizes(sizes)
-    data = given.get("data") or max(1, count // given["model"])
-    model = given.get("model") or max(1, count // data)
+    data, model = asked.data, asked.model
+    if data is None and model is None:
+        model = _model_size(config, fitting, devices)
+    data = data or max(1, count // (model or 1))
+    model = model or max(1, count // data)
     if model not in fitting:
         raise InputError(
-            f"{sizes}: model={model} does not divide the {config.num_attention_heads} heads and "
+            f"{sizes}: model={model} does not divide the {heads} heads and "
             f"the MLP of {config.intermediate_size} over {count} devices; model can be "
             f"{', '.join(map(str, fitting))}"
         )
     # Only on one machine, and only where both sizes are named, may devices be left idle.
-    may_be_fewer = hosts == 1 and len(given) == 2
+    may_be_fewer = hosts == 1 and asked.data is not None and asked.model is not None
     if data * model > count or (data * model < count and not may_be_fewer):
         raise InputError(
             f"{sizes}: data={data},model={model} is a mesh of {data * model} devices, "
             f"and there are {count}"
+        )
+    if asked.layout == "2d" and config.hidden_size % data:
+        raise InputError(
+            f"{sizes}: data={data} does not divide the hidden size of {config.hidden_size}"
         )
     grid = np.array(devices[: data * model]).reshape(data, model)
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 2)
@@ -92,9 +126,9 @@ def checked_mesh(config: GPTNeoXConfig, mesh: Mesh) -> Mesh:
     return Mesh(mesh.devices, AXES, axis_types=(AxisType.Auto,) * 2)
 
 
-def model_sizes(config: GPTNeoXConfig, devices: int) -> list[int]:
+def model_sizes(config: GPTNeoXConfig, devices: int, heads: int | None = None) -> list[int]:
     """The sizes of the model axis that split the heads and the MLP evenly over the devices."""
-    common = math.gcd(config.num_attention_heads, config.intermediate_size)
+    common = math.gcd(heads or config.num_attention_heads, config.intermediate_size)
     return [size for size in range(1, min(common, devices) + 1) if common % size == 0]
 
 

@@ -1,51 +1,74 @@
 """From the logical axes of an array to its place on the mesh."""
 
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-# The one table. An axis that is not in it is whole on every device.
+# The tables. An axis that is not in one is whole on every device.
 RULES = {
+    "batch": "data",
     "rows": "data",
     "heads": "model",  # of the fused query, key and value too, whose rows are ordered by head
     "mlp": "model",
     "vocab": "model",
 }
+# For many devices: weights are split both ways and stay where they are, and the residual stream
+# is split by its dims ("batch" and "embed") where attention is by rows of the batch ("rows").
+# Pope et al. 2022, arXiv:2211.05102, call it 2D weight-stationary.
+RULES_2D = {"rows": "data", "embed": "data", "heads": "model", "mlp": "model", "vocab": "model"}
+LAYOUTS = {"1d": RULES, "2d": RULES_2D}
+# In training a parameter, with its gradient and its moments, is spread over the rows' axis too,
+# and gathered from there for the time that its layer needs it.
+TRAINING_RULES = RULES | {"embed": "data"}
 
-Axes = tuple[str | None, ...]
 Tree = TypeVar("Tree")
+Axes = tuple[str | None, ...]
+Place = Callable[..., jax.Array]
+"""Takes an array and its axes, and keeps it where a model's layout has them."""
 
 
-def sharding(mesh: Mesh, shape: tuple[int, ...], axes: Axes) -> NamedSharding:
+def anywhere(x: jax.Array, *axes: str | None) -> jax.Array:
+    """The `Place` of an array that the compiler may put where it likes."""
+    return x
+
+
+def sharding(
+    mesh: Mesh, shape: tuple[int, ...], axes: Axes, rules: Mapping[str, str] = RULES
+) -> NamedSharding:
     """Where an array lies whose last dimensions have these axes; those before are whole.
 
     A dimension that its mesh axis does not divide is whole too: a vocabulary of 50,277.
     """
     names: list[str | None] = [None] * (len(shape) - len(axes))
     for size, axis in zip(shape[len(names) :], axes, strict=True):
-        name = RULES.get(axis) if axis else None
+        name = rules.get(axis) if axis else None
         names.append(name if name and size % mesh.shape[name] == 0 else None)
     return NamedSharding(mesh, PartitionSpec(*names))
 
 
-def constrain(x: jax.Array, mesh: Mesh | None, *axes: str | None) -> jax.Array:
+def constrain(
+    x: jax.Array, mesh: Mesh | None, *axes: str | None, rules: Mapping[str, str] = RULES
+) -> jax.Array:
     """`x`, which the compiler then keeps where `axes` say; without a mesh, just `x`."""
-    return x if mesh is None else lax.with_sharding_constraint(x, sharding(mesh, x.shape, axes))
+    if mesh is None:
+        return x
+    return lax.with_sharding_constraint(x, sharding(mesh, x.shape, axes, rules))
 
 
-def parameter_shardings(model: Tree, mesh: Mesh) -> Tree:
+def parameter_shardings(model: Tree, mesh: Mesh, rules: Mapping[str, str] = RULES) -> Tree:
     """The tree of a model with a NamedSharding in place of each of its arrays.
 
     Each layer with parameters has `axes`: the logical axes of its weight, of which the first is
-    that of its bias.
+    that of its bias and of its scale.
     """
 
     def of_layer(layer: Any) -> Any:
         def of_parameter(path: tuple[Any, ...], array: Any) -> NamedSharding:
-            axes = layer.axes[:1] if path[-1].name == "bias" else layer.axes
-            return sharding(mesh, array.shape, axes)
+            axes = layer.axes[:1] if path[-1].name in ("bias", "scale") else layer.axes
+            return sharding(mesh, array.shape, axes, rules)
 
         return jax.tree_util.tree_map_with_path(of_parameter, layer)
 

@@ -51,12 +51,13 @@ class TextGenerator:
         *,
         dtype: str | None = None,
         mesh: Mesh | str | None = None,
+        quantize: str | None = None,
         mask_unknown_tokens: bool = False,
     ) -> "TextGenerator":
         """Loads a checkpoint directory in Hugging Face or native layout, or a Hub id.
 
         `dtype` is that of the parameters and of the computation: float32 on a CPU and bfloat16
-        on an accelerator unless given. `mesh` is that of `load`.
+        on an accelerator unless given. `mesh` and `quantize` are those of `load`.
 
         Raises:
             InputError: something is missing or broken; the message names the file.
@@ -67,7 +68,7 @@ class TextGenerator:
             defaults = read_generation_config(directory)
         what = f"{directory}, its tokenizer or generation_config.json,"
         check_equal(what, (tokenizer.to_str(), defaults))
-        model = load(directory, dtype=dtype, mesh=mesh)
+        model = load(directory, dtype=dtype, mesh=mesh, quantize=quantize)
         return cls(model, tokenizer, defaults, mask_unknown_tokens)
 
     @property

@@ -1,5 +1,7 @@
 """A text may come in pieces, share its past and be padded anywhere: the numbers stay the same."""
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -71,8 +73,11 @@ def test_chunks_that_attend_to_earlier_chunks_equal_the_whole(stacked: bool, see
 
 
 @pytest.mark.parametrize(("stacked", "shared_rows"), [(False, 1), (False, 2), (True, 2)])
-def test_a_shared_past_serves_as_repeated_rows_do(shared_rows: int, stacked: bool) -> None:
-    model = in_form("pythia-70m", stacked)
+@pytest.mark.parametrize("together", [1, 2])
+def test_a_shared_past_serves_as_repeated_rows_do(
+    shared_rows: int, stacked: bool, together: int
+) -> None:
+    model = dataclasses.replace(in_form("pythia-70m", stacked), heads_together=together)
     prefix, prefix_valid = batch(model.config.vocab_size, shared_rows, 6)
     tokens, valid = batch(model.config.vocab_size, 4, 5, seed=1)
     repeats = 4 // shared_rows
@@ -86,13 +91,18 @@ def test_a_shared_past_serves_as_repeated_rows_do(shared_rows: int, stacked: boo
     close_where(valid, np.concatenate([first, second], axis=1), expected[:, 6:])
 
 
-@pytest.mark.parametrize("stacked", [False, True])
-def test_token_by_token_through_a_buffer_equals_the_whole(stacked: bool) -> None:
+@pytest.mark.parametrize(
+    ("stacked", "together"), [(False, 1), (True, 1), (False, 2), (True, 2), (True, 4)]
+)
+def test_token_by_token_through_a_buffer_equals_the_whole(stacked: bool, together: int) -> None:
     model = in_form("redpajama-3b", stacked)
+    model = dataclasses.replace(model, heads_together=together)
     tokens, valid = batch(model.config.vocab_size, 3, 8)
     expected, _ = run(model, tokens, valid)
     _, prompt = run(model, tokens[:, :4], valid[:, :4])
-    buffer = Segment.empty(model.config, 3, 6, model.dtype, stacked=stacked)
+    buffer = model.empty_segment(3, 6)
+    groups = model.config.num_attention_heads // together
+    assert {leaf.shape[-3] for leaf in jax.tree.leaves(buffer.kv)} == {groups}
     buffer = buffer.write(prompt, jnp.asarray(0))
     for slot in range(4, 8):
         if slot == 6:

@@ -1,6 +1,7 @@
 """Whatever goes wrong on one host ends the command on all of them, soon and with one reason."""
 
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -12,6 +13,18 @@ from tests.podrun.launch import Launch, wait_until
 
 START_SECONDS = 20  # until all hosts print, on a busy machine
 STOP_SECONDS = 3  # from a fault to the end of podrun; one of these a second's grace and its margin
+STOPPED_SECONDS = 7  # until a stopped process is noticed: five, and two of its margin
+# Four short stops that are longer together than the one that is no longer short.
+STOPS_AND_GOES_ON = """
+import os, signal, subprocess, time
+for _ in range(4):
+    subprocess.Popen(["sh", "-c", f"sleep 1.8; kill -CONT {os.getpid()}"])
+    os.kill(os.getpid(), signal.SIGSTOP)
+    until = time.process_time() + 0.1
+    while time.process_time() < until:
+        pass
+print("done")
+"""
 # One host fails a second after all have started; the others ignore SIGTERM, as JAX does.
 ONE_FAILS = """
 import os, signal, sys, time
@@ -77,6 +90,24 @@ def test_a_program_that_another_kills_is_named(pod: Hosts) -> None:
     assert launch.end(STOP_SECONDS) == 137
     (reason,) = reasons(launch)
     assert reason.endswith("signal SIGKILL")
+
+
+@pytest.mark.parametrize("stop", ["kill -STOP $$", "sh -c 'kill -STOP $$'"])
+def test_a_command_that_stays_stopped_is_named_or_its_child(pod: Hosts, stop: str) -> None:
+    script = f"echo started; if [ $PODRUN_PROCESS_ID = 2 ]; then {stop}; fi; sleep 1000"
+    launch = pod.launch("sh", "-c", script)
+    launch.wait_for("started", times=4, seconds=START_SECONDS)
+    assert launch.end(STOPPED_SECONDS + STOP_SECONDS) == 147
+    pod.expect_nothing_left()
+    (reason,) = reasons(launch)
+    assert re.fullmatch(r"podrun: h2: stopped \(SIGSTOP\) for 5 s, process \d+", reason)
+
+
+def test_a_command_that_is_stopped_for_a_short_time_goes_on(pod: Hosts) -> None:
+    launch = pod.run("python3", "-c", STOPS_AND_GOES_ON, hosts="h0,h1")
+    assert launch.process.returncode == 0, launch.stderr
+    assert sorted(launch.stdout.splitlines()) == ["h0| done", "h1| done"]
+    assert reasons(launch) == []
 
 
 def test_a_killed_agent_leaves_nothing_behind(pod: Hosts) -> None:

@@ -33,9 +33,11 @@ def test_takes_at_most_4_megabytes() -> None:
     assert sum(file.stat().st_size for file in DEMO_MODEL.iterdir()) <= 4_000_000
 
 
-def test_answers_nine_of_ten_held_out_problems() -> None:
+def test_answers_nine_of_ten_held_out_problems_and_in_int8_within_a_point_as_many() -> None:
     right, asked = exact_matches(evaluate("--evaluate").stdout)
     assert asked == 500 and right >= 450
+    right_in_int8, asked = exact_matches(evaluate("--evaluate", "--quantize", "int8").stdout)
+    assert asked == 500 and abs(right_in_int8 - right) <= 5
 
 
 @pytest.mark.slow
@@ -88,6 +90,7 @@ def test_there_are_five_questions_to_try_it_on() -> None:
         (("--kinds", "riddle"), "riddle"),
         (("--steps", "5"), "steps"),
         (("--output", "scripts"), "not empty"),
+        (("--evaluate", "--quantize", "int4"), "--quantize"),
         (("--evaluate", "--model", "no/such/directory/at/all"), "no/such/directory"),
     ],
 )

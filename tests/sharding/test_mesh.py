@@ -39,6 +39,18 @@ def test_auto_splits_the_model_as_far_as_it_divides_and_the_rows_over_the_rest()
     assert sizes(FOUR_HEADS, devices=1) == (1, 1)
 
 
+def test_heads_are_added_where_that_is_asked_for() -> None:
+    assert sizes(FOUR_HEADS, "model=8,heads=8") == (1, 8)
+    assert sizes(SIX_HEADS, "data=2,model=4,heads=8,layout=2d") == (2, 4)
+
+
+def test_the_hidden_size_must_divide_where_it_is_split() -> None:
+    odd = dataclasses.replace(FOUR_HEADS, hidden_size=36)
+    assert sizes(odd, "data=4,model=2,layout=2d") == (4, 2)
+    with pytest.raises(InputError, match="data=8 does not divide the hidden size of 36"):
+        sizes(odd, "data=8,model=1,layout=2d")
+
+
 def test_neighbours_along_model_are_neighbours_in_number() -> None:
     mesh = make_mesh(FOUR_HEADS, "data=2,model=4", jax.devices()[::-1])
     assert [[device.id for device in row] for row in mesh.devices] == [[0, 1, 2, 3], [4, 5, 6, 7]]
@@ -65,6 +77,10 @@ def test_the_sizes_that_divide_a_model() -> None:
         ("tensor=2", "neither auto nor"),
         ("model=9999999", "neither auto nor"),
         ("2x4", "neither auto nor"),
+        ("layout=2d", "names neither data nor model"),
+        ("model=4,layout=3d", "neither auto nor"),
+        ("model=8,heads=3", "the model has 4 heads already"),
+        ("model=8,heads=12", "model=8 does not divide the 12 heads"),
     ],
 )
 def test_a_mesh_that_cannot_be_is_refused(text: str, message: str) -> None:

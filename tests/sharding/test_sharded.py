@@ -1,5 +1,6 @@
 """A sharded model computes what one device computes, and holds a share of what one device holds."""
 
+import itertools
 import re
 from collections import Counter
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from jax.sharding import Mesh
 
 from neox_eqx.checkpoint.load import load
+from neox_eqx.checkpoint.save import save
 from neox_eqx.errors import InputError
 from neox_eqx.generation.loop import decode, prefill
 from neox_eqx.generation.options import GenerationOptions
@@ -23,6 +25,8 @@ from tests.generation.completions import ours, random_prompts, request, tokens
 from tests.hf_models import config_json, hf_model
 
 MESHES = ["data=8,model=1", "data=1,model=4", "data=2,model=4", "data=4,model=2"]
+# Weights split both ways, and heads of zeros beside the four of the model.
+OTHERS = ["data=2,model=4,layout=2d", "data=1,model=8,heads=8", "data=4,model=2,heads=6,layout=2d"]
 # Measured 5.8e-6 over these meshes: the order in which partial sums are added.
 TOLERANCE = 1e-5
 CONFIGS = {
@@ -61,6 +65,42 @@ def test_parameters_and_logits_are_those_of_one_device(
     np.testing.assert_allclose(logits(sharded), logits(alone), atol=TOLERANCE, rtol=0)
 
 
+@pytest.mark.parametrize("stacked", [False, True])
+@pytest.mark.parametrize("mesh", OTHERS)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_weights_split_both_ways_and_heads_of_zeros_change_nothing(
+    directories: dict[str, Path], name: str, mesh: str, stacked: bool, tmp_path: Path
+) -> None:
+    alone = load(directories[name], stacked=stacked)
+    sharded = load(directories[name], stacked=stacked, mesh=mesh)
+    np.testing.assert_allclose(logits(sharded), logits(alone), atol=TOLERANCE, rtol=0)
+    save(sharded, tmp_path / "saved")
+    again = load(tmp_path / "saved", stacked=stacked)
+    for one, other in zip(jax.tree.leaves(alone), jax.tree.leaves(again), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_weights_split_both_ways_lie_once_on_the_mesh(directories: dict[str, Path]) -> None:
+    model = load(directories["parallel"], mesh="data=2,model=4,layout=2d")
+    block = model.layers[0]
+    for array, share in [
+        (block.attention.query_key_value.weight, (48, 32)),
+        (block.attention.dense.weight, (32, 16)),
+        (block.attention.dense.bias, (32,)),
+        (block.mlp.dense_4h_to_h.weight, (32, 64)),
+    ]:
+        assert {shard.data.shape for shard in array.addressable_shards} == {share}
+
+
+def test_added_heads_are_zeros(directories: dict[str, Path]) -> None:
+    model = load(directories["parallel"], mesh="data=1,model=8,heads=8")
+    attention = model.layers[0].attention
+    assert attention.query_key_value.weight.shape == (2 * 192, 64)
+    assert attention.dense.weight.shape == (64, 128)
+    for added in (attention.query_key_value.weight[192:], attention.dense.weight[:, 64:]):
+        assert not np.asarray(added).any()
+
+
 def test_a_shard_in_the_wrong_place_would_be_noticed(directories: dict[str, Path]) -> None:
     """Control: two devices' heads swapped are far outside the tolerance."""
     alone = load(directories["parallel"])
@@ -85,8 +125,10 @@ def test_each_device_holds_its_share(directories: dict[str, Path]) -> None:
         assert len(array.addressable_shards) == 8
 
 
-@pytest.mark.parametrize("mesh", MESHES)
-@pytest.mark.parametrize("rows", [1, 3, 8])
+@pytest.mark.parametrize(
+    ("mesh", "rows"),
+    [*itertools.product(MESHES, [1, 3, 8]), *itertools.product(OTHERS, [3])],
+)
 def test_tokens_are_those_of_one_device_also_for_rows_that_do_not_divide(
     directories: dict[str, Path], mesh: str, rows: int
 ) -> None:

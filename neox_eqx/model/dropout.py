@@ -1,0 +1,44 @@
+"""Dropout, which only training has."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from neox_eqx.config import GPTNeoXConfig
+
+
+class Dropout(eqx.Module):
+    """Zeroes activations at the config's rates and scales up the rest.
+
+    A key is of one forward pass; every place where something is dropped has its own number, and
+    `layer` gives each layer a key of its own.
+    """
+
+    key: PRNGKeyArray
+    attention: float = eqx.field(static=True)
+    hidden: float = eqx.field(static=True)
+
+    @classmethod
+    def of(cls, config: GPTNeoXConfig, key: PRNGKeyArray) -> "Dropout | None":
+        """None where the config drops nothing."""
+        rates = config.attention_dropout, config.hidden_dropout
+        return cls(key, *rates) if any(rates) else None
+
+    def layer(self, index: int | Int[Array, ""]) -> "Dropout":
+        # 0 is the embedding's.
+        return Dropout(jax.random.fold_in(self.key, index + 1), self.attention, self.hidden)
+
+    def drop_attention(self, weights: Float[Array, "*B"]) -> Float[Array, "*B"]:
+        return _drop(weights, self.attention, jax.random.fold_in(self.key, 0))
+
+    def drop_hidden(self, x: Float[Array, "*B"], place: int) -> Float[Array, "*B"]:
+        """`place` tells apart the hidden states that are dropped with the same key."""
+        return _drop(x, self.hidden, jax.random.fold_in(self.key, 1 + place))
+
+
+def _drop(x: Float[Array, "*B"], rate: float, key: PRNGKeyArray) -> Float[Array, "*B"]:
+    if rate == 0:
+        return x
+    kept = jax.random.bernoulli(key, 1 - rate, x.shape)
+    return jnp.where(kept, x / jnp.asarray(1 - rate, x.dtype), 0)

@@ -1,0 +1,93 @@
+"""The TPUs that can be planned for, and the slices that they come in."""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from neox_eqx.errors import InputError
+
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One chip, as one device: bytes, bytes a second, and bfloat16 operations a second.
+
+    `hbm_bytes` is what the compiler lets a program use (read off its message for a program that
+    is too large, libtpu 0.0.51), less than what is built in. `ici_bandwidth` is out of the chip,
+    over all its links together. The rates are from cloud.google.com/tpu/docs, pages v4, v5e, v5p
+    and v6e.
+    """
+
+    hbm_bytes: int
+    hbm_bandwidth: float
+    flops: float
+    ici_bandwidth: float
+    dimensions: int
+    """Of the torus that the chips form."""
+    compiler_options: tuple[tuple[str, Any], ...] = ()
+
+
+CHIPS = {
+    # A v4 chip has two cores, which a program sees as one device: "megacore".
+    "v4": Chip(int(30.75 * GIB), 1228e9, 275e12, 300e9, 3, (("chip_config_name", "megacore"),)),
+    "v5e": Chip(int(15.75 * GIB), 819e9, 197e12, 200e9, 2),
+    "v5p": Chip(int(95.73 * GIB), 2765e9, 459e12, 600e9, 3),
+    "v6e": Chip(int(31.24 * GIB), 1600e9, 918e12, 400e9, 2),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+    """A slice of a pod, such as v5e:4x4 or v4:2x2x4: chips in a grid."""
+
+    name: str
+    chip: Chip
+    shape: tuple[int, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> "Topology":
+        """
+        Raises:
+            InputError: no such chip, or not a grid of its dimensions.
+        """
+        match = re.fullmatch(r"(\w+):([1-9]\d{0,3}(?:x[1-9]\d{0,3})*)", text)
+        if not match or match[1] not in CHIPS:
+            raise InputError(
+                f"the topology {text!r} is not of the form v5e:4x4; "
+                f"the chips are {', '.join(CHIPS)}"
+            )
+        chip = CHIPS[match[1]]
+        shape = tuple(map(int, match[2].split("x")))
+        if len(shape) != chip.dimensions:
+            example = "x".join(["2"] * chip.dimensions)
+            raise InputError(
+                f"the topology {text!r} has {len(shape)} dimensions; those of {match[1]} have "
+                f"{chip.dimensions}, as {match[1]}:{example}"
+            )
+        return cls(text, chip, shape)
+
+    @property
+    def count(self) -> int:
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+    def devices(self) -> Sequence[Any]:
+        """The devices of the slice, for the compiler; only in a process that may load libtpu.
+
+        Raises:
+            InputError: the compiler knows no such slice.
+        """
+        from jax.experimental import topologies
+
+        try:
+            description = topologies.get_topology_desc(
+                self.name, "tpu", **dict(self.chip.compiler_options)
+            )
+        except Exception as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"the compiler does not know {self.name}: {reason}") from error
+        return description.devices

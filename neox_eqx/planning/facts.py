@@ -1,0 +1,228 @@
+"""What a compiled program tells about itself: memory, traffic and collectives of one chip."""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+
+from neox_eqx.generation.loop import FIRST_SLOTS, State
+from neox_eqx.model.neox import GPTNeoX
+from neox_eqx.model.segment import Segment
+from neox_eqx.planning.chips import Chip
+from neox_eqx.planning.collectives import Collective
+from neox_eqx.planning.program import Program, read_program
+from neox_eqx.planning.programs import Compiled
+from neox_eqx.presets import parameter_count
+
+# Between neighbours, whatever the payload: jax-ml.github.io/scaling-book, "TPUs".
+HOP_SECONDS = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """Of one chip; of decode, what one step does, which is one token for every row."""
+
+    all_reduce_per_layer: float
+    all_reduce: int
+    """How often they run, as the other collectives are counted."""
+    all_gather: int
+    reduce_scatter: int
+    all_to_all: int
+    collective_permute: int
+    collective_bytes: int
+    """The payload that all of them sum or move."""
+    hbm_bytes: int
+    hbm_bytes_minimum: int
+    """Each weight and each key and value once, read or written."""
+    hbm_ratio: float
+    flops: float
+    """That the model asks for, not counting what is computed twice."""
+    bound_seconds: float
+    """What the chip's rates allow at best, no prediction: the longer of memory and matrix time,
+    which overlap, and then the links' time, as each layer waits for its sums. The links' time is
+    at least `HOP_SECONDS` for each chip on the way."""
+    memory_seconds: float
+    matrix_seconds: float
+    links_seconds: float
+    temp_bytes: int
+    peak_bytes: int
+    """Of memory: arguments, results and temporaries."""
+    cache_aliased: bool
+    """The keys and values, or in training the state, are written where they lie."""
+    compile_seconds: float
+    dtypes: dict[str, list[str]]
+    """Of what each kind of collective moves, where that is a megabyte or more."""
+
+
+def decode_facts(model: GPTNeoX, compiled: Compiled, chip: Chip) -> Facts:
+    _, prompt, state, *_ = compiled.arguments
+    cache = local_bytes((prompt.kv, state.generated.kv))
+    rows = len(state.done) / _mesh(model).shape["data"]
+    # Each key and each value is multiplied and added once.
+    attention = 2 * cache / model.dtype.itemsize
+    return _facts(
+        model,
+        compiled,
+        read_program(compiled.program.as_text()).loop_body(),
+        chip,
+        minimum=weights_read(model) + cache,
+        flops=2 * rows * _matrix_elements(model) + attention,
+        aliased=local_bytes(state.generated.kv),
+    )
+
+
+def prefill_facts(model: GPTNeoX, compiled: Compiled, chip: Chip) -> Facts:
+    _, tokens, *_ = compiled.arguments
+    rows, length = tokens.shape[0] / _mesh(model).shape["data"], tokens.shape[1]
+    config = model.config
+    heads = config.num_attention_heads / _mesh(model).shape["model"]
+    kept = 2 * config.num_hidden_layers * rows * heads * length * config.head_dim
+    # Of each pair of tokens the later one attends to the earlier one.
+    attention = kept * length
+    return _facts(
+        model,
+        compiled,
+        read_program(compiled.program.as_text()),
+        chip,
+        minimum=weights_read(model) + int(kept * model.dtype.itemsize),
+        flops=2 * rows * length * _matrix_elements(model, head=False) + attention,
+        aliased=0,
+    )
+
+
+def train_facts(compiled: Compiled, chip: Chip) -> Facts:
+    """Of one update, with the operations of a forward and a backward pass."""
+    state, batch, _ = compiled.arguments
+    model = state.model
+    rows, length = batch.tokens.shape[0] / _mesh(model).shape["data"], batch.tokens.shape[1]
+    config = model.config
+    elements = parameter_count(config) / _mesh(model).shape["model"]
+    kept = 2 * config.num_hidden_layers * rows * length * config.hidden_size
+    attention = kept / _mesh(model).shape["model"] * length
+    return _facts(
+        model,
+        compiled,
+        read_program(compiled.program.as_text()),
+        chip,
+        # Parameters and both moments are read and written.
+        minimum=2 * local_bytes(state),
+        flops=3 * (2 * rows * length * elements + attention),
+        aliased=local_bytes(state),
+    )
+
+
+def weights_read(model: GPTNeoX) -> int:
+    """Bytes of the weights on a chip but those of the embedding, of which only rows are read."""
+    embedding = 0 if model.embed_out is None else local_bytes(model.embed_in)
+    return local_bytes(model) - embedding
+
+
+def local_bytes(tree: Any) -> int:
+    """Bytes of the arrays' shards on one chip."""
+    return sum(_local_size(leaf) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def cache_bytes(compiled: Compiled) -> int:
+    """Bytes of keys and values on a chip that a program takes."""
+    return local_bytes([segment.kv for segment in _segments(compiled.arguments)])
+
+
+def growth_bytes(compiled: Compiled) -> int:
+    """What is in use while the cache of a decode step grows to its size: the smaller one too."""
+    memory = compiled.program.memory_analysis()
+    grown = [x for x in compiled.arguments if isinstance(x, State)]
+    slots = grown[0].tokens.shape[1] if grown else 0
+    if slots <= FIRST_SLOTS:
+        return 0
+    return memory.argument_size_in_bytes + local_bytes(grown[0].generated.kv) // 2
+
+
+def _segments(tree: Any) -> list[Segment]:
+    leaves = jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, Segment))
+    return [leaf for leaf in leaves if isinstance(leaf, Segment)]
+
+
+def _facts(
+    model: GPTNeoX,
+    compiled: Compiled,
+    step: Program,
+    chip: Chip,
+    *,
+    minimum: int,
+    flops: float,
+    aliased: int,
+) -> Facts:
+    collectives = step.collectives()
+    counts: dict[str, int] = {}
+    for each in collectives:
+        counts[each.kind] = counts.get(each.kind, 0) + each.times
+    layers = model.config.num_hidden_layers
+    of_layers = sum(
+        each.times for each in collectives if each.kind == "all-reduce" and layers in each.loops
+    )
+    payload = sum(each.times * each.payload_bytes for each in collectives)
+    traffic = step.hbm_bytes()
+    memory_seconds = traffic / chip.hbm_bandwidth
+    matrix_seconds = flops / chip.flops
+    links_seconds = sum(each.times * _seconds(each, chip) for each in collectives)
+    memory = compiled.program.memory_analysis()
+    own = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    return Facts(
+        all_reduce_per_layer=of_layers / layers,
+        all_reduce=counts.get("all-reduce", 0),
+        all_gather=counts.get("all-gather", 0),
+        reduce_scatter=counts.get("reduce-scatter", 0),
+        all_to_all=counts.get("all-to-all", 0),
+        collective_permute=counts.get("collective-permute", 0),
+        collective_bytes=payload,
+        hbm_bytes=traffic,
+        hbm_bytes_minimum=minimum,
+        hbm_ratio=traffic / minimum,
+        flops=flops,
+        bound_seconds=max(memory_seconds, matrix_seconds) + links_seconds,
+        memory_seconds=memory_seconds,
+        matrix_seconds=matrix_seconds,
+        links_seconds=links_seconds,
+        temp_bytes=memory.temp_size_in_bytes,
+        peak_bytes=own - memory.alias_size_in_bytes + memory.temp_size_in_bytes,
+        cache_aliased=memory.alias_size_in_bytes >= aliased > 0,
+        compile_seconds=compiled.seconds,
+        dtypes={
+            kind: sorted(
+                {one.dtype for one in collectives if one.kind == kind and one.payload_bytes >= 1e6}
+            )
+            for kind in counts
+        },
+    )
+
+
+def _seconds(collective: Collective, chip: Chip) -> float:
+    """Of one execution: half way around the torus that its chips form, and what a chip sends.
+
+    A sum takes both twice: to add up shares, and to hand them out.
+    """
+    rounds = 2 if collective.kind == "all-reduce" else 1
+    size, dimensions = collective.group_size, chip.dimensions
+    hops = max(1, dimensions * size ** (1 / dimensions) / 2)
+    if collective.kind == "collective-permute":
+        hops = 1
+    sent = collective.payload_bytes * (size - 1) / size
+    return rounds * (hops * HOP_SECONDS + sent / chip.ici_bandwidth)
+
+
+def _matrix_elements(model: GPTNeoX, *, head: bool = True) -> int:
+    """Weights on a chip that every token is multiplied by."""
+    layers = [leaf for leaf in jax.tree.leaves(model.layers) if leaf.ndim == 3]
+    ends = [(model.embed_out or model.embed_in).weight] if head else []
+    return sum(_local_size(leaf) for leaf in layers + ends)
+
+
+def _local_size(leaf: jax.ShapeDtypeStruct) -> int:
+    assert leaf.sharding is not None
+    return math.prod(leaf.sharding.shard_shape(leaf.shape))
+
+
+def _mesh(model: GPTNeoX) -> jax.sharding.Mesh:
+    assert model.mesh is not None
+    return model.mesh

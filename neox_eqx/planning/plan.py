@@ -1,0 +1,189 @@
+"""Whether a workload fits a slice of a pod, on which mesh, and what its programs cost."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from neox_eqx.errors import InputError
+from neox_eqx.planning.attempts import Compiler
+from neox_eqx.planning.wish import Wish
+from neox_eqx.sharding.mesh import Arrangement
+
+GB = 1e9
+MOST_ROWS = 1024
+"""More are not tried for: the compiler would take minutes, and more chips be of more use."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tried:
+    """One program on one mesh: its facts, or only how much memory of a chip it would take."""
+
+    mesh: str
+    bytes: int
+    facts: dict[str, Any] | None
+    """Of `facts.Facts`; None where it does not fit."""
+    weights_bytes: int = 0
+    """Of a model to generate with; in training, of the whole state."""
+    cache_bytes: int = 0
+
+    @property
+    def fits(self) -> bool:
+        return self.facts is not None
+
+    @property
+    def bound_seconds(self) -> float:
+        return self.facts["bound_seconds"] if self.facts else float("inf")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The best of the meshes on which all programs of the wish fit, if there is one."""
+
+    wish: Wish
+    mesh: str
+    reason: str
+    programs: dict[str, Tried]
+    meshes: list[Tried]
+    """The first program on every mesh that was tried."""
+    largest_batch_size: int | None = None
+    """That fits at these lengths, of those that were compiled for; at most `MOST_ROWS`."""
+    largest_length: int | None = None
+    """Positions of a row, prompt and text, that fit at this batch size; at most the model's."""
+
+    @property
+    def fits(self) -> bool:
+        return all(tried.fits for tried in self.programs.values())
+
+    @property
+    def hbm_bytes_per_chip(self) -> int:
+        return max(tried.bytes for tried in self.programs.values())
+
+    def to_json(self) -> dict[str, Any]:
+        wish, first = self.wish, self.programs[self.wish.programs[0]]
+        return {
+            "topology": wish.topology.name,
+            "chips": wish.topology.count,
+            "mesh": self.mesh,
+            "layout": Arrangement.parse(self.mesh).layout,
+            "reason": self.reason,
+            "dtype": wish.dtype,
+            "batch_size": wish.batch_size,
+            "prompt_len": wish.prompt_len,
+            "gen_len": None if wish.train else wish.gen_len,
+            "fits": self.fits,
+            "hbm_bytes_per_chip": self.hbm_bytes_per_chip,
+            "hbm_limit_bytes": wish.topology.chip.hbm_bytes,
+            "weights_bytes": first.weights_bytes,
+            "cache_bytes": first.cache_bytes,
+            "largest_batch_size": self.largest_batch_size,
+            "largest_length": self.largest_length,
+            **{name: tried.facts for name, tried in self.programs.items()},
+            "tried": [
+                {"mesh": each.mesh, "fits": each.fits, "bytes": each.bytes}
+                | ({"bound_seconds": each.bound_seconds} if each.fits else {})
+                for each in self.meshes
+            ],
+        }
+
+
+def make_plan(wish: Wish, compiler: Compiler, say: Callable[[str], None] = lambda _: None) -> Plan:
+    """Compiles the first program for every mesh in question, and the others for the best ones.
+
+    `say` is told what is being compiled. What does not fit is an answer and no error.
+
+    Raises:
+        InputError: no mesh divides the model, or the compiler does not know the slice.
+    """
+
+    first, *others = wish.programs
+    meshes = [_attempt(wish, compiler, first, mesh, say) for mesh in wish.meshes()]
+    if not meshes:
+        raise InputError(_no_mesh(wish))
+    plans = []
+    for best in sorted(meshes, key=lambda each: (each.bound_seconds, each.bytes)):
+        rest = {name: _attempt(wish, compiler, name, best.mesh, say) for name in others}
+        plans.append(Plan(wish, best.mesh, _reason(best, meshes), {first: best} | rest, meshes))
+        if plans[-1].fits or not best.fits:
+            break
+    plan = plans[-1] if plans[-1].fits else plans[0]
+    if not plan.fits:
+        return plan
+
+    def fits(larger: Wish) -> bool:
+        tried = (_attempt(larger, compiler, name, plan.mesh, say) for name in plan.programs)
+        return all(each.fits for each in tried)
+
+    batches = next(filter(fits, _larger_batches(plan)), wish)
+    lengths = next(filter(fits, _longer_rows(plan)), wish)
+    return dataclasses.replace(
+        plan, largest_batch_size=batches.batch_size, largest_length=lengths.positions
+    )
+
+
+def _attempt(
+    wish: Wish, compiler: Compiler, program: str, mesh: str, say: Callable[[str], None]
+) -> Tried:
+    load = {"batch_size": wish.batch_size, "prompt_len": wish.prompt_len, "gen_len": wish.gen_len}
+    say(f"{wish.topology.name}: {program} on {mesh}, {wish.batch_size} rows")
+    question = {"topology": wish.topology.name, "mesh": mesh, "dtype": wish.dtype, "load": load}
+    reply = compiler.ask(question | {"config": wish.config.to_hf(), "program": program})
+    if "too_large" in reply:
+        return Tried(mesh, reply["too_large"], None)
+    facts = reply["facts"] if reply["bytes"] <= wish.topology.chip.hbm_bytes else None
+    return Tried(mesh, reply["bytes"], facts, reply["weights_bytes"], reply["cache_bytes"])
+
+
+def _larger_batches(plan: Plan) -> Iterator[Wish]:
+    """Guesses, the largest first."""
+    wish = plan.wish
+    rows = min(wish.batch_size * _room(plan), MOST_ROWS)
+    data = Arrangement.parse(plan.mesh).data or 1
+    step = data * (8 if rows >= 16 * data else 1)
+    for share in (1.0, 0.95, 0.9, 0.8):
+        guess = int(rows * share) // step * step
+        if guess > wish.batch_size:
+            yield dataclasses.replace(wish, batch_size=guess)
+
+
+def _longer_rows(plan: Plan) -> Iterator[Wish]:
+    """Guesses, the longest first, with the same share of prompt and text."""
+    wish = plan.wish
+    longest = min(wish.config.context_length, int(wish.positions * _room(plan)))
+    for share in (1.0, 0.9, 0.75, 0.6):
+        length = int(longest * share)
+        if length > wish.positions:
+            prompt = length * wish.prompt_len // wish.positions
+            yield dataclasses.replace(
+                wish, prompt_len=prompt, gen_len=wish.gen_len if wish.train else length - prompt
+            )
+
+
+def _room(plan: Plan) -> float:
+    """How many times as much would fit, if what is no weight grows in proportion."""
+    limit = plan.wish.topology.chip.hbm_bytes
+    return min(
+        (limit - each.weights_bytes) / (each.bytes - each.weights_bytes)
+        for each in plan.programs.values()
+    )
+
+
+def _no_mesh(wish: Wish) -> str:
+    weights, room = wish.weight_bytes() / GB, wish.topology.count * wish.topology.chip.hbm_bytes
+    return (
+        f"{wish.topology.name}: no mesh of {wish.topology.count} chips divides the model"
+        + (f" and {wish.batch_size} rows" if wish.train else "")
+        + f" with room for its weights, {weights:.1f} GB of {room / GB:.1f} GB in all"
+    )
+
+
+def _reason(best: Tried, meshes: list[Tried]) -> str:
+    if not best.fits:
+        return "it needs the least memory; none fits" if len(meshes) > 1 else "asked for"
+    others = [each for each in meshes if each.fits and each is not best]
+    if not others:
+        return "the only one that fits" if len(meshes) > 1 else "asked for"
+    second = min(others, key=lambda each: each.bound_seconds)
+    return (
+        f"a step takes {best.bound_seconds * 1e3:.2f} ms at best, and on {second.mesh} "
+        f"{second.bound_seconds * 1e3:.2f} ms"
+    )

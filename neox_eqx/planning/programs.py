@@ -1,0 +1,123 @@
+"""The programs that a pod would run, compiled from shapes alone."""
+
+import dataclasses
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from neox_eqx.checkpoint.fit import model_shapes
+from neox_eqx.config import GPTNeoXConfig
+from neox_eqx.generation.lengths import bucket
+from neox_eqx.generation.loop import decode, double_slots, prefill
+from neox_eqx.generation.options import GenerationOptions
+from neox_eqx.generation.sampling import Sampler
+from neox_eqx.generation.stopping import Ending
+from neox_eqx.model.neox import GPTNeoX
+from neox_eqx.model.segment import Segment, heads_together
+from neox_eqx.sharding.mesh import Arrangement
+from neox_eqx.sharding.rules import LAYOUTS, parameter_shardings, sharding
+from neox_eqx.training.recipe import Recipe
+from neox_eqx.training.state import abstract_step
+from neox_eqx.training.step import train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """Rows of a batch, tokens of each prompt or text, and tokens generated after each."""
+
+    batch_size: int
+    prompt_len: int
+    gen_len: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """A program, what it takes (as shapes), and how long the compiler took."""
+
+    program: Any
+    arguments: tuple[Any, ...]
+    seconds: float
+
+
+def abstract_model(config: GPTNeoXConfig, mesh: Mesh, asked: Arrangement, dtype: str) -> GPTNeoX:
+    """The model as `load` would place it on `mesh`, with shapes in place of arrays."""
+    heads = asked.heads_of(config)
+    shapes = dataclasses.replace(
+        model_shapes(config, jnp.dtype(dtype), stacked=True, heads=heads),
+        mesh=mesh,
+        layout=asked.layout,
+        heads_together=heads_together(heads, mesh),
+    )
+    places = parameter_shardings(shapes, mesh, LAYOUTS[shapes.layout])
+    return jax.tree.map(_placed, shapes, places)
+
+
+def compile_prefill(model: GPTNeoX, load: Workload) -> Compiled:
+    arguments = _prefill_arguments(model, load)
+    return _compile(prefill, *arguments, samples=1)
+
+
+def compile_decode(model: GPTNeoX, load: Workload) -> Compiled:
+    """The step of the last tokens, when the cache has grown to its full length."""
+    arguments = _prefill_arguments(model, load)
+    prompt, state = jax.eval_shape(lambda *each: prefill(*each, samples=1), *arguments)
+    while state.tokens.shape[1] < load.gen_len:
+        state = jax.eval_shape(double_slots, state)
+    sampler, ending = arguments[3:]
+    prompt, state = _on_mesh((prompt, state), model.mesh)
+    until = _everywhere(jnp.int32(0), model.mesh)
+    return _compile(decode, model, prompt, state, sampler, ending, until)
+
+
+def compile_train(config: GPTNeoXConfig, mesh: Mesh, dtype: str, load: Workload) -> Compiled:
+    """One update of all parameters by a batch of texts of `prompt_len` tokens."""
+    recipe = Recipe(steps=1, compute_dtype=dtype)
+    rows = load.batch_size + -load.batch_size % mesh.shape["data"]
+    state, batch = abstract_step(config, mesh, recipe, rows, load.prompt_len)
+    return _compile(train_step, state, batch, recipe)
+
+
+def _prefill_arguments(model: GPTNeoX, load: Workload) -> tuple[Any, ...]:
+    assert model.mesh is not None
+    rows = load.batch_size + -load.batch_size % model.mesh.shape["data"]
+    shape = (rows, bucket(load.prompt_len))
+    tokens, valid = jnp.zeros(shape, jnp.int32), jnp.zeros(shape, bool)
+    sampler = Sampler.of([GenerationOptions(temperature=0.0).resolve({})] * rows)
+    ending = Ending(jnp.zeros(1, jnp.int32), jnp.zeros(rows, jnp.int32))
+    inputs = jax.tree.map(lambda x: _everywhere(x, model.mesh), (tokens, valid, sampler, ending))
+    return (model, *inputs)
+
+
+def _compile(function: Any, *arguments: Any, **static: Any) -> Compiled:
+    start = time.perf_counter()
+    program = function.lower(*arguments, **static).compile()
+    return Compiled(program, arguments, time.perf_counter() - start)
+
+
+def _on_mesh(tree: Any, mesh: Mesh | None) -> Any:
+    """Shapes placed as the loop constrains what it carries."""
+    assert mesh is not None
+
+    def place(x: Segment | jax.ShapeDtypeStruct) -> Any:
+        if not isinstance(x, Segment):
+            return _everywhere(x, mesh)
+        kv = jax.tree.map(lambda y: _struct(y, mesh, "rows", "heads", None, None), x.kv)
+        return Segment(kv, _struct(x.valid, mesh, "rows", None))
+
+    return jax.tree.map(place, tree, is_leaf=lambda x: isinstance(x, Segment))
+
+
+def _everywhere(x: Any, mesh: Mesh | None) -> Any:
+    assert mesh is not None
+    return _struct(x, mesh)
+
+
+def _struct(x: Any, mesh: Mesh, *axes: str | None) -> Any:
+    return _placed(x, sharding(mesh, x.shape, axes))
+
+
+def _placed(x: Any, place: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)

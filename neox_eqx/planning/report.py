@@ -1,0 +1,136 @@
+"""A plan as a table that a person decides by."""
+
+from collections.abc import Callable
+from typing import Any
+
+from neox_eqx.planning.plan import GB, Plan
+from neox_eqx.sharding.mesh import Arrangement
+
+Row = tuple[str, Callable[[Plan], str]]
+
+
+def table(name: str, plans: list[Plan]) -> str:
+    """One column a topology; bytes, times and collectives are those of one chip."""
+    wish = plans[0].wish
+    work = f"{wish.batch_size} x {wish.prompt_len} tokens"
+    work += " an update" if wish.train else f" in, {wish.batch_size} x {wish.gen_len} out"
+    rows: list[Row] = _MEMORY + sum((_PROGRAMS[program] for program in wish.programs), [])
+    lines = _aligned([(label, [_cell(plan, value) for plan in plans]) for label, value in rows])
+    reasons = [f"{plan.wish.topology.name}, {plan.mesh}: {plan.reason}." for plan in plans]
+    notes = ["Bytes and collectives are those of one chip; times are bounds, not predictions."]
+    return "\n".join([f"{name}, {wish.dtype}: {work}", "", *lines, "", *reasons, *notes])
+
+
+def _aligned(rows: list[tuple[str, list[str]]]) -> list[str]:
+    labels = max(len(label) for label, _ in rows)
+    widths = [max(map(len, column)) for column in zip(*(cells for _, cells in rows), strict=True)]
+    return [
+        "  ".join([label.ljust(labels), *map(str.rjust, cells, widths)]).rstrip()
+        for label, cells in rows
+    ]
+
+
+def _cell(plan: Plan, value: Callable[[Plan], str]) -> str:
+    try:
+        return value(plan)
+    except _Unknown:
+        return "-"
+
+
+class _Unknown(Exception):
+    """What does not fit has no facts."""
+
+
+def _of(program: str, show: Callable[[dict[str, Any]], str]) -> Callable[[Plan], str]:
+    def value(plan: Plan) -> str:
+        facts = plan.programs[program].facts
+        if facts is None:
+            raise _Unknown
+        return show(facts)
+
+    return value
+
+
+def _gb(value: float) -> str:
+    return f"{value / GB:.2f} GB"
+
+
+def _mb(value: float) -> str:
+    return f"{value / 1e6:,.1f} MB"
+
+
+def _at_best(facts: dict[str, Any]) -> str:
+    by = max(("memory", "matrix", "links"), key=lambda name: facts[f"{name}_seconds"])
+    return f"{facts['bound_seconds'] * 1e3:,.2f} ms, by {by}"
+
+
+def _other_collectives(facts: dict[str, Any]) -> str:
+    kinds = ("all_gather", "reduce_scatter", "all_to_all", "collective_permute")
+    return ", ".join(f"{facts[kind]} {kind}" for kind in kinds if facts[kind]) or "none"
+
+
+def _tokens_a_second(plan: Plan) -> str:
+    tokens = plan.wish.batch_size * (plan.wish.prompt_len if plan.wish.train else 1)
+    return _of(plan.wish.programs[0], lambda facts: f"{tokens / facts['bound_seconds']:,.0f}")(plan)
+
+
+def _if_fits(show: Callable[[Plan], Any]) -> Callable[[Plan], str]:
+    def value(plan: Plan) -> str:
+        if not plan.fits:
+            raise _Unknown
+        return str(show(plan))
+
+    return value
+
+
+def _first(show: Callable[[Any], str]) -> Callable[[Plan], str]:
+    def value(plan: Plan) -> str:
+        tried = plan.programs[plan.wish.programs[0]]
+        if not tried.fits:
+            raise _Unknown
+        return show(tried)
+
+    return value
+
+
+def _program(name: str, title: str, *more: Row) -> list[Row]:
+    return [
+        (title, lambda plan: ""),
+        ("  temporaries", _of(name, lambda facts: _mb(facts["temp_bytes"]))),
+        ("  memory traffic", _of(name, lambda facts: _gb(facts["hbm_bytes"]))),
+        *more,
+        ("  all-reduces a layer", _of(name, lambda facts: f"{facts['all_reduce_per_layer']:g}")),
+        ("  other collectives", _of(name, _other_collectives)),
+        ("  bytes of collectives", _of(name, lambda facts: _mb(facts["collective_bytes"]))),
+        ("  time at best", _of(name, _at_best)),
+    ]
+
+
+_MEMORY: list[Row] = [
+    ("", lambda plan: plan.wish.topology.name),
+    ("fits", lambda plan: "yes" if plan.fits else "NO"),
+    ("mesh", lambda plan: plan.mesh),
+    ("layout", lambda plan: Arrangement.parse(plan.mesh).layout),
+    ("memory needed at most", lambda plan: _gb(plan.hbm_bytes_per_chip)),
+    ("memory there is", lambda plan: _gb(plan.wish.topology.chip.hbm_bytes)),
+    ("weights, in training with moments", _first(lambda tried: _gb(tried.weights_bytes))),
+    ("keys and values", _first(lambda tried: _gb(tried.cache_bytes))),
+    ("largest batch at this length", _if_fits(lambda plan: plan.largest_batch_size)),
+    ("longest rows in this batch", _if_fits(lambda plan: plan.largest_length)),
+]
+
+_PROGRAMS: dict[str, list[Row]] = {
+    "decode": _program(
+        "decode",
+        "decode, a token for every row",
+        ("  over the minimum", _of("decode", lambda facts: f"{facts['hbm_ratio']:.3f}")),
+        (
+            "  cache written in place",
+            _of("decode", lambda facts: "yes" if facts["cache_aliased"] else "NO"),
+        ),
+    )
+    + [("  tokens a second at best", _tokens_a_second)],
+    "prefill": _program("prefill", "prefill, all prompts"),
+    "train": _program("train", "training, an update")
+    + [("  tokens a second at best", _tokens_a_second)],
+}

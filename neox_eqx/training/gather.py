@@ -1,0 +1,53 @@
+"""Parameters that are spread over all devices, brought together where they are used.
+
+In training a parameter lies in shards over the mesh's `data` axis too. A layer gathers its own
+just before it computes, in the dtype that it computes in, and its gradient goes back to shards.
+"""
+
+from functools import partial
+from typing import TypeVar
+
+import jax
+from jax import lax
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Array, Float
+
+from neox_eqx.sharding.rules import TRAINING_RULES, parameter_shardings
+
+Layer = TypeVar("Layer")
+
+
+def gather(layer: Layer, dtype: jax.typing.DTypeLike, mesh: Mesh | None) -> Layer:
+    """`layer` in `dtype`, placed as inference has it; its gradient is float32, placed in shards.
+
+    It is cast before it moves, so that half the bytes travel.
+    """
+    layer = jax.tree.map(lambda x: x.astype(dtype), layer)
+    if mesh is None:
+        return layer
+    wholes = parameter_shardings(layer, mesh)
+    shards = parameter_shardings(layer, mesh, TRAINING_RULES)
+    return jax.tree.map(_gather, layer, wholes, shards)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gather(
+    shard: Float[Array, "*X"], whole: NamedSharding, shards: NamedSharding
+) -> Float[Array, "*X"]:
+    # Twice, so that what moves is what was cast: the first is where the cast takes place.
+    return lax.with_sharding_constraint(lax.with_sharding_constraint(shard, shards), whole)
+
+
+def _gather_forward(
+    shard: Float[Array, "*X"], whole: NamedSharding, shards: NamedSharding
+) -> tuple[Float[Array, "*X"], None]:
+    return _gather(shard, whole, shards), None
+
+
+def _gather_backward(
+    whole: NamedSharding, shards: NamedSharding, _: None, gradient: Float[Array, "*X"]
+) -> tuple[Float[Array, "*X"]]:
+    return (lax.with_sharding_constraint(gradient, shards),)
+
+
+_gather.defvjp(_gather_forward, _gather_backward)

@@ -1,0 +1,135 @@
+"""The training step: a batch's loss and gradients, and the update they make."""
+
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array, Bool, Float32, Int
+
+from neox_eqx.model.dropout import Dropout
+from neox_eqx.model.neox import GPTNeoX
+from neox_eqx.sharding.rules import TRAINING_RULES, constrain, parameter_shardings
+from neox_eqx.training.batch import Batch
+from neox_eqx.training.forward import hidden_states
+from neox_eqx.training.gather import gather
+from neox_eqx.training.loss import cross_entropy
+from neox_eqx.training.optimizer import learning_rate, update
+from neox_eqx.training.recipe import Recipe
+from neox_eqx.training.state import TrainState
+
+
+class Metrics(eqx.Module):
+    """What is told of a step, the same number on every device."""
+
+    loss: Float32[Array, ""]
+    """Mean over the batch by weight."""
+    weight: Float32[Array, ""]
+    """Sum of the weights: the tokens that were learnt, where each weighs 1."""
+    gradient_norm: Float32[Array, ""]
+    """Before clipping."""
+    learning_rate: Float32[Array, ""]
+    finite: Bool[Array, ""]
+    """Whether loss and gradients are. If not, the step changed no parameter and no moment."""
+
+
+@partial(jax.jit, static_argnames="recipe", donate_argnames="state")
+def train_step(
+    state: TrainState, batch: Batch, recipe: Recipe, frozen: GPTNeoX | None = None
+) -> tuple[TrainState, Metrics]:
+    """One update by one batch; the state's buffers are used for the new one.
+
+    `frozen` holds the parameters that `state.model` has None for. A batch in which nothing has a
+    weight has no loss: it counts as not finite.
+    """
+    loss, weight, gradients = loss_and_gradients(state.model, batch, recipe, state.step, frozen)
+    norm = optax.tree.norm(gradients)
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    # Chosen number by number, which fuses into the update; a branch would need both whole.
+    model, moments = jax.tree.map(
+        lambda new, old: jnp.where(finite, new, old),
+        update(recipe, gradients, state.optimizer, state.model),
+        (state.model, state.optimizer),
+    )
+    missed = jnp.where(finite, 0, 1)
+    rate = learning_rate(recipe, state.step - state.skipped)
+    after = TrainState(
+        model,
+        moments,
+        step=state.step + 1,
+        skipped=state.skipped + missed,
+        skipped_in_a_row=jnp.where(finite, 0, state.skipped_in_a_row + 1),
+    )
+    return after.constrain(), Metrics(loss, weight, norm, rate, finite)
+
+
+def loss_and_gradients(
+    model: GPTNeoX,
+    batch: Batch,
+    recipe: Recipe,
+    step: Int[Array, ""],
+    frozen: GPTNeoX | None = None,
+) -> tuple[Float32[Array, ""], Float32[Array, ""], GPTNeoX]:
+    """The mean loss by weight, the sum of the weights, and the gradients in float32.
+
+    A batch in parts gives what it gives as a whole, since each part's sum is divided by the
+    weight of all.
+    """
+    weight = batch.targets()[1].sum().astype(jnp.float32)
+    key = jax.random.fold_in(jax.random.key(recipe.seed), step)
+
+    def gradients_of(part: Batch, index: Int[Array, ""]) -> tuple[Float32[Array, ""], GPTNeoX]:
+        def mean(trained: GPTNeoX) -> Float32[Array, ""]:
+            whole = trained if frozen is None else eqx.combine(trained, frozen)
+            return summed_loss(whole, part, recipe, jax.random.fold_in(key, index)) / weight
+
+        loss, gradients = jax.value_and_grad(mean)(model)
+        return loss, _spread(gradients)
+
+    if recipe.accumulate == 1:
+        loss, gradients = gradients_of(batch, jnp.int32(0))
+        return loss, weight, gradients
+
+    def add(total: tuple[Float32[Array, ""], GPTNeoX], part: tuple[Batch, Int[Array, ""]]):
+        return jax.tree.map(jnp.add, total, gradients_of(*part)), None
+
+    zeros = _spread(jax.tree.map(jnp.zeros_like, model))
+    parts = (_split(batch, recipe.accumulate, model), jnp.arange(recipe.accumulate))
+    (loss, gradients), _ = lax.scan(add, (jnp.float32(0), zeros), parts)
+    return loss, weight, gradients
+
+
+def summed_loss(
+    model: GPTNeoX, batch: Batch, recipe: Recipe, key: jax.Array | None = None
+) -> Float32[Array, ""]:
+    """The sum over the batch of weight × cross-entropy of the next token.
+
+    With a key the config's dropout is applied, as in training; without, as in evaluation, none.
+    """
+    dropout = None if key is None else Dropout.of(model.config, key)
+    hidden = hidden_states(model, batch, recipe, dropout)
+    head = gather(model.head, recipe.compute_dtype, model.mesh)
+    targets, weights = batch.targets()
+    return cross_entropy(hidden, head.weight, targets, weights, recipe.loss_chunk, model.mesh)
+
+
+def _split(batch: Batch, parts: int, model: GPTNeoX) -> Batch:
+    """The parts as a leading axis: of each device's rows as many in every part."""
+
+    def split(x: Array) -> Array:
+        rows, length = x.shape
+        x = x.reshape(rows // parts, parts, length).swapaxes(0, 1)
+        return constrain(x, model.mesh, None, "rows", None)
+
+    return jax.tree.map(split, batch)
+
+
+def _spread(gradients: GPTNeoX) -> GPTNeoX:
+    mesh = gradients.mesh
+    if mesh is None:
+        return gradients
+    return lax.with_sharding_constraint(
+        gradients, parameter_shardings(gradients, mesh, TRAINING_RULES)
+    )

@@ -1,0 +1,103 @@
+"""Tells before a pod is paid for whether a model fits it, laid out how, and what a token costs.
+
+python scripts/plan.py --preset gpt-neox-20b --topology v5e:4x4 --batch-size 64
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Literal
+
+from tqdm import tqdm
+
+from neox_eqx.checkpoint.hub import resolve
+from neox_eqx.command_line import run
+from neox_eqx.config import GPTNeoXConfig
+from neox_eqx.errors import InputError
+from neox_eqx.planning.attempts import Compiler
+from neox_eqx.planning.chips import Topology
+from neox_eqx.planning.plan import Plan, make_plan
+from neox_eqx.planning.report import table
+from neox_eqx.planning.wish import Wish
+from neox_eqx.presets import preset
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Compile prefill and decode for a TPU that is not there, and print what they take.
+
+    The compiler is the real one. Nothing runs: times are what the chip's rates allow at best.
+    """
+
+    topology: tuple[str, ...]
+    """Slices of a pod, such as v5e:4x4 or v4:2x2x4; several give a comparison."""
+    model: str | None = None
+    """A directory or a Hub id, of which only config.json is read."""
+    preset: str | None = None
+    """A public model's shape instead, for example gpt-neox-20b."""
+    batch_size: int = 1
+    """Rows that run together."""
+    prompt_len: int = 1024
+    """Tokens of each prompt."""
+    gen_len: int = 1024
+    """Tokens to generate after each prompt."""
+    mesh: str = "auto"
+    """As generate.py takes it, data=1,model=16; auto tries what divides the model."""
+    layout: Literal["auto", "1d", "2d"] = "auto"
+    """1d splits weights along model alone, 2d along data too, which pays on many chips."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Of parameters and computation."""
+    train: bool = False
+    """Compile an update of all parameters by --batch-size texts of --prompt-len tokens instead."""
+    json: Path | None = None
+    """Write the figures here too: an object, or a list of several topologies' objects."""
+    picture: Path | None = None
+    """Draw the chip's memory and the roofline here, as PNG."""
+
+
+def main(options: Options) -> None:
+    for path in (options.json, options.picture):
+        if path and not path.parent.is_dir():
+            raise InputError(f"{path}: no such directory to write to")
+    wishes = _wishes(options)
+    plans: list[Plan] = []
+    with Compiler() as compiler, tqdm(disable=None, bar_format="{desc} {elapsed}") as progress:
+        for wish in wishes:
+            plans.append(make_plan(wish, compiler, progress.set_description))
+    print(table(options.preset or options.model or "", plans))
+    if options.json:
+        objects = [plan.to_json() for plan in plans]
+        content = objects[0] if len(objects) == 1 else objects
+        options.json.write_text(json.dumps(content, indent=2) + "\n")
+    if options.picture:
+        from neox_eqx.planning.picture import draw  # only here: matplotlib takes a second
+
+        draw(options.preset or options.model or "", plans, options.picture)
+
+
+def _wishes(options: Options) -> list[Wish]:
+    if (options.model is None) == (options.preset is None):
+        raise InputError("give either --model or --preset")
+    if options.preset is not None:
+        config = preset(options.preset)
+    else:
+        directory = resolve(options.model or "", config_only=True)
+        config = GPTNeoXConfig.from_file(directory / "config.json")
+    return [
+        Wish(
+            config,
+            Topology.parse(topology),
+            options.batch_size,
+            options.prompt_len,
+            options.gen_len,
+            options.mesh,
+            options.layout,
+            options.dtype,
+            options.train,
+        )
+        for topology in options.topology
+    ]
+
+
+if __name__ == "__main__":
+    run(main, Options)

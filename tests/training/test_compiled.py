@@ -1,0 +1,85 @@
+"""What the compiled step holds, and what it sends between devices."""
+
+import dataclasses
+import functools
+import math
+import re
+
+from neox_eqx.config import GPTNeoXConfig
+from neox_eqx.sharding.mesh import make_mesh
+from neox_eqx.training.recipe import Recipe
+from neox_eqx.training.state import abstract_step
+from neox_eqx.training.step import train_step
+
+ROWS, LENGTH, VOCAB, LAYERS = 16, 64, 320, 3
+# No two of its sizes are the same, nor any product of the batch's that is looked for.
+CONFIG = GPTNeoXConfig(VOCAB, 48, LAYERS, 4, 176)
+RECIPE = Recipe(steps=10, loss_chunk=16)
+
+
+@functools.cache
+def program(recipe: Recipe = RECIPE) -> str:
+    """The optimised step for one device."""
+    mesh = make_mesh(CONFIG, "data=1,model=1")
+    state, batch = abstract_step(CONFIG, mesh, recipe, ROWS, LENGTH)
+    return train_step.lower(state, batch, recipe).compile().as_text()
+
+
+def numbers(shape: str) -> list[int]:
+    return [int(size) for size in shape.split(",") if size]
+
+
+def shapes(text: str) -> list[list[int]]:
+    return [numbers(shape) for shape in re.findall(r"\b(?:f32|bf16|pred)\[([\d,]*)\]", text)]
+
+
+def logits_of(text: str) -> set[int]:
+    """The numbers of tokens whose scores of the whole vocabulary are in one array."""
+    return {
+        math.prod(shape) // VOCAB
+        for shape in shapes(text)
+        if VOCAB in shape and 48 not in shape and math.prod(shape) > VOCAB
+    }
+
+
+def test_logits_exist_for_a_chunk_at_a_time() -> None:
+    assert max(logits_of(program())) == ROWS * RECIPE.loss_chunk
+    whole = program(dataclasses.replace(RECIPE, loss_chunk=LENGTH))  # control
+    assert max(logits_of(whole)) == ROWS * LENGTH
+
+
+def kept_for_all_layers(text: str) -> list[list[int]]:
+    """Shapes of what is there for each token of every layer."""
+    tokens = ROWS * LENGTH
+    return [
+        shape
+        for shape in shapes(text)
+        if shape[:1] == [LAYERS] and math.prod(shape) % (LAYERS * tokens) == 0
+    ]
+
+
+def test_a_layer_leaves_its_input_for_its_gradient_and_nothing_else() -> None:
+    """No keys, no values, no scores: 48 numbers a token."""
+    kept = kept_for_all_layers(program())
+    assert {math.prod(shape) for shape in kept} == {LAYERS * ROWS * LENGTH * 48}
+    assert all(shape == [LAYERS, ROWS, LENGTH, 48] for shape in kept)
+    more = kept_for_all_layers(program(dataclasses.replace(RECIPE, remat=False)))  # control
+    assert max(math.prod(shape) for shape in more) > LAYERS * ROWS * LENGTH * 48
+
+
+def weight_dtypes(recipe: Recipe) -> set[str]:
+    """The dtypes in which a layer's matrices are told where to be, before they are used."""
+    mesh = make_mesh(CONFIG, "data=4,model=2")
+    lowered = train_step.lower(*abstract_step(CONFIG, mesh, recipe, ROWS, LENGTH), recipe)
+    constraints = re.findall(
+        r"sharding_constraint .*: tensor<(\d+)x(\d+)x(\w+)>", lowered.as_text()
+    )
+    matrices = {(144, 48), (48, 48), (176, 48), (48, 176)}
+    found = [(int(m), int(n), dtype) for m, n, dtype in constraints]
+    assert {(m, n) for m, n, _ in found} >= matrices
+    return {dtype for m, n, dtype in found if (m, n) in matrices}
+
+
+def test_weights_are_cast_before_they_are_gathered() -> None:
+    assert weight_dtypes(dataclasses.replace(RECIPE, compute_dtype="bfloat16")) == {"bf16"}
+    assert weight_dtypes(RECIPE) == {"f32"}  # control

@@ -1,0 +1,74 @@
+"""The TPU kernel, run by Pallas' interpreter, attends as the plain mask does."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import AxisType
+
+from neox_eqx.model.attention import attend
+from neox_eqx.model.flash import Flash
+from neox_eqx.model.segment import KV
+from neox_eqx.training.batch import Batch
+
+ROWS, HEADS, LENGTH = 2, 2, 256
+# Measured 2e-6 of values around 1, and of gradients around 3.
+TOLERANCE = 1e-5
+
+
+def attended(size: int, mask: Flash | jax.Array) -> tuple[np.ndarray, list[np.ndarray]]:
+    """What is attended to at random, and its gradients by queries, keys and values."""
+    random = np.random.default_rng(0)
+    shape = (ROWS, HEADS, LENGTH, size)
+    query, key, value, weight = (
+        jnp.asarray(random.standard_normal(shape), jnp.float32) for _ in range(4)
+    )
+    # The result at padding is nobody's.
+    weight = jnp.where(documents()[:, None, :, None] > 0, weight, 0)
+
+    def loss(query: jax.Array, key: jax.Array, value: jax.Array) -> tuple[jax.Array, jax.Array]:
+        output = attend(query, (KV(key, value),), mask) * weight
+        return output.sum(), output
+
+    with pltpu.force_tpu_interpret_mode():
+        step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
+        (_, output), gradients = step(query, key, value)
+    return np.asarray(output), [np.asarray(gradient) for gradient in gradients]
+
+
+def documents() -> jax.Array:
+    """Two documents and padding in the first row, one document in the second."""
+    ids = np.ones((ROWS, LENGTH), np.int32)
+    ids[0, 100:190], ids[0, 190:] = 2, 0
+    return jnp.asarray(ids)
+
+
+def mask() -> jax.Array:
+    return Batch(documents(), documents(), jnp.ones((ROWS, LENGTH))).mask()
+
+
+@pytest.mark.parametrize("size", [64, 96])
+def test_the_kernel_attends_within_documents(size: int) -> None:
+    output, gradients = attended(size, Flash(documents(), None))
+    expected, expected_gradients = attended(size, mask())
+    np.testing.assert_allclose(output, expected, atol=TOLERANCE)
+    for ours, plain in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(ours, plain, atol=TOLERANCE)
+    other, _ = attended(size, Flash(jnp.ones_like(documents()), None))
+    assert np.abs(other - expected).max() > 100 * TOLERANCE  # control
+
+
+def test_on_a_mesh_each_device_runs_the_kernel_on_its_rows_and_heads() -> None:
+    mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    output, gradients = attended(64, Flash(documents(), mesh))
+    expected, expected_gradients = attended(64, mask())
+    np.testing.assert_allclose(output, expected, atol=TOLERANCE)
+    for ours, plain in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(ours, plain, atol=TOLERANCE)
+
+
+def test_there_is_no_kernel_off_a_tpu() -> None:
+    assert not Flash.fits(256, None)
+    mesh = jax.make_mesh((8, 1), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    assert not Flash.fits(256, mesh)
