@@ -58,7 +58,7 @@ class Facts:
 def decode_facts(model: GPTNeoX, compiled: Compiled, chip: Chip) -> Facts:
     _, prompt, state, *_ = compiled.arguments
     cache = local_bytes((prompt.kv, state.generated.kv))
-    rows = len(state.done) / _mesh(model).shape["data"]
+    rows = len(state.lengths) / _mesh(model).shape["data"]
     # Each key and each value is multiplied and added once.
     attention = 2 * cache / model.dtype.itemsize
     return _facts(
