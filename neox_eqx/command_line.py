@@ -13,18 +13,17 @@ import sys
 import threading
 import time
 import traceback
-import types
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import jax
 import tyro
 from jax.experimental import multihost_utils
-from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from neox_eqx.errors import InputError
+from neox_eqx.option_kinds import RULES
 
 Options = TypeVar("Options")
 
@@ -145,7 +144,7 @@ def parse(options_type: type[Options], program: str, args: Sequence[str]) -> Opt
     try:
         with contextlib.redirect_stderr(report):
             options, unknown = tyro.cli(
-                options_type, prog=program, args=args, registry=_RULES, return_unknown_args=True
+                options_type, prog=program, args=args, registry=RULES, return_unknown_args=True
             )
     except SystemExit as exit:
         if not exit.code:
@@ -176,74 +175,29 @@ def _first_paragraph(box: str) -> str:
 
 def _check_repeated(options_type: type, args: Sequence[str]) -> None:
     """An option that takes several values, given twice, would keep those of the last time."""
-    for field in dataclasses.fields(options_type):
-        option = "--" + field.name.replace("_", "-")
+    for option, kind in _spellings(options_type):
         times = sum(argument == option or argument.startswith(f"{option}=") for argument in args)
-        if times > 1 and get_origin(field.type) is tuple:
+        if times > 1 and tuple in (get_origin(kind), *map(get_origin, get_args(kind))):
             raise InputError(f"{option} is given {times} times; give it once, with all its values")
 
 
-def _spellings(options_type: type) -> Iterator[str]:
-    """All options; those of a field that is itself a dataclass stand beside the others."""
+def _spellings(options_type: type) -> Iterator[tuple[str, Any]]:
+    """All options and their types; those of a field that is a dataclass stand beside the others."""
     for field in dataclasses.fields(options_type):
-        kind = field.type
+        kind: Any = field.type
         if get_origin(kind) is Annotated:
             kind = get_args(kind)[0]
         if isinstance(kind, type) and dataclasses.is_dataclass(kind):
             yield from _spellings(kind)
         else:
-            yield "--" + field.name.replace("_", "-")
+            yield "--" + field.name.replace("_", "-"), kind
 
 
 def _about_unknown(argument: str, options_type: type, program: str) -> str:
     if not argument.startswith("-"):
         return f"{argument!r} belongs to no option ({program} --help lists them)"
     name = argument.split("=")[0]
-    known = list(_spellings(options_type))
+    known = [option for option, _ in _spellings(options_type)]
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {close[0]}?" if close else f"{program} --help lists the options"
     return f"there is no option {name}; {hint}"
-
-
-_RULES = ConstructorRegistry()
-
-
-@_RULES.primitive_rule
-def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-    """`T | None` is spelled as T is: leaving an option out is how to say None."""
-    inner = [kind for kind in get_args(info.type) if kind is not types.NoneType]
-    is_optional = info.type_origin in (types.UnionType, Union) and len(inner) == 1
-    if not is_optional:
-        return None
-    spec = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(inner[0], set()))
-    if not isinstance(spec, PrimitiveConstructorSpec):
-        return None
-    return dataclasses.replace(
-        spec,
-        is_instance=lambda value: value is None or spec.is_instance(value),
-        str_from_instance=lambda value: (
-            ["unset"] if value is None else spec.str_from_instance(value)
-        ),
-    )
-
-
-@_RULES.primitive_rule
-def _number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-    """A wrong number is answered in words that are not Python's."""
-    if info.type not in (int, float):
-        return None
-    kind, wanted = (int, "a whole number") if info.type is int else (float, "a number")
-
-    def read(texts: list[str]) -> int | float:
-        try:
-            return kind(texts[0])
-        except ValueError:
-            raise ValueError(f"{texts[0]!r} is not {wanted}") from None
-
-    return PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="N" if kind is int else "X",
-        instance_from_str=read,
-        is_instance=lambda value: isinstance(value, int | kind),
-        str_from_instance=lambda value: [str(value)],
-    )

@@ -20,10 +20,11 @@ from jaxtyping import PRNGKeyArray
 
 from neox_eqx import GPTNeoX, InputError, load
 from neox_eqx.command_line import run
-from neox_eqx.generation.loop import Ending, decode_all, prefill
+from neox_eqx.generation.loop import decode_all, prefill
 from neox_eqx.generation.options import GenerationOptions
 from neox_eqx.generation.run import pad_prompts
 from neox_eqx.generation.sampling import Sampler
+from neox_eqx.generation.stopping import Ending
 from neox_eqx.presets import preset
 
 

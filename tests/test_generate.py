@@ -191,6 +191,11 @@ def mistakes(model: Path, place: Path) -> dict[str, tuple[list[str | Path], str]
         path.write_text('{"prompt": "a"}\n' + line + "\n")
         return [*to_file[:2], "--prompt-file", path, "--output", place / "out.jsonl"]
 
+    def bias_file(content: str) -> Path:
+        path = place / f"{len(list(place.iterdir()))}.json"
+        path.write_text(content)
+        return path
+
     nan = with_files("nan", {})
     tensors = load_file(nan[1] / "model.safetensors")
     name = "gpt_neox.layers.0.mlp.dense_h_to_4h.weight"
@@ -267,9 +272,46 @@ def mistakes(model: Path, place: Path) -> dict[str, tuple[list[str | Path], str]
             with_line('{"prompt": "a", "max_new_tokens": "3"}'),
             "line 2: max_new_tokens must be a whole number of at least 1, not '3'",
         ),
+        "wrong penalty": (
+            with_files("penalty", {"generation_config.json": '{"repetition_penalty": "2"}'}),
+            "repetition_penalty must be a number above 0 and at most",
+        ),
         "line samples": (
             with_line('{"prompt": "a", "num_samples": null}'),
             "line 2: num_samples must be a whole number of at least 1, not None",
+        ),
+        "line of text": (
+            with_line('{"prompt": "a", "bad_words": "b"}'),
+            "line 2: bad_words must be a list of texts or lists of token ids, not 'b'",
+        ),
+        "line of ids": (
+            with_line('{"prompt": "a", "stop": [[1, "2"]]}'),
+            "line 2: an entry of stop: '2' is not a token id",
+        ),
+        "min above max": (
+            [*to_file, "--min-new-tokens", "9", "--max-new-tokens", "8"],
+            "min_new_tokens is 9, but the text has at most 8 new tokens",
+        ),
+        "foreign id": ([*to_file, "--suppress-tokens", "3", "9999"], "token id 9999 is not in the"),
+        "empty stop": ([*to_file, "--stop", ""], "stop: '' is empty"),
+        "stop twice": ([*to_file, "--stop", "a", "--stop", "b"], "--stop is given 2 times"),
+        "no bias file": ([*to_file, "--logit-bias", place / "absent"], "absent: No such file or"),
+        "bias of a text": (
+            [*to_file, "--logit-bias", bias_file('{"3": 1, "x7": 2}')],
+            "logit_bias: 'x7' is not a token id",
+        ),
+        "bias without number": (
+            [*to_file, "--logit-bias", bias_file('{"3": 1, "7": "2"}')],
+            "logit_bias: the bias of 7 must be a number, not '2'",
+        ),
+        "bias of a foreign id": (
+            [*to_file, "--logit-bias", bias_file('{"3000": 1}')],
+            "logit_bias: token id 3000 is not in the model's vocabulary",
+        ),
+        "broken bias file": ([*to_file, "--logit-bias", bias_file("{")], "is not valid JSON"),
+        "bias file of a list": (
+            [*to_file, "--logit-bias", bias_file("[3]")],
+            "holds no JSON object",
         ),
         "line unicode": (with_line('{"prompt": "\\ud83d"}'), "is not valid Unicode"),
     }

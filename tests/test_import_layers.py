@@ -15,6 +15,7 @@ LAYERS = (
     "rope",
     "config",
     "presets",
+    "option_kinds",
     "command_line",
     "sharding",
     "model",
@@ -26,7 +27,10 @@ LAYERS = (
     "planning",
     "__init__",
 )
-NARROWER = {"command_line": {"command_line", "errors"}}
+NARROWER = {
+    "option_kinds": {"option_kinds", "errors"},
+    "command_line": {"command_line", "option_kinds", "errors"},
+}
 ONLY_WHERE_USED = {"torch", "transformers"}
 
 

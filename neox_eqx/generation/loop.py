@@ -10,7 +10,9 @@ from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
+from neox_eqx.generation.history import History, align_right
 from neox_eqx.generation.sampling import Sampler
+from neox_eqx.generation.stopping import Ending
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.segment import Segment
 from neox_eqx.sharding.rules import constrain
@@ -18,45 +20,46 @@ from neox_eqx.sharding.rules import constrain
 FIRST_SLOTS = 64
 
 
-class Ending(eqx.Module):
-    """When a row ends: at one of the `eos` ids, or after `limit` tokens."""
-
-    eos: Int[Array, " E"]
-    limit: Int[Array, " R"]
-
-    def reached(self, token: Int[Array, " R"], count: Int[Array, ""]) -> Bool[Array, " R"]:
-        return (token[:, None] == self.eos).any(-1) | (count >= self.limit)
-
-
 class State(eqx.Module):
     """What decoding carries from token to token."""
 
     generated: Segment
     """Keys and values of the tokens so far, all but the newest: R rows, N slots."""
+    prompt_tokens: Int[Array, "B T"]
+    """The prompts' ids, aligned to the right: `tokens` go on where they end."""
     tokens: Int[Array, "R N"]
     """The tokens so far; what stands after a row's end means nothing."""
     lengths: Int[Array, " R"]
     """Tokens so far in each row, its EOS included."""
     logprobs: Float[Array, " R"]
     """Sum of their log-probabilities under the model itself, in float32."""
-    done: Bool[Array, " R"]
+    finish: Int[Array, " R"]
+    """Why the row has ended, as `stopping.REASONS` counts them; 0 while it goes on."""
     count: Int[Array, ""]
     """Tokens so far in the rows that are not done."""
+
+    @property
+    def done(self) -> Bool[Array, " R"]:
+        return self.finish > 0
 
     def add(
         self, logits: Float[Array, "R V"], sampler: Sampler, ending: Ending, start: Int[Array, " R"]
     ) -> "State":
         """Chooses one token a row; `start` is the length of each row's prompt."""
-        token = sampler.choose(logits, start + self.count)
+        history = History(self.prompt_tokens, self.tokens, start, self.count)
+        token = sampler.choose(logits, history)
         logprob = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0]
         logprob = logprob - jax.nn.logsumexp(logits, axis=-1)
         count = self.count + 1
+        tokens = lax.dynamic_update_slice_in_dim(self.tokens, token[:, None], self.count, 1)
+        reason = ending.reason(History(self.prompt_tokens, tokens, start, count))
         return State(
             generated=self.generated,
-            tokens=lax.dynamic_update_slice_in_dim(self.tokens, token[:, None], self.count, 1),
+            prompt_tokens=self.prompt_tokens,
+            tokens=tokens,
             lengths=jnp.where(self.done, self.lengths, count),
             logprobs=self.logprobs + jnp.where(self.done, 0, logprob),
-            done=self.done | ending.reached(token, count),
+            finish=jnp.where(self.done, self.finish, reason),
             count=count,
         )
 
@@ -94,10 +97,11 @@ def prefill(
     rows = len(tokens) * samples
     state = State(
         generated=model.empty_segment(rows, FIRST_SLOTS),
+        prompt_tokens=align_right(tokens, valid),
         tokens=jnp.zeros((rows, FIRST_SLOTS), jnp.int32),
         lengths=jnp.zeros(rows, jnp.int32),
         logprobs=jnp.zeros(rows, jnp.float32),
-        done=jnp.zeros(rows, bool),
+        finish=jnp.zeros(rows, jnp.int32),
         count=jnp.int32(0),
     )
     logits = jnp.repeat(model.logits(hidden), samples, axis=0)

@@ -1,13 +1,25 @@
 """What a user may ask of generation, and where the rest comes from."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from neox_eqx.errors import InputError
+from neox_eqx.generation.option_values import Word, biases, check_number, token_ids, words
 
 DEFAULT_NEW_TOKENS = 20
 DEFAULT_TOP_K = 50
+
+_LARGEST = 1e30
+# What generation_config.json calls by another name.
+_IN_FILE = {"bad_words": "bad_words_ids", "stop": "stop_strings"}
+_OTHER_FORMS: dict[str, Callable[[str, Any], Any]] = {
+    "bad_words": words,
+    "stop": words,
+    "sequence_bias": biases,
+    "suppress_tokens": token_ids,
+    "begin_suppress_tokens": token_ids,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +33,10 @@ class GenerationOptions:
 
     max_new_tokens: int | None = None
     """Tokens to generate at most."""
+    min_new_tokens: int | None = None
+    """Tokens to generate before the end of the text may come."""
+    min_length: int | None = None
+    """The same, counted with the prompt; min_new_tokens is in its place where both are given."""
     temperature: float | None = None
     """Divides the logits; 0 takes the most likely token."""
     top_k: int | None = None
@@ -29,6 +45,30 @@ class GenerationOptions:
     """Sample from the most likely tokens that together reach this probability; 1 is off."""
     min_p: float | None = None
     """Drop tokens less likely than this share of the most likely one; 0 is off."""
+    typical_p: float | None = None
+    """Sample from the tokens of nearest to average surprise that together reach this probability;
+    1 is off."""
+    epsilon_cutoff: float | None = None
+    """Drop tokens less likely than this; 0 is off."""
+    eta_cutoff: float | None = None
+    """The same, and less is dropped where many tokens are likely; 0 is off."""
+    repetition_penalty: float | None = None
+    """Divides positive logits of tokens in the prompt and the text, and multiplies the others; 1
+    is off."""
+    presence_penalty: float | None = None
+    """Is subtracted from the logits of tokens that were generated; 0 is off."""
+    frequency_penalty: float | None = None
+    """Is subtracted as often as the token was generated; 0 is off."""
+    no_repeat_ngram_size: int | None = None
+    """No so many tokens in a row come twice, the prompt included; 0 is off."""
+    logit_bias: Mapping[int | str, float] | None = None
+    """From token ids, which may be texts as in JSON, to what is added to their logits."""
+    bad_words: tuple[Word, ...] | None = None
+    """Texts that are not generated, at the start of a word or within one."""
+    suppress_tokens: tuple[int, ...] | None = None
+    """Token ids that are not generated."""
+    stop: tuple[Word, ...] | None = None
+    """Texts that end a completion, and stay in it."""
     num_samples: int = 1
     """Completions of each prompt; they share its prefill."""
     seed: int = 0
@@ -40,56 +80,81 @@ class GenerationOptions:
         Raises:
             InputError: a value is out of its range, in the options or in the file.
         """
-        sampled = bool(defaults.get("do_sample"))
-        temperature = self.temperature
-        if temperature is None:
-            temperature = _first(defaults.get("temperature"), 1.0) if sampled else 0.0
-        return ResolvedOptions(
-            max_new_tokens=_first(self.max_new_tokens, defaults.get("max_new_tokens")),
-            max_length=defaults.get("max_length"),
-            temperature=temperature,
-            top_k=_first(self.top_k, defaults.get("top_k"), DEFAULT_TOP_K),
-            top_p=_first(self.top_p, defaults.get("top_p"), 1.0),
-            min_p=_first(self.min_p, defaults.get("min_p"), 0.0),
-            num_samples=self.num_samples,
-            seed=self.seed,
-        )
+        own = vars(self) | {"sequence_bias": self.logit_bias}
+        values: dict[str, Any] = {}
+        for field in dataclasses.fields(ResolvedOptions):
+            name = field.name
+            value = own.get(name)
+            if value is None:
+                value = defaults.get(_IN_FILE.get(name, name))
+                # A list of one text may be the text itself there.
+                value = [value] if name == "stop" and isinstance(value, str) else value
+            if value is None:
+                value = field.default
+            elif name in _OTHER_FORMS:
+                shown = "logit_bias" if name == "sequence_bias" and self.logit_bias else name
+                value = _OTHER_FORMS[name](shown, value)
+            values[name] = value
+        # These are the call's alone, or depend on more than one value.
+        values |= {"num_samples": self.num_samples, "seed": self.seed}
+        if self.temperature is None and not defaults.get("do_sample"):
+            values["temperature"] = 0.0
+        return ResolvedOptions(**values)
 
 
 @dataclasses.dataclass(frozen=True)
 class ResolvedOptions:
-    """Options of one request with every value settled.
+    """Options of one request with every value settled; as they are by default, they do nothing.
 
     Raises:
         InputError: a value is out of its range; the message names the option.
     """
 
-    max_new_tokens: int | None
-    max_length: int | None
-    temperature: float
-    top_k: int
-    top_p: float
-    min_p: float
-    num_samples: int
-    seed: int
+    max_new_tokens: int | None = None
+    max_length: int | None = None
+    min_new_tokens: int | None = None
+    min_length: int = 0
+    temperature: float = 1.0
+    top_k: int = DEFAULT_TOP_K
+    top_p: float = 1.0
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    epsilon_cutoff: float = 0.0
+    eta_cutoff: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    no_repeat_ngram_size: int = 0
+    sequence_bias: tuple[tuple[tuple[int, ...], float], ...] = ()
+    bad_words: tuple[Word, ...] = ()
+    suppress_tokens: tuple[int, ...] = ()
+    begin_suppress_tokens: tuple[int, ...] = ()
+    stop: tuple[Word, ...] = ()
+    num_samples: int = 1
+    seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens is not None:
-            _check("max_new_tokens", self.max_new_tokens, int, 1, None)
-        if self.max_length is not None:
-            _check("max_length", self.max_length, int, 1, None)
-        _check("temperature", self.temperature, float, 0, None)
-        _check("top_k", self.top_k, int, 0, None)
-        _check("top_p", self.top_p, float, 0, 1)
-        _check("min_p", self.min_p, float, 0, 1)
-        _check("num_samples", self.num_samples, int, 1, None)
-        _check("seed", self.seed, int, 0, 2**32 - 1)
+        for name, low in (("max_new_tokens", 1), ("max_length", 1), ("min_new_tokens", 0)):
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), int, low)
+        for name in ("min_length", "top_k", "no_repeat_ngram_size"):
+            check_number(name, getattr(self, name), int, 0)
+        check_number("temperature", self.temperature, float, 0)
+        for name in ("top_p", "min_p", "epsilon_cutoff", "eta_cutoff"):
+            check_number(name, getattr(self, name), float, 0, 1)
+        check_number("typical_p", self.typical_p, float, 0, 1, above=True)
+        check_number("repetition_penalty", self.repetition_penalty, float, 0, _LARGEST, above=True)
+        for name in ("presence_penalty", "frequency_penalty"):
+            check_number(name, getattr(self, name), float, -_LARGEST, _LARGEST)
+        check_number("num_samples", self.num_samples, int, 1)
+        check_number("seed", self.seed, int, 0, 2**32 - 1)
 
     def new_tokens(self, prompt_length: int, context_length: int) -> int:
         """How many tokens to generate after a prompt of this length, within the context.
 
         Raises:
-            InputError: the prompt alone fills `max_length` or the context.
+            InputError: the prompt alone fills `max_length` or the context, or what is generated
+                at most is less than at least.
         """
         room = context_length - prompt_length
         if room < 1:
@@ -105,18 +170,55 @@ class ResolvedOptions:
                     f"the prompt has {prompt_length} tokens, but generation_config.json sets "
                     f"max_length {self.max_length}; pass --max-new-tokens"
                 )
-        return min(DEFAULT_NEW_TOKENS if wanted is None else wanted, room)
+        most = min(DEFAULT_NEW_TOKENS if wanted is None else wanted, room)
+        self._check_least(most, prompt_length)
+        return most
 
+    @property
+    def bad_words_ids(self) -> tuple[tuple[int, ...], ...]:
+        """The bad words, all of which are token ids by now."""
+        return tuple(word for word in self.bad_words if not isinstance(word, str))
 
-def _first(*values: Any) -> Any:
-    return next((value for value in values if value is not None), None)
+    @property
+    def stop_sequences(self) -> tuple[tuple[int, ...], ...]:
+        """What to stop at that is spelled in token ids."""
+        return tuple(word for word in self.stop if not isinstance(word, str))
 
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """What to stop at that is text."""
+        return tuple(word for word in self.stop if isinstance(word, str))
 
-def _check(name: str, value: Any, kind: type, low: float, high: float | None) -> None:
-    numbers = (int, float) if kind is float else (int,)
-    fits = isinstance(value, numbers) and not isinstance(value, bool)
-    if fits and value >= low and (high is None or value <= high):
-        return
-    noun = "a number" if kind is float else "a whole number"
-    bounds = f"of at least {low}" if high is None else f"from {low} to {high}"
-    raise InputError(f"{name} must be {noun} {bounds}, not {value!r}")
+    def check_ids(self, vocab_size: int) -> None:
+        """Raises unless all token ids are of this vocabulary.
+
+        Raises:
+            InputError: one is not, or a bad word is still text.
+        """
+        for name, ids in self._named_ids():
+            wrong = next((id for id in ids if not 0 <= id < vocab_size), None)
+            if wrong is not None:
+                raise InputError(
+                    f"{name}: token id {wrong} is not in the model's vocabulary of {vocab_size}"
+                )
+        for word in self.bad_words:
+            if isinstance(word, str):
+                raise InputError(f"bad_words: {word!r} is a text; without a tokenizer give its ids")
+
+    def _named_ids(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        yield from (("logit_bias", ids) for ids, _ in self.sequence_bias)
+        yield from (("bad_words", ids) for ids in self.bad_words_ids)
+        yield from (("stop", ids) for ids in self.stop_sequences)
+        yield "suppress_tokens", self.suppress_tokens
+        yield "begin_suppress_tokens", self.begin_suppress_tokens
+
+    def _check_least(self, most: int, prompt_length: int) -> None:
+        if self.min_new_tokens is not None:
+            name, least = "min_new_tokens", self.min_new_tokens
+            limit, text = most, f"{most} new tokens"
+        else:
+            name, least = "min_length", self.min_length
+            limit = most + prompt_length
+            text = f"{limit} tokens, {prompt_length} of the prompt and {most} new ones"
+        if least > limit:
+            raise InputError(f"{name} is {least}, but the text has at most {text}")

@@ -9,9 +9,11 @@ import numpy as np
 
 from neox_eqx.errors import InputError
 from neox_eqx.generation.lengths import bucket
-from neox_eqx.generation.loop import Ending, State, decode_all, prefill
+from neox_eqx.generation.loop import State, decode_all, prefill
 from neox_eqx.generation.options import ResolvedOptions
 from neox_eqx.generation.sampling import Sampler
+from neox_eqx.generation.stop_strings import TokenBytes
+from neox_eqx.generation.stopping import REASONS, Ending
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.sharding.distributed import is_first
 
@@ -28,8 +30,8 @@ class Request:
 class Row:
     """One completion, finished or not.
 
-    `finish_reason` is None while it goes on, then "eos" or "length". `logprob` is the sum of the
-    tokens' log-probabilities under the model itself, before any processing.
+    `finish_reason` is None while it goes on, then "eos", "stop" or "length". `logprob` is the sum
+    of the tokens' log-probabilities under the model itself, before any processing.
     """
 
     tokens: tuple[int, ...]
@@ -43,17 +45,21 @@ def run(
     *,
     eos: Sequence[int],
     known: np.ndarray | None = None,
+    token_bytes: TokenBytes = (),
     stride: int | None = None,
 ) -> Iterator[list[Row]]:
     """Yields the rows of a batch as they grow, a row for each sample of each request in turn.
 
     The last list holds the finished rows. `stride` is the number of tokens between two lists;
     None yields seldom and is fastest. All requests ask for the same number of samples. Where
-    `known` is given, (V,) of bool, only its tokens are chosen.
+    `known` is given, (V,) of bool, only its tokens are chosen. `token_bytes` are what the
+    vocabulary's tokens spell, for requests that stop at texts.
 
     Raises:
-        InputError: a prompt does not fit, or the model's logits became NaN.
+        InputError: a prompt does not fit, a token id is not the model's, or its logits became NaN.
     """
+    for request in requests:
+        request.options.check_ids(model.config.vocab_size)
     samples = requests[0].options.num_samples
     wanted = len(requests) * samples
     limits = [
@@ -65,11 +71,12 @@ def run(
     requests = [*requests, *[requests[-1]] * missing]
     limits += [1] * missing
     tokens, valid = pad_prompts([request.tokens for request in requests], model.config.vocab_size)
-    sampler = Sampler.of([request.options for request in requests], known)
-    ending = Ending(jnp.asarray(eos, jnp.int32), jnp.asarray(np.repeat(limits, samples), jnp.int32))
+    options = [request.options for request in requests]
+    sampler = Sampler.of(options, known, eos)
+    ending = Ending.of(options, limits, eos, token_bytes)
     prompt, first = prefill(model, tokens, valid, sampler, ending, samples=samples)
     for state in decode_all(model, prompt, first, sampler, ending, stride=stride):
-        yield _rows(state, set(eos))[:wanted]
+        yield _rows(state)[:wanted]
 
 
 def pad_prompts(prompts: Sequence[Sequence[int]], vocab_size: int) -> tuple[jax.Array, jax.Array]:
@@ -94,9 +101,9 @@ def pad_prompts(prompts: Sequence[Sequence[int]], vocab_size: int) -> tuple[jax.
     return jnp.asarray(tokens), jnp.asarray(valid)
 
 
-def _rows(state: State, eos: set[int]) -> list[Row]:
-    tokens, lengths, logprobs, done = jax.device_get(
-        (state.tokens, state.lengths, state.logprobs, state.done)
+def _rows(state: State) -> list[Row]:
+    tokens, lengths, logprobs, finish = jax.device_get(
+        (state.tokens, state.lengths, state.logprobs, state.finish)
     )
     if np.isnan(logprobs).any():
         raise InputError(
@@ -107,6 +114,5 @@ def _rows(state: State, eos: set[int]) -> list[Row]:
     rows = []
     for row, length in enumerate(lengths.tolist()):
         generated = tuple(tokens[row, :length].tolist())
-        reason = ("eos" if generated[-1] in eos else "length") if done[row] else None
-        rows.append(Row(generated, float(logprobs[row]), reason))
+        rows.append(Row(generated, float(logprobs[row]), REASONS[finish[row]]))
     return rows

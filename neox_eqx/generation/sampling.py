@@ -8,83 +8,55 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from neox_eqx.generation.lengths import bucket
+from neox_eqx.generation.history import History
 from neox_eqx.generation.options import ResolvedOptions
-from neox_eqx.generation.processors import (
-    KnownTokens,
-    MinP,
-    Processor,
-    Temperature,
-    TopK,
-    TopP,
-)
+from neox_eqx.generation.processors.chain import Processor, Warper, processors_of, warpers_of
 
 _BLOCK = 256
 
 
 class Sampler(eqx.Module):
-    """How each row chooses: `masks` shape every choice, `warpers` only where a row samples.
+    """How each row chooses: `processors` shape every choice, `warpers` only where a row samples.
 
     `greedy` is None where every row is; then no random number is drawn.
     """
 
-    masks: tuple[Processor, ...]
-    warpers: tuple[Processor, ...]
+    processors: tuple[Processor, ...]
+    warpers: tuple[Warper, ...]
     greedy: Bool[Array, " R"] | None
     seed: UInt32[Array, " R"]
     sample: Int[Array, " R"]
 
     @classmethod
-    def of(cls, requests: Sequence[ResolvedOptions], known: np.ndarray | None = None) -> "Sampler":
-        """A row for each sample of each request; `known`, (V,) of bool, masks all other tokens.
-
-        A processor that no row uses is left out, so which are there is part of what compiles.
-        """
-        rows = [(options, n) for options in requests for n in range(options.num_samples)]
-        values = {
-            name: np.array([getattr(options, name) for options, _ in rows])
-            for name in ("temperature", "top_k", "top_p", "min_p", "seed")
-        }
-        greedy = values["temperature"] == 0
+    def of(
+        cls,
+        requests: Sequence[ResolvedOptions],
+        known: np.ndarray | None = None,
+        eos: Sequence[int] = (),
+    ) -> "Sampler":
+        """A row for each sample of each request; `known`, (V,) of bool, masks all other tokens."""
+        rows = [options for options in requests for _ in range(options.num_samples)]
+        numbers = [n for options in requests for n in range(options.num_samples)]
+        greedy = np.array([options.temperature == 0 for options in rows])
         return cls(
-            masks=() if known is None else (KnownTokens(jnp.asarray(known)),),
-            warpers=() if greedy.all() else _warpers(values),
+            processors=processors_of(rows, eos, known),
+            warpers=() if greedy.all() else warpers_of(rows),
             greedy=None if greedy.all() else jnp.asarray(greedy),
-            seed=jnp.asarray(values["seed"], jnp.uint32),
-            sample=jnp.asarray([n for _, n in rows], jnp.int32),
+            seed=jnp.asarray([options.seed for options in rows], jnp.uint32),
+            sample=jnp.asarray(numbers, jnp.int32),
         )
 
-    def choose(self, logits: Float[Array, "R V"], position: Int[Array, " R"]) -> Int[Array, " R"]:
-        """The token of each row for `position`, the number of tokens before it in its text."""
-        for mask in self.masks:
-            logits = mask(logits)
+    def choose(self, logits: Float[Array, "R V"], history: History) -> Int[Array, " R"]:
+        """The next token of each row."""
+        for processor in self.processors:
+            logits = processor(logits, history)
         likeliest = first_of_largest(logits)
         if self.greedy is None:
             return likeliest
         for warper in self.warpers:
             logits = warper(logits)
-        drawn = draw(logits, uniforms(self.seed, self.sample, position))
+        drawn = draw(logits, uniforms(self.seed, self.sample, history.length))
         return jnp.where(self.greedy, likeliest, drawn)
-
-
-def _warpers(values: dict[str, np.ndarray]) -> tuple[Processor, ...]:
-    """transformers' warpers in its order, without those that are off in every row."""
-    temperature, top_k, top_p, min_p = (
-        values[name] for name in ("temperature", "top_k", "top_p", "min_p")
-    )
-    warpers: list[Processor] = []
-    if (temperature != 1).any():
-        # At these bounds the distribution is at its limit, and float32 still divides.
-        divisor = np.where(temperature == 0, 1, np.clip(temperature, 1e-30, 1e30))
-        warpers.append(Temperature(jnp.asarray(divisor, jnp.float32)))
-    if (top_k > 0).any():
-        largest = bucket(int(top_k.max()))
-        warpers.append(TopK(jnp.asarray(np.minimum(top_k, 2**31 - 1), jnp.int32), largest))
-    if (top_p < 1).any():
-        warpers.append(TopP(jnp.asarray(top_p, jnp.float32)))
-    if (min_p > 0).any():
-        warpers.append(MinP(jnp.asarray(min_p, jnp.float32)))
-    return tuple(warpers)
 
 
 def first_of_largest(logits: Float[Array, "R V"]) -> Int[Array, " R"]:

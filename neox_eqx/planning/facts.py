@@ -66,7 +66,7 @@ def decode_facts(model: GPTNeoX, compiled: Compiled, chip: Chip) -> Facts:
         read_program(compiled.program.as_text()).loop_body(),
         chip,
         minimum=weights_read(model) + cache,
-        flops=2 * len(state.done) * _matrix_elements(model) + attention,
+        flops=2 * len(state.lengths) * _matrix_elements(model) + attention,
         aliased=local_bytes(state.generated.kv),
     )
 

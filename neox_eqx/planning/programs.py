@@ -11,9 +11,10 @@ from jax.sharding import Mesh
 from neox_eqx.checkpoint.fit import model_shapes
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.generation.lengths import bucket
-from neox_eqx.generation.loop import Ending, decode, double_slots, prefill
+from neox_eqx.generation.loop import decode, double_slots, prefill
 from neox_eqx.generation.options import GenerationOptions
 from neox_eqx.generation.sampling import Sampler
+from neox_eqx.generation.stopping import Ending
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.segment import Segment, heads_together
 from neox_eqx.sharding.mesh import Arrangement

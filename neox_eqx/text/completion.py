@@ -23,7 +23,7 @@ class Completion:
     tokens: tuple[int, ...]
     """The generated ids, with the EOS id if it ended so."""
     finish_reason: str
-    """"eos" or "length"."""
+    """"eos", "stop" or "length"."""
     logprob: float
     """Sum of the tokens' log-probabilities under the model itself, before any processing."""
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import difflib
 import json
 import os
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import IO, Any
 from neox_eqx.errors import InputError
 from neox_eqx.generation.options import GenerationOptions
 
-_OPTION_NAMES = {field.name for field in dataclasses.fields(GenerationOptions)}
+_OPTION_NAMES = [field.name for field in dataclasses.fields(GenerationOptions)]
 
 
 def read_prompts(path: Path, options: GenerationOptions) -> list[tuple[str, GenerationOptions]]:
@@ -57,16 +58,22 @@ def _request(
     prompt = fields.pop("prompt", None)
     if not isinstance(prompt, str):
         raise InputError(f'{where}: needs a "prompt" with a text')
-    unknown = sorted(fields.keys() - _OPTION_NAMES)
+    unknown = sorted(fields.keys() - set(_OPTION_NAMES))
     if unknown:
-        known = ", ".join(sorted(_OPTION_NAMES))
-        raise InputError(f"{where}: unknown option {', '.join(unknown)}; there are {known}")
-    own = dataclasses.replace(options, **fields)
+        close = difflib.get_close_matches(unknown[0], _OPTION_NAMES, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(_OPTION_NAMES)}"
+        raise InputError(f"{where}: unknown option {', '.join(unknown)}; {hint}")
+    own = dataclasses.replace(options, **{name: _frozen(fields[name]) for name in fields})
     try:
         own.resolve({})
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
     return prompt, own
+
+
+def _frozen(value: Any) -> Any:
+    """Tuples for the lists of JSON."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 @contextlib.contextmanager

@@ -9,8 +9,6 @@ from neox_eqx.errors import InputError
 
 # What transformers would apply and this project does not, with the values at which it does nothing.
 _NOT_APPLIED: dict[str, tuple[Any, ...]] = {
-    "bad_words_ids": (),
-    "begin_suppress_tokens": (),
     "constraints": (),
     "diversity_penalty": (0,),
     "encoder_repetition_penalty": (1,),
@@ -18,24 +16,14 @@ _NOT_APPLIED: dict[str, tuple[Any, ...]] = {
     "forced_bos_token_id": (),
     "forced_eos_token_id": (),
     "guidance_scale": (1,),
-    "min_length": (0,),
-    "min_new_tokens": (0,),
-    "no_repeat_ngram_size": (0,),
     "num_beams": (1,),
     "num_return_sequences": (1,),
     "penalty_alpha": (0,),
     "remove_invalid_values": (False,),
     "renormalize_logits": (False,),
-    "repetition_penalty": (1,),
-    "sequence_bias": (),
-    "stop_strings": (),
-    "suppress_tokens": (),
 }
 _NOT_APPLIED_TO_SAMPLING: dict[str, tuple[Any, ...]] = {
-    "epsilon_cutoff": (0,),
-    "eta_cutoff": (0,),
     "top_h": (),
-    "typical_p": (1,),
 }
 
 

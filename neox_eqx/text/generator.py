@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,15 @@ from tqdm import tqdm
 from neox_eqx.checkpoint.hub import resolve
 from neox_eqx.checkpoint.load import load
 from neox_eqx.errors import InputError
-from neox_eqx.generation.options import GenerationOptions
+from neox_eqx.generation.options import GenerationOptions, ResolvedOptions
 from neox_eqx.generation.run import Request, run
+from neox_eqx.generation.stop_strings import TokenBytes
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.sharding.distributed import agreed, check_equal
 from neox_eqx.text.completion import Completion, GrowingText, Piece
 from neox_eqx.text.generation_config import read_generation_config
 from neox_eqx.text.tokenizer import load_tokenizer
+from neox_eqx.text.words import bad_word_ids, token_bytes
 
 _DEFAULTS = GenerationOptions()
 
@@ -151,6 +154,7 @@ class TextGenerator:
                 for sample in range(request.options.num_samples)
             )
         ]
+        texts_stop = any(request.options.stop_strings for request in requests)
         firsts = list(itertools.accumulate((r.options.num_samples for r in requests), initial=0))
         for batch in _batches(requests, batch_size, in_order=stride is not None):
             rows_of = run(
@@ -158,6 +162,7 @@ class TextGenerator:
                 [requests[index] for index in batch],
                 eos=self.eos_token_ids,
                 known=self._known_tokens() if self.mask_unknown_tokens else None,
+                token_bytes=self._token_bytes if texts_stop else (),
                 stride=stride,
             )
             growing = [text for index in batch for text in texts[firsts[index] : firsts[index + 1]]]
@@ -180,11 +185,25 @@ class TextGenerator:
             if bos is None:
                 raise InputError("the prompt is empty and the model has no BOS token to begin with")
             tokens = (bos,)
-        request = Request(tokens, options.resolve(self.defaults))
+        request = Request(tokens, self._with_ids(options.resolve(self.defaults)))
+        request.options.check_ids(self.model.config.vocab_size)
         request.options.new_tokens(len(tokens), self.model.config.context_length)
         if request.options.temperature == 0:
             _warn_of_idle_options(options)
         return request
+
+    def _with_ids(self, options: ResolvedOptions) -> ResolvedOptions:
+        """The options with the token ids of bad words that are texts."""
+        bad = [
+            ids
+            for word in options.bad_words
+            for ids in (bad_word_ids(self.tokenizer, word) if isinstance(word, str) else [word])
+        ]
+        return dataclasses.replace(options, bad_words=tuple(bad))
+
+    @cached_property
+    def _token_bytes(self) -> TokenBytes:
+        return token_bytes(self.tokenizer)
 
 
 def _one_each(
@@ -200,7 +219,8 @@ def _one_each(
 
 
 def _warn_of_idle_options(options: GenerationOptions) -> None:
-    idle = [name for name in ("top_k", "top_p", "min_p") if getattr(options, name) is not None]
+    names = ("top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
+    idle = [name for name in names if getattr(options, name) is not None]
     if options.num_samples > 1:
         idle.append("num_samples")
     if idle:

@@ -41,11 +41,16 @@ def tokens(rows: Sequence[Row]) -> Prompts:
 
 
 def theirs(
-    model: GPTNeoXForCausalLM, prompts: Prompts, new: int, eos: Sequence[int] = ()
+    model: GPTNeoXForCausalLM,
+    prompts: Prompts,
+    new: int,
+    eos: Sequence[int] = (),
+    **settings: Any,
 ) -> tuple[Prompts, list[float]]:
     """What transformers generates greedily from one left-padded batch, each row up to its EOS.
 
     With it, the sums of the log-probabilities under the logits before any processing.
+    `settings` are more of its GenerationConfig.
     """
     longest = max(map(len, prompts))
     ids = torch.zeros((len(prompts), longest), dtype=torch.long)
@@ -60,6 +65,7 @@ def theirs(
         eos_token_id=list(eos) or [ENDLESS],
         return_dict_in_generate=True,
         output_logits=True,
+        **settings,
     )
     output = model.generate(ids, attention_mask=mask, generation_config=config)
     logprobs = torch.stack(output.logits).double().log_softmax(-1)

@@ -12,9 +12,10 @@ import pytest
 from jax import lax
 
 from neox_eqx.generation.lengths import bucket
-from neox_eqx.generation.loop import Ending, State, decode, prefill
+from neox_eqx.generation.loop import State, decode, prefill
 from neox_eqx.generation.run import pad_prompts
 from neox_eqx.generation.sampling import Sampler
+from neox_eqx.generation.stopping import Ending
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.segment import Segment
 from tests.generation.completions import ours, random_prompts, request

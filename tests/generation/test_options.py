@@ -26,7 +26,8 @@ def test_without_anything_it_is_greedy_and_20_tokens_long() -> None:
 
 def test_the_file_is_used_where_the_call_is_silent() -> None:
     options = resolved(FILE)
-    assert options == ResolvedOptions(9, None, 0.7, 7, 0.8, 0.1, 1, 0)
+    own = {name: value for name, value in FILE.items() if name != "do_sample"}
+    assert options == ResolvedOptions(**own)
 
 
 @pytest.mark.parametrize(
@@ -114,6 +115,15 @@ def test_a_prompt_that_fills_the_context_or_max_length_says_how_long_it_is() -> 
         ("min_p", [0, 0.5, 1.0], [-0.1, 1.1, math.nan]),
         ("num_samples", [1, 100], [0, -1]),
         ("seed", [0, 2**32 - 1], [-1, 2**32]),
+        ("min_new_tokens", [0, 7], [-1]),
+        ("min_length", [0, 7], [-1]),
+        ("no_repeat_ngram_size", [0, 3], [-1]),
+        ("typical_p", [0.1, 1], [0.0, 1.1, math.nan]),
+        ("epsilon_cutoff", [0, 0.3, 1.0], [-0.1, 1.1]),
+        ("eta_cutoff", [0, 0.3, 1.0], [-0.1, 1.1]),
+        ("repetition_penalty", [0.1, 1, 9.5], [0.0, -1.0, math.inf, math.nan]),
+        ("presence_penalty", [-2.0, 0, 2.0], [math.inf, math.nan]),
+        ("frequency_penalty", [-2.0, 0, 2.0], [-math.inf, math.nan]),
     ],
 )
 def test_values_out_of_range_are_refused_by_name(name: str, good: list, bad: list) -> None:
@@ -128,3 +138,68 @@ def test_values_out_of_range_are_refused_by_name(name: str, good: list, bad: lis
 def test_a_wrong_value_in_the_file_is_refused_by_name(name: str) -> None:
     with pytest.raises(InputError, match=f"^{name} must be a whole number of at least 1, not 0$"):
         resolved({name: 0})
+
+
+PENALTIES = dict(
+    repetition_penalty=1.2,
+    no_repeat_ngram_size=3,
+    min_length=5,
+    min_new_tokens=2,
+    typical_p=0.9,
+    epsilon_cutoff=0.1,
+    eta_cutoff=0.2,
+    suppress_tokens=(4, 5),
+    begin_suppress_tokens=(6,),
+)
+
+
+def test_the_penalties_of_the_file_have_the_names_of_transformers() -> None:
+    assert PENALTIES.keys() <= vars(GenerationConfig()).keys()
+    options = resolved(
+        {**PENALTIES, "bad_words_ids": [[0], [1, 2]], "sequence_bias": [[[1, 2], -1.5]]}
+    )
+    assert {name: getattr(options, name) for name in PENALTIES} == PENALTIES
+    assert options.bad_words_ids == ((0,), (1, 2))
+    assert options.sequence_bias == (((1, 2), -1.5),)
+    assert resolved({"stop_strings": "ab"}).stop_strings == ("ab",)
+    assert resolved({"stop_strings": ["ab", "c"]}).stop_strings == ("ab", "c")
+
+
+@pytest.mark.parametrize(
+    ("defaults", "message"),
+    [
+        ({"bad_words_ids": "no"}, "bad_words must be a list of texts or lists of token ids, not"),
+        ({"bad_words_ids": [5]}, "an entry of bad_words must be a list of token ids, not 5"),
+        ({"bad_words_ids": [[]]}, r"bad_words: \[\] is empty"),
+        ({"bad_words_ids": [[1, -2]]}, "an entry of bad_words: -2 is not a token id, which is a"),
+        ({"suppress_tokens": [1, "2"]}, "suppress_tokens: '2' is not a token id"),
+        ({"suppress_tokens": 7}, "suppress_tokens must be a list of token ids, not 7"),
+        ({"stop_strings": ["a", ""]}, "stop: '' is empty"),
+        ({"stop_strings": ["\ud83d"]}, "stop: .* is not valid Unicode"),
+        ({"sequence_bias": 3}, "sequence_bias must be an object from token ids to numbers, not 3"),
+        ({"sequence_bias": [[1, 2.0]]}, "sequence_bias must be a list of token ids, not 1"),
+        ({"sequence_bias": [[[1], "x"]]}, "sequence_bias: the bias of 1 must be a number, not 'x'"),
+        ({"sequence_bias": [[[1, 2]]]}, "is not a pair of token ids and a number"),
+    ],
+)
+def test_a_wrong_entry_in_the_file_is_named(defaults: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        resolved(defaults)
+
+
+@pytest.mark.parametrize(
+    ("bias", "message"),
+    [
+        ({"five": 1.0}, "logit_bias: 'five' is not a token id"),
+        ({"-1": 1.0}, "logit_bias: '-1' is not a token id"),
+        ({"5": math.nan}, "logit_bias: the bias of 5 must be a number, not nan"),
+        ({"5": math.inf}, "logit_bias: the bias of 5 must be a number, not inf"),
+    ],
+)
+def test_a_wrong_entry_of_a_bias_is_named(bias: dict[str, float], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        resolved(logit_bias=bias)
+    assert resolved(logit_bias={"5": -math.inf, 6: 2}).sequence_bias == (
+        ((5,), -math.inf),
+        ((6,), 2),
+    )

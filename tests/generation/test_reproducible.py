@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from neox_eqx.generation import sampling
-from neox_eqx.generation.loop import Ending, decode, prefill
+from neox_eqx.generation.loop import decode, prefill
 from neox_eqx.generation.run import Request, pad_prompts, run
 from neox_eqx.generation.sampling import Sampler
+from neox_eqx.generation.stopping import Ending
 from tests.generation.completions import ours, random_prompts, request, tokens
 from tests.hf_models import family, hf_logits, stack_layers
 

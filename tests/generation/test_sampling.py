@@ -15,6 +15,7 @@ from transformers import (
 )
 
 from neox_eqx.generation import sampling
+from neox_eqx.generation.history import History
 from neox_eqx.generation.options import GenerationOptions
 from neox_eqx.generation.sampling import Sampler, draw, uniforms
 from tests.generation.completions import ours, random_prompts, request
@@ -27,6 +28,12 @@ def drawn(logits: np.ndarray, uniform: np.ndarray) -> np.ndarray:
     """A token for each number, all from one row of logits."""
     rows = np.broadcast_to(logits.astype(np.float32), (len(uniform), len(logits)))
     return np.asarray(jax.jit(draw)(jnp.asarray(rows), jnp.asarray(uniform, jnp.float32)))
+
+
+def after(position: int, rows: int = 1) -> History:
+    """The history of rows whose next token has this position; no processor here reads more."""
+    empty = jnp.zeros((rows, 1), jnp.int32)
+    return History(empty, empty, jnp.full(rows, position, jnp.int32), jnp.int32(0))
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
@@ -156,7 +163,7 @@ def test_the_next_token_has_the_frequencies_of_transformers(own: dict[str, float
     sampler = Sampler.of([GenerationOptions(num_samples=5000, **own).resolve({})])
     choose = jax.jit(Sampler.choose)
     rows = jnp.asarray(np.repeat(logits, 5000, axis=0))
-    tokens = np.asarray(choose(sampler, rows, jnp.full(5000, 7, jnp.int32)))
+    tokens = np.asarray(choose(sampler, rows, after(7, 5000)))
     assert_frequencies(tokens, expected)
     with pytest.raises(AssertionError):  # control: other options have other frequencies
         assert_frequencies(tokens, probabilities(logits[0] * 2))
@@ -177,10 +184,7 @@ def test_a_greedy_row_among_sampling_ones_takes_the_likeliest() -> None:
     logits = jnp.asarray(np.random.default_rng(0).normal(0, 0.1, (3, 97)), jnp.float32)
     rows = [GenerationOptions(temperature=t, top_k=0) for t in (0.0, 5.0, 0.0)]
     sampler = Sampler.of([options.resolve({}) for options in rows])
-    chosen = [
-        np.asarray(sampler.choose(logits, jnp.full(3, position, jnp.int32)))
-        for position in range(5)
-    ]
+    chosen = [np.asarray(sampler.choose(logits, after(position, 3))) for position in range(5)]
     likeliest = np.asarray(logits.argmax(-1))
     assert all((row[[0, 2]] == likeliest[[0, 2]]).all() for row in chosen)
     assert len({int(row[1]) for row in chosen}) > 1
@@ -205,7 +209,7 @@ def test_extreme_temperatures_are_their_limits(temperature: float) -> None:
     logits = jnp.asarray([[1.0, 5.0, -jnp.inf, 3.0]])
     options = GenerationOptions(temperature=temperature, top_k=0).resolve({})
     sampler = Sampler.of([options])
-    chosen = {int(sampler.choose(logits, jnp.array([place]))[0]) for place in range(40)}
+    chosen = {int(sampler.choose(logits, after(place))[0]) for place in range(40)}
     assert chosen == ({1} if temperature < 1 else {0, 1, 3})
 
 
@@ -213,6 +217,6 @@ def test_extreme_temperatures_are_their_limits(temperature: float) -> None:
 def test_a_top_k_of_any_size_keeps_all(top_k: int) -> None:
     logits = jnp.asarray(np.random.default_rng(0).normal(0, 1, (1, 97)), jnp.float32)
     options = [GenerationOptions(temperature=1.0, top_k=k).resolve({}) for k in (top_k, 0)]
-    at = [jnp.array([place], jnp.int32) for place in range(5)]
+    at = [after(place) for place in range(5)]
     tokens = [[int(Sampler.of([one]).choose(logits, place)[0]) for place in at] for one in options]
     assert tokens[0] == tokens[1]

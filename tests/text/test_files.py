@@ -32,6 +32,16 @@ def test_a_line_of_jsonl_may_set_options_of_its_own(tmp_path: Path) -> None:
     ]
 
 
+def test_lists_and_biases_of_a_line_are_options(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    line = {"bad_words": ["x", [1, 2]], "stop": ["y"], "logit_bias": {"3": 1.5}}
+    path.write_text(json.dumps({"prompt": "a", **line, "suppress_tokens": [4]}))
+    ((_, options),) = read_prompts(path, SHARED)
+    assert (options.bad_words, options.stop) == (("x", (1, 2)), ("y",))
+    assert options.resolve({}).sequence_bias == (((3,), 1.5),)
+    assert (options.suppress_tokens, options.seed) == ((4,), 3)
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -40,7 +50,14 @@ def test_a_line_of_jsonl_may_set_options_of_its_own(tmp_path: Path) -> None:
         ("[" * 100_000, "is not valid JSON"),
         ("{}", 'needs a "prompt" with a text'),
         ('{"prompt": 3}', 'needs a "prompt" with a text'),
-        ('{"prompt": "a", "top_q": 1}', "unknown option top_q; there are max_new_tokens, min_p"),
+        ('{"prompt": "a", "top_q": 1}', "unknown option top_q; did you mean top_p?"),
+        (
+            '{"prompt": "a", "zzzzzz": 1}',
+            "unknown option zzzzzz; there are max_new_tokens, min",
+        ),
+        ('{"prompt": "a", "bad_words": [[]]}', "bad_words: () is empty"),
+        ('{"prompt": "a", "stop": [""]}', "stop: '' is empty"),
+        ('{"prompt": "a", "logit_bias": {"x": 1}}', "logit_bias: 'x' is not a token id"),
         ('{"prompt": "a", "top_k": -1}', "top_k must be a whole number of at least 0, not -1"),
         ('{"prompt": "a", "temperature": NaN}', "temperature must be a number of at least 0"),
     ],

@@ -37,18 +37,18 @@ def test_settings_that_do_nothing_are_no_reason_to_warn(tmp_path: Path) -> None:
         read_generation_config(
             written(
                 tmp_path,
-                {"repetition_penalty": 1.0, "num_beams": 1, "bad_words_ids": [], "typical_p": 0.9},
+                {"penalty_alpha": 0, "num_beams": 1, "constraints": [], "typical_p": 0.9},
             )
         )
 
 
 def test_settings_that_are_not_applied_are_named_in_one_warning(tmp_path: Path) -> None:
-    fields = {"repetition_penalty": 1.2, "top_p": 0.9, "bad_words_ids": [[5]]}
+    fields = {"num_beams": 4, "top_p": 0.9, "forced_eos_token_id": 5, "repetition_penalty": 1.2}
     with pytest.warns(UserWarning) as warned:
         assert read_generation_config(written(tmp_path, fields)) == fields
     (warning,) = warned
     message = str(warning.message)
-    assert "sets bad_words_ids [[5]], repetition_penalty 1.2, which" in message
+    assert "sets forced_eos_token_id 5, num_beams 4, which" in message
     assert "top_p" not in message and "\n" not in message
 
 

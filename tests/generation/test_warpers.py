@@ -6,19 +6,33 @@ import numpy as np
 import pytest
 import torch
 from transformers import (
+    EpsilonLogitsWarper,
+    EtaLogitsWarper,
     LogitsProcessor,
     MinPLogitsWarper,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
+    TypicalLogitsWarper,
 )
 
-from neox_eqx.generation.processors import KnownTokens, MinP, Processor, Temperature, TopK, TopP
+from neox_eqx.generation.processors.chain import Warper
+from neox_eqx.generation.processors.warpers import (
+    EpsilonCutoff,
+    EtaCutoff,
+    MinP,
+    Temperature,
+    TopK,
+    TopP,
+    TypicalP,
+)
 
 SIZES = (5, 97, 300)
 TOP_KS = (1, 2, 7, 50, 10**6)
 TOP_PS = (0.0, 1e-6, 0.1, 0.5, 0.75, 0.9, 0.95, 0.999, 1.0)
 MIN_PS = (1e-6, 0.05, 0.3, 0.999, 1.0)
+TYPICAL_PS = (1e-6, 0.1, 0.5, 0.9, 0.999)
+CUTOFFS = (1e-6, 3e-4, 0.01, 0.2, 0.999)
 
 
 def logits_of(size: int) -> np.ndarray:
@@ -33,7 +47,7 @@ def logits_of(size: int) -> np.ndarray:
     return np.array(rows, np.float32)
 
 
-def apply(processor: Processor, logits: np.ndarray) -> np.ndarray:
+def apply(processor: Warper, logits: np.ndarray) -> np.ndarray:
     return np.asarray(_apply(processor, jnp.asarray(logits)))
 
 
@@ -157,6 +171,68 @@ def test_min_p_of_one_keeps_the_likeliest_and_its_ties() -> None:
     assert kept.tolist() == [[True, False, True, False]]
 
 
+def typical_reference(logits: np.ndarray, p: float) -> tuple[np.ndarray, np.ndarray]:
+    """What stays, in float64, and where float32 may differ: near the last one that stays."""
+    weights = softmax64(logits)
+    surprise = -np.log(np.where(weights > 0, weights, 1))
+    entropy = (weights * surprise).sum(-1, keepdims=True)
+    distance = np.where(weights > 0, np.abs(surprise - entropy), np.inf)
+    ordered = np.sort(distance, axis=-1)
+    cumulative = np.cumsum(np.take_along_axis(weights, np.argsort(distance, -1), -1), -1)
+    last = np.minimum((cumulative < p - 1e-6).sum(-1, keepdims=True), logits.shape[1] - 1)
+    also = np.minimum((cumulative < p + 1e-6).sum(-1, keepdims=True), logits.shape[1] - 1)
+    low, high = (np.take_along_axis(ordered, index, -1) for index in (last, also))
+    certain = (distance < low - 1e-5) | (distance > high + 1e-5) | (weights == 0)
+    return (distance <= high) & (weights > 0), certain
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("p", TYPICAL_PS)
+def test_typical_p_keeps_what_transformers_keeps(p: float, size: int) -> None:
+    logits = logits_of(size)
+    actual = apply(TypicalP(each_row(logits, p)), logits)
+    kept = actual > -np.inf
+    np.testing.assert_array_equal(actual[kept], logits[kept])
+    reference, certain = typical_reference(logits, p)
+    theirs = warped(TypicalLogitsWarper(p), logits) > -np.inf
+    np.testing.assert_array_equal(kept[certain], theirs[certain])
+    np.testing.assert_array_equal(kept[certain], reference[certain])
+    assert kept.any(-1).all()
+    assert certain.mean() > 0.6  # rows whose tokens are all as likely are uncertain throughout
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("epsilon", CUTOFFS)
+def test_cutoffs_keep_what_transformers_keeps(epsilon: float, size: int) -> None:
+    logits = logits_of(size)
+    weights = softmax64(logits)
+    entropy = -(weights * np.log(np.where(weights > 0, weights, 1))).sum(-1, keepdims=True)
+    eta = np.minimum(epsilon, np.sqrt(epsilon) * np.exp(-entropy))
+    for ours, theirs, least in (
+        (EpsilonCutoff, EpsilonLogitsWarper, epsilon),
+        (EtaCutoff, EtaLogitsWarper, eta),
+    ):
+        actual = apply(ours(each_row(logits, epsilon)), logits)
+        certain = np.abs(weights / least - 1) > 1e-5
+        expected = warped(theirs(epsilon), logits)
+        np.testing.assert_array_equal(actual[certain], expected[certain])
+        dropped = (weights < least) & (logits < logits.max(-1, keepdims=True))
+        np.testing.assert_array_equal(
+            (actual == -np.inf)[certain], (dropped | (weights == 0))[certain]
+        )
+        # Five tokens of equal logits have the probability 0.2, to the last bit or nearly.
+        assert certain.mean() > 0.8 and (actual > -np.inf).any(-1).all()
+
+
+def test_a_typical_p_that_takes_the_likeliest_would_be_noticed() -> None:
+    """Control: of a peaked row it is not the likeliest tokens that stay."""
+    logits = np.log(np.array([[0.5, 0.2, 0.1, 0.1, 0.05, 0.05]], np.float32))
+    kept = apply(TypicalP(each_row(logits, 0.25)), logits) > -np.inf
+    theirs = warped(TypicalLogitsWarper(0.25), logits) > -np.inf
+    np.testing.assert_array_equal(kept, theirs)
+    assert not np.array_equal(kept, apply(TopP(each_row(logits, 0.25)), logits) > -np.inf)
+
+
 def test_rows_have_values_of_their_own_and_may_be_off() -> None:
     logits = np.random.default_rng(1).normal(0, 2, (3, 97)).astype(np.float32)
     k = apply(TopK(jnp.array([0, 3, 500], jnp.int32), largest=512), logits)
@@ -170,14 +246,6 @@ def test_rows_have_values_of_their_own_and_may_be_off() -> None:
         np.testing.assert_array_equal(k[[row]], warped(TopKLogitsWarper(count), one))
         np.testing.assert_array_equal(p[[row]], warped(TopPLogitsWarper(top), one))
         np.testing.assert_array_equal(min_p[[row]], warped(MinPLogitsWarper(top), one))
-
-
-def test_known_tokens_drops_all_others() -> None:
-    logits = logits_of(97)
-    known = np.arange(97) % 7 != 3
-    kept = apply(KnownTokens(jnp.asarray(known)), logits)
-    np.testing.assert_array_equal(kept[:, known], logits[:, known])
-    assert (kept[:, ~known] == -np.inf).all()
 
 
 def test_a_top_p_without_the_crossing_token_would_be_noticed() -> None:

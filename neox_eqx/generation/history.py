@@ -1,0 +1,64 @@
+"""The text of each row so far, as the processors and the rules for stopping read it."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+NOTHING = 2**31 - 1
+"""Stands where there is no token. Beyond every vocabulary: no id equals it, scatters drop it."""
+
+
+class History(eqx.Module):
+    """Prompt and generated tokens of each row: `all` has them as one run without a gap.
+
+    It is worked out anew from the tokens at every step, and whatever is counted in it too. That
+    costs less than 1 % of a step, and rows that change places move a few numbers, not a count
+    for every word of the vocabulary.
+    """
+
+    prompt: Int[Array, "B T"]
+    """Aligned to the right, NOTHING before; a prompt stands for as many rows as it takes."""
+    generated: Int[Array, "R N"]
+    """What stands after the first `count` of a row means nothing."""
+    start: Int[Array, " R"]
+    """Tokens of each row's prompt."""
+    count: Int[Array, ""]
+
+    @property
+    def length(self) -> Int[Array, " R"]:
+        """Tokens of each row, those of its prompt included."""
+        return self.start + self.count
+
+    @property
+    def newest(self) -> Int[Array, " R"]:
+        """The token that was generated last."""
+        return lax.dynamic_index_in_dim(self.generated, self.count - 1, 1, keepdims=False)
+
+    def new(self) -> Int[Array, "R N"]:
+        """The generated tokens, and NOTHING after them."""
+        slot = jnp.arange(self.generated.shape[1], dtype=jnp.int32)
+        return jnp.where(slot < self.count, self.generated, NOTHING)
+
+    def all(self) -> Int[Array, "R U"]:
+        """The whole text of each row, NOTHING before and after it."""
+        prompt = jnp.repeat(self.prompt, len(self.generated) // len(self.prompt), axis=0)
+        return jnp.concatenate([prompt, self.new()], axis=1)
+
+    def last(self, number: int) -> Int[Array, "R K"]:
+        """The last `number` tokens of each row, NOTHING before a shorter text."""
+        text = jnp.pad(self.all(), ((0, 0), (number, 0)), constant_values=NOTHING)
+        end = self.prompt.shape[1] + self.count
+        return lax.dynamic_slice_in_dim(text, end, number, axis=1)
+
+
+def align_right(tokens: Int[Array, "B T"], valid: Bool[Array, "B T"]) -> Int[Array, "B T"]:
+    """Prompts that are padded on the right, padded with NOTHING on the left instead."""
+    padding = tokens.shape[1] - valid.sum(-1)
+    return jax.vmap(jnp.roll)(jnp.where(valid, tokens, NOTHING), padding)
+
+
+def forbid(logits: Float[Array, "R V"], ids: Int[Array, "R K"]) -> Float[Array, "R V"]:
+    """The logits with each row's own `ids` at -inf; NOTHING forbids nothing."""
+    return jax.vmap(lambda row, own: row.at[own].set(-jnp.inf, mode="drop"))(logits, ids)

@@ -1,0 +1,114 @@
+"""Values of options, wherever they were spelled: checked, and in the form that generation uses."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from neox_eqx.errors import InputError
+
+Word = str | tuple[int, ...]
+
+_ID = "a token id, which is a whole number of at least 0"
+
+
+def check_number(
+    name: str, value: Any, kind: type, low: float, high: float | None = None, *, above: bool = False
+) -> None:
+    """Raises unless `value` is a number from `low`, or `above` it, to `high`.
+
+    Raises:
+        InputError: names the option and the value.
+    """
+    numbers = (int, float) if kind is float else (int,)
+    fits = isinstance(value, numbers) and not isinstance(value, bool)
+    if fits and (value > low if above else value >= low) and (high is None or value <= high):
+        return
+    noun = "a number" if kind is float else "a whole number"
+    if above:
+        bounds = f"above {low}" + ("" if high is None else f" and at most {high}")
+    elif high is None:
+        bounds = f"of at least {low}"
+    else:
+        bounds = f"from {low} to {high}"
+    raise InputError(f"{name} must be {noun} {bounds}, not {value!r}")
+
+
+def token_ids(name: str, value: Any) -> tuple[int, ...]:
+    """A list of token ids.
+
+    Raises:
+        InputError: it is none; the message has the wrong entry.
+    """
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise InputError(f"{name} must be a list of token ids, not {value!r}")
+    for entry in value:
+        if not _is_id(entry):
+            raise InputError(f"{name}: {entry!r} is not {_ID}")
+    return tuple(value)
+
+
+def words(name: str, value: Any) -> tuple[Word, ...]:
+    """A list of texts and lists of token ids, none of them empty.
+
+    Raises:
+        InputError: it is none; the message has the wrong entry.
+    """
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise InputError(f"{name} must be a list of texts or lists of token ids, not {value!r}")
+    return tuple(_word(name, entry) for entry in value)
+
+
+def _word(name: str, entry: Any) -> Word:
+    if isinstance(entry, Sequence) and not entry:
+        raise InputError(f"{name}: {entry!r} is empty")
+    if not isinstance(entry, str):
+        return token_ids(f"an entry of {name}", entry)
+    if any("\ud800" <= character <= "\udfff" for character in entry):
+        raise InputError(f"{name}: {entry!r} is not valid Unicode")
+    return entry
+
+
+def biases(name: str, value: Any) -> tuple[tuple[tuple[int, ...], float], ...]:
+    """Words of token ids, each with what is added to the logit of its last token.
+
+    Spelled as an object from ids to numbers, or, as in generation_config.json, as a list of
+    pairs. -inf forbids.
+
+    Raises:
+        InputError: it is neither; the message has the wrong entry.
+    """
+    pairs: list[tuple[tuple[int, ...], Any]]
+    if isinstance(value, Mapping):
+        pairs = [((_id_of_key(name, key),), bias) for key, bias in value.items()]
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        pairs = [_pair(name, entry) for entry in value]
+    else:
+        raise InputError(f"{name} must be an object from token ids to numbers, not {value!r}")
+    for ids, bias in pairs:
+        number = isinstance(bias, int | float) and not isinstance(bias, bool)
+        if not number or math.isnan(bias) or bias == math.inf:
+            entry = ids[0] if len(ids) == 1 else list(ids)
+            raise InputError(f"{name}: the bias of {entry} must be a number, not {bias!r}")
+    return tuple(dict(pairs).items())
+
+
+def _id_of_key(name: str, key: Any) -> int:
+    """JSON has texts for keys."""
+    if isinstance(key, str) and key.isascii() and key.isdecimal():
+        return int(key)
+    if not _is_id(key):
+        raise InputError(f"{name}: {key!r} is not {_ID}")
+    return key
+
+
+def _pair(name: str, entry: Any) -> tuple[tuple[int, ...], Any]:
+    if not (isinstance(entry, Sequence) and len(entry) == 2 and not isinstance(entry, str)):
+        raise InputError(f"{name}: {entry!r} is not a pair of token ids and a number")
+    ids = token_ids(name, entry[0])
+    if not ids:
+        raise InputError(f"{name}: {entry!r} has no token ids")
+    return ids, entry[1]
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

@@ -1,0 +1,101 @@
+"""Texts that end a row once its newest token completes one of them, found on the device."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Int, Int16
+
+from neox_eqx.generation.history import History
+from neox_eqx.generation.lengths import bucket
+
+TokenBytes = tuple[bytes | None, ...]
+"""What each token spells, by its id; None where the tokenizer has no such token."""
+
+_NEVER = b""
+
+
+class StopStrings(eqx.Module):
+    """Stop strings of each row, by transformers' rule.
+
+    A string ends its row where its last byte lies in the newest token; the token may go on after
+    it, and the string may begin in the prompt. A string is a small automaton over bytes whose
+    state is the length of the beginning that the text now ends with. `table` has what a whole
+    token does to it, so a step looks up the last few tokens and no text is ever decoded.
+    """
+
+    table: Int16[Array, "K V S"]
+    """Twice the state after token V in state S of string K, plus 1 where the string was met."""
+    string: Int[Array, "R W"]
+    """Which of the K strings stop the row; the first is never met."""
+    reach: int = eqx.field(static=True)
+    """Tokens to look back at: the longest string has no more bytes."""
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[str]], token_bytes: TokenBytes) -> "StopStrings":
+        """The strings of each row. How many, and how long, is rounded up to a few sizes."""
+        distinct = [_NEVER, *sorted({text.encode() for texts in rows for text in texts})]
+        states = bucket(max(map(len, distinct)))
+        table = np.zeros((_power_of_two(len(distinct)), len(token_bytes) + 1, states), np.int16)
+        for place, string in enumerate(distinct[1:], 1):
+            table[place, :, : len(string)] = _transitions(string, token_bytes)
+        string_of = np.zeros((len(rows), _power_of_two(max(map(len, rows)))), np.int32)
+        for row, texts in enumerate(rows):
+            string_of[row, : len(texts)] = [distinct.index(text.encode()) for text in texts]
+        return cls(jnp.asarray(table), jnp.asarray(string_of), states)
+
+    def are_complete(self, history: History) -> Bool[Array, " R"]:
+        """Whether the newest token completes one of the row's strings."""
+        # Ids without a token, and NOTHING before the text, break off what has begun.
+        tokens = jnp.minimum(history.last(self.reach), self.table.shape[1] - 1)
+
+        def read(place: Int[Array, ""], entry: Int16[Array, "R W"]) -> Int16[Array, "R W"]:
+            token = lax.dynamic_slice_in_dim(tokens, place, 1, axis=1)
+            return self.table[self.string, token, entry >> 1]
+
+        entry = lax.fori_loop(0, self.reach, read, jnp.zeros(self.string.shape, jnp.int16))
+        return (entry & 1 == 1).any(-1)
+
+
+def _power_of_two(number: int) -> int:
+    return 1 << (number - 1).bit_length()
+
+
+@lru_cache(maxsize=16)
+def _transitions(string: bytes, token_bytes: TokenBytes) -> np.ndarray:
+    """(V + 1, S): the automaton's entry after each token in each state; the last is no token."""
+    after, met = _automaton(string)
+    spelled = [token or b"" for token in token_bytes] + [b""]
+    lengths = np.array([len(token) for token in spelled])
+    letters = np.frombuffer(b"".join(spelled), np.uint8)
+    starts = np.cumsum(lengths) - lengths
+    state = np.tile(np.arange(len(string)), (len(spelled), 1))
+    was_met = np.zeros(state.shape, bool)
+    for place in range(lengths.max()):
+        longer = np.flatnonzero(lengths > place)
+        letter = letters[starts[longer] + place][:, None]
+        was_met[longer] |= met[state[longer], letter]
+        state[longer] = after[state[longer], letter]
+    unknown = [token is None for token in token_bytes] + [True]
+    state[unknown] = 0
+    return (2 * state + was_met).astype(np.int16)
+
+
+def _automaton(string: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """(S, 256) twice: the state after a byte in a state, and whether the string is then met.
+
+    Knuth, Morris and Pratt's: `border` is the state of the text without its first byte.
+    """
+    after = np.zeros((len(string), 256), np.int64)
+    met = np.zeros((len(string), 256), bool)
+    met[-1, string[-1]] = True
+    border = 0
+    for state, byte in enumerate(string):
+        after[state] = after[border] if state else 0
+        border_after = after[border, byte] if state else 0
+        after[state, byte] = state + 1 if state + 1 < len(string) else border_after
+        border = int(border_after)
+    return after, met

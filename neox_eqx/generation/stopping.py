@@ -1,0 +1,65 @@
+"""When a row ends, and why."""
+
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int
+
+from neox_eqx.generation.history import History
+from neox_eqx.generation.options import ResolvedOptions
+from neox_eqx.generation.stop_strings import StopStrings, TokenBytes
+from neox_eqx.generation.words import Words
+
+REASONS = (None, "eos", "stop", "length")
+"""Why a row has ended, by the number in `State.finish`; it goes on at 0."""
+
+
+class Ending(eqx.Module):
+    """When a row ends: at one of the `eos` ids, a stop sequence or string, or after `limit` tokens.
+
+    What it stops at stays in the text. A sequence or string may begin in the prompt.
+    """
+
+    eos: Int[Array, " E"]
+    limit: Int[Array, " R"]
+    sequences: Words | None = None
+    strings: StopStrings | None = None
+
+    @classmethod
+    def of(
+        cls,
+        requests: Sequence[ResolvedOptions],
+        limits: Sequence[int],
+        eos: Sequence[int] = (),
+        token_bytes: TokenBytes = (),
+    ) -> "Ending":
+        """A row for each sample of each request, which has at most its number of `limits` tokens.
+
+        `token_bytes` are what the vocabulary's tokens spell, for those that stop at strings.
+        """
+        rows = [options for options in requests for _ in range(options.num_samples)]
+        samples = [options.num_samples for options in requests]
+        sequences = [row.stop_sequences for row in rows]
+        strings = [row.stop_strings for row in rows]
+        return cls(
+            jnp.asarray(eos, jnp.int32),
+            jnp.asarray(np.repeat(limits, samples), jnp.int32),
+            Words.of(sequences) if any(sequences) else None,
+            StopStrings.of(strings, token_bytes) if any(strings) else None,
+        )
+
+    def reason(self, history: History) -> Int[Array, " R"]:
+        """The number of the reason for which each row ends with its newest token, else 0."""
+        at_eos = (history.newest[:, None] == self.eos).any(-1)
+        at_limit = history.count >= self.limit
+        return jnp.where(at_eos, 1, jnp.where(self._at_stop(history), 2, jnp.where(at_limit, 3, 0)))
+
+    def _at_stop(self, history: History) -> Bool[Array, " R"]:
+        stop = jnp.zeros(self.limit.shape, bool)
+        if self.sequences is not None:
+            stop |= self.sequences.are_complete(history).any(-1)
+        if self.strings is not None:
+            stop |= self.strings.are_complete(history)
+        return stop

@@ -1,0 +1,96 @@
+"""How the values of options are spelled on a command line, by their types."""
+
+import dataclasses
+import json
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Union, get_args
+
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+from neox_eqx.errors import InputError
+
+RULES = ConstructorRegistry()
+
+
+@RULES.primitive_rule
+def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """`T | None` is spelled as T is: leaving an option out is how to say None."""
+    inner = [kind for kind in get_args(info.type) if kind is not types.NoneType]
+    is_optional = info.type_origin in (types.UnionType, Union) and len(inner) == 1
+    if not is_optional:
+        return None
+    spec = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(inner[0], set()))
+    if not isinstance(spec, PrimitiveConstructorSpec):
+        return None
+    return dataclasses.replace(
+        spec,
+        is_instance=lambda value: value is None or spec.is_instance(value),
+        str_from_instance=lambda value: (
+            ["unset"] if value is None else spec.str_from_instance(value)
+        ),
+    )
+
+
+@RULES.primitive_rule
+def _texts(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """A list of texts or something else is a list of texts on a command line."""
+    kinds = get_args(info.type)
+    is_mixed = info.type_origin is tuple and len(kinds) == 2 and str in get_args(kinds[0])
+    if not is_mixed or kinds[1] is not Ellipsis:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="[TEXT ...]",
+        instance_from_str=tuple,
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda value: [str(text) for text in value],
+    )
+
+
+@RULES.primitive_rule
+def _mapping(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """A mapping is the JSON object in a file."""
+    if info.type_origin is not Mapping:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="FILE",
+        instance_from_str=lambda texts: _json_object(Path(texts[0])),
+        is_instance=lambda value: isinstance(value, Mapping),
+        str_from_instance=lambda value: [json.dumps(value)],
+    )
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"is not valid JSON: {error}"
+        raise InputError(f"{path}: {reason}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: holds no JSON object")
+    return value
+
+
+@RULES.primitive_rule
+def _number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """A wrong number is answered in words that are not Python's."""
+    if info.type not in (int, float):
+        return None
+    kind, wanted = (int, "a whole number") if info.type is int else (float, "a number")
+
+    def read(texts: list[str]) -> int | float:
+        try:
+            return kind(texts[0])
+        except ValueError:
+            raise ValueError(f"{texts[0]!r} is not {wanted}") from None
+
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="N" if kind is int else "X",
+        instance_from_str=read,
+        is_instance=lambda value: isinstance(value, int | kind),
+        str_from_instance=lambda value: [str(value)],
+    )

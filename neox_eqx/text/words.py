@@ -1,0 +1,69 @@
+"""Texts as the tokens of a vocabulary: words to forbid, and what each token spells."""
+
+import json
+from functools import lru_cache
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from neox_eqx.generation.stop_strings import TokenBytes
+
+_BEFORE = "abcdef"
+
+
+def bad_word_ids(tokenizer: Tokenizer, word: str) -> list[tuple[int, ...]]:
+    """The tokens of a word at the start of a text and, if they are others, after a space."""
+    spellings = (word, f" {word}")
+    ids = [tokenizer.encode(text, add_special_tokens=False).ids for text in spellings]
+    return list(dict.fromkeys(map(tuple, filter(None, ids))))
+
+
+def token_bytes(tokenizer: Tokenizer) -> TokenBytes:
+    """What each token spells within a text, by its id; None where there is no such token.
+
+    A token of a byte-level vocabulary may spell part of a character.
+    """
+    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+    spelled: list[bytes | None] = [None] * (max(vocabulary.values()) + 1)
+    kinds = _decoder_types(json.loads(tokenizer.to_str())["decoder"])
+    before = tokenizer.encode(_BEFORE, add_special_tokens=False).tokens
+    for token, id in vocabulary.items():
+        spelled[id] = _bytes(token, kinds)
+        if spelled[id] is None:
+            spelled[id] = _decoded(tokenizer, [*before, token]).split(_BEFORE, 1)[1].encode()
+    return tuple(spelled)
+
+
+def _decoder_types(decoder: Any) -> set[str]:
+    """The kinds of decoder that a description of one names, at any depth."""
+    if isinstance(decoder, list):
+        return set().union(*map(_decoder_types, decoder))
+    if not isinstance(decoder, dict):
+        return set()
+    return {decoder.get("type", "")} | _decoder_types(list(decoder.values()))
+
+
+def _bytes(token: str, kinds: set[str]) -> bytes | None:
+    """The bytes of a token that spells them one by one; None where only decoding tells."""
+    if "ByteFallback" in kinds:
+        is_byte = len(token) == 6 and token.startswith("<0x") and token.endswith(">")
+        return bytes([int(token[3:5], 16)]) if is_byte else None
+    if "ByteLevel" in kinds and all(letter in _byte_of() for letter in token):
+        return bytes(_byte_of()[letter] for letter in token)
+    return None
+
+
+@lru_cache(maxsize=1)
+def _byte_of() -> dict[str, int]:
+    """The letters that byte-level vocabularies write for bytes, those of GPT-2.
+
+    A byte that Latin-1 shows is its own letter; the others are numbered from U+0100 on.
+    """
+    shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), 256)]
+    hidden = [byte for byte in range(256) if byte not in shown]
+    letters = {chr(byte): byte for byte in shown}
+    return letters | {chr(256 + place): byte for place, byte in enumerate(hidden)}
+
+
+def _decoded(tokenizer: Tokenizer, tokens: list[str]) -> str:
+    return tokenizer.decoder.decode(tokens) if tokenizer.decoder else " ".join(tokens)
