@@ -27,7 +27,7 @@ def place(parameter: Parameter, tensors: dict[str, Entry], where: Sharding) -> j
             _fill(part, entry, within)
         return buffer
 
-    by_rows = _by_rows(where, first=1 if parameter.stacked else 0)
+    by_rows = _by_rows(where, shape, first=1 if parameter.stacked else 0)
     return spread(jax.make_array_from_callback(shape, by_rows, _once(read, shape)), where)
 
 
@@ -59,7 +59,7 @@ def place_quantized(
         assert index is not None
         return read_once(index[:-1])[0][(..., index[-1])]
 
-    by_rows = rows = _by_rows(where, first=1 if parameter.stacked else 0)
+    by_rows = rows = _by_rows(where, parameter.array.shape, first=1 if parameter.stacked else 0)
     weight = jax.make_array_from_callback(parameter.array.shape, by_rows, read_weight)
     if isinstance(by_rows, NamedSharding):
         rows = NamedSharding(by_rows.mesh, PartitionSpec(*by_rows.spec[: len(rows_shape)]))
@@ -104,15 +104,18 @@ def _sizes(index: Index) -> tuple[int, ...]:
     return tuple(part.stop - part.start for part in index)
 
 
-def _by_rows(place: Sharding, first: int) -> Sharding:
+def _by_rows(where: Sharding, shape: tuple[int, ...], first: int) -> Sharding:
     """The same number of parts, of rows: a file holds those in one piece, and columns in many.
 
-    What is split by columns goes to its devices over the interconnect instead.
+    What is split by columns goes to its devices over the interconnect instead. Rows that do not
+    divide are read as they are to lie. `first` is the dimension of the rows in `shape`.
     """
-    if not isinstance(place, NamedSharding):
-        return place
-    axes = [axis for axis in place.spec if axis is not None]
-    return NamedSharding(place.mesh, PartitionSpec(*[None] * first, *axes))
+    if not isinstance(where, NamedSharding):
+        return where
+    axes = tuple(axis for axis in where.spec if axis is not None)
+    if not axes or shape[first] % math.prod(where.mesh.shape[axis] for axis in axes):
+        return where
+    return NamedSharding(where.mesh, PartitionSpec(*[None] * first, axes))
 
 
 def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
