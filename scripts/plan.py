@@ -4,7 +4,9 @@ python scripts/plan.py --preset gpt-neox-20b --topology v5e:4x4 --batch-size 64
 """
 
 import dataclasses
+import importlib.util
 import json
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -61,6 +63,12 @@ def main(options: Options) -> None:
     for path in (options.json, options.picture):
         if path and not path.parent.is_dir():
             raise InputError(f"{path}: no such directory to write to")
+        if path and not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise InputError(f"{path}: cannot be written to")
+        if path and path.is_dir():
+            raise InputError(f"{path}: is a directory; give a file to write to")
+    if options.picture and not importlib.util.find_spec("matplotlib"):
+        raise InputError("--picture needs matplotlib; run pip install matplotlib")
     wishes = _wishes(options)
     plans: list[Plan] = []
     with Compiler() as compiler, tqdm(disable=None, bar_format="{desc} {elapsed}") as progress:

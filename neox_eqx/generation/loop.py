@@ -170,7 +170,10 @@ def decode_all(
     while bool(state.going_on()):
         count, slots = int(state.count), state.tokens.shape[1]
         if count == slots:
-            state = double_slots(state)
+            grown = double_slots(state)
+            for array in jax.tree.leaves(state.generated.kv):
+                array.delete()  # whoever holds the state would keep them beside the larger ones
+            state = grown
             slots *= 2
         until = slots if stride is None else min(count + stride, slots)
         state = decode(model, prompt, state, sampler, ending, jnp.int32(until))

@@ -58,7 +58,7 @@ class GPTNeoX(eqx.Module):
     ) -> "GPTNeoX":
         """Random parameters; `stacked` chooses the form of `layers`.
 
-        More `heads` than the config has are room for some that do nothing, see `load`.
+        More `heads` than the config has are for `load`, which fills them with zeros.
         """
         embed_key, head_key, layers_key = jax.random.split(key, 3)
         shape = (config.vocab_size, config.hidden_size)

@@ -80,8 +80,7 @@ class Compiler:
         """What the program's facts are, or what it would take where it is too large.
 
         Raises:
-            InputError: the question cannot be answered for a reason that the user can mend.
-            RuntimeError: the compiler failed.
+            InputError: the question has no answer, or the compiler failed.
         """
         assert self._process.stdin and self._process.stdout
         try:
@@ -91,9 +90,11 @@ class Compiler:
             pass  # what it said before it ended tells more
         line = self._process.stdout.readline()
         if not line:
+            status = self._process.wait()
             self._noise.seek(0)
-            said = self._noise.read().strip().splitlines()
-            raise RuntimeError("the TPU compiler failed:\n" + "\n".join(said[-20:]))
+            said = self._noise.read().strip().splitlines() or ["it said nothing"]
+            ended = f"by signal {-status}" if status < 0 else f"with status {status}"
+            raise InputError(f"the TPU compiler ended {ended}: {said[-1]:.300}")
         reply = json.loads(line)
         if "error" in reply:
             raise InputError(reply["error"])

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import sys
+from functools import partial
 from typing import Any
 
 import jax
@@ -35,6 +36,8 @@ from neox_eqx.planning.programs import (
     compile_train,
 )
 from neox_eqx.sharding.mesh import Arrangement, make_mesh
+from neox_eqx.training.recipe import Recipe
+from neox_eqx.training.state import abstract_step
 
 
 def answer(question: dict[str, Any]) -> dict[str, Any]:
@@ -43,31 +46,38 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
     config = GPTNeoXConfig.from_hf(question["config"])
     mesh = make_mesh(config, question["mesh"], _devices(topology))
     load, dtype, chip = Workload(**question["load"]), question["dtype"], topology.chip
-    try:
-        if question["program"] == "train":
-            return _train(config, mesh, dtype, load, chip)
+    if question["program"] == "train":
+        state, _ = abstract_step(config, mesh, Recipe(steps=1), load.batch_size, load.prompt_len)
+        weights = local_bytes(state)
+        compile_it = partial(_train, config, mesh, dtype, load, chip)
+    else:
         asked = Arrangement.parse(question["mesh"])
         model = abstract_model(config, mesh, asked, dtype, question["quantize"])
-        return {"decode": _decode, "prefill": _prefill}[question["program"]](model, load, chip)
+        weights = local_bytes(model)
+        program = {"decode": _decode, "prefill": _prefill}[question["program"]]
+        compile_it = partial(program, model, load, chip)
+    try:
+        return compile_it() | {"weights_bytes": weights}
     except jax.errors.JaxRuntimeError as error:
-        found = re.search(r"\(([\d.]+)G\) exceeds available HBM", str(error))
+        found = re.search(r"\(([\d.]+)([KMGT])\) exceeds available HBM", str(error))
         if not found:
             raise
-        return {"too_large": int(float(found[1]) * 2**30)}
+        size = float(found[1]) * 1024 ** ("KMGT".index(found[2]) + 1)
+        return {"too_large": int(size), "weights_bytes": weights}
 
 
 def _decode(model: GPTNeoX, load: Workload, chip: Chip) -> dict[str, Any]:
     compiled = compile_decode(model, load)
     facts = decode_facts(model, compiled, chip)
     most = max(facts.peak_bytes, growth_bytes(compiled))
-    return _reply(facts, most, local_bytes(model), cache_bytes(compiled))
+    return _reply(facts, most, cache_bytes(compiled))
 
 
 def _prefill(model: GPTNeoX, load: Workload, chip: Chip) -> dict[str, Any]:
     facts = prefill_facts(model, compile_prefill(model, load), chip)
     # All that must move but the weights is what prefill leaves behind.
     cache = facts.hbm_bytes_minimum - weights_read(model)
-    return _reply(facts, facts.peak_bytes, local_bytes(model), cache)
+    return _reply(facts, facts.peak_bytes, cache)
 
 
 def _train(
@@ -75,15 +85,14 @@ def _train(
 ) -> dict[str, Any]:
     compiled = compile_train(config, mesh, dtype, load)
     facts = train_facts(compiled, chip)
-    return _reply(facts, facts.peak_bytes, local_bytes(compiled.arguments[0]), 0)
+    return _reply(facts, facts.peak_bytes, 0)
 
 
-def _reply(facts: Facts, most: int, weights: int, cache: int) -> dict[str, Any]:
+def _reply(facts: Facts, most: int, cache: int) -> dict[str, Any]:
     """`most` is what is in use at any time, in bytes of a chip as the others are."""
     return {
         "facts": dataclasses.asdict(facts),
         "bytes": most,
-        "weights_bytes": weights,
         "cache_bytes": cache,
     }
 

@@ -24,17 +24,23 @@ class Chip:
     hbm_bandwidth: float
     flops: float
     ici_bandwidth: float
-    dimensions: int
-    """Of the torus that the chips form."""
+    largest: tuple[int, ...]
+    """The pod, a torus of so many chips in each dimension."""
     compiler_options: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def dimensions(self) -> int:
+        return len(self.largest)
 
 
 CHIPS = {
     # A v4 chip has two cores, which a program sees as one device: "megacore".
-    "v4": Chip(int(30.75 * GIB), 1228e9, 275e12, 300e9, 3, (("chip_config_name", "megacore"),)),
-    "v5e": Chip(int(15.75 * GIB), 819e9, 197e12, 200e9, 2),
-    "v5p": Chip(int(95.73 * GIB), 2765e9, 459e12, 600e9, 3),
-    "v6e": Chip(int(31.24 * GIB), 1600e9, 918e12, 400e9, 2),
+    "v4": Chip(
+        int(30.75 * GIB), 1228e9, 275e12, 300e9, (16, 16, 16), (("chip_config_name", "megacore"),)
+    ),
+    "v5e": Chip(int(15.75 * GIB), 819e9, 197e12, 200e9, (16, 16)),
+    "v5p": Chip(int(95.73 * GIB), 2765e9, 459e12, 600e9, (16, 20, 28)),
+    "v6e": Chip(int(31.24 * GIB), 1600e9, 918e12, 400e9, (16, 16)),
 }
 
 
@@ -66,6 +72,9 @@ class Topology:
                 f"the topology {text!r} has {len(shape)} dimensions; those of {match[1]} have "
                 f"{chip.dimensions}, as {match[1]}:{example}"
             )
+        if any(size > most for size, most in zip(sorted(shape), sorted(chip.largest), strict=True)):
+            whole = "x".join(map(str, chip.largest))
+            raise InputError(f"the topology {text!r} is larger than a pod of {match[1]}, {whole}")
         return cls(text, chip, shape)
 
     @property

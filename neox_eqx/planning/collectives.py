@@ -26,6 +26,11 @@ class Collective:
     """How many chips take part together; of a permutation, how many send or receive."""
     loops: tuple[int, ...]
     """The trip counts of the loops around it, the outermost first."""
+    chain: str | None = None
+    """Of one that runs beside other work: the fusions that start it, go on with it and end it all
+    hold a copy, with the same numbers of a channel and a chain."""
+    beside_work: bool = False
+    """It runs while the chip computes something else."""
 
     @property
     def times(self) -> int:
@@ -52,6 +57,8 @@ def collectives_of(
                 shape for each in computation.operands(instruction) for shape in each.shapes
             ]
             gathered = [shape for each in _done(computation, instruction) for shape in each.shapes]
+            channel = re.search(r"\bchannel_id=\d+", instruction.attributes)
+            chain = re.search(r'\bchain_id="\d+"', instruction.attributes)
             moved = gathered if kind == "all-gather" else operands
             yield Collective(
                 name=instruction.name,
@@ -60,6 +67,8 @@ def collectives_of(
                 dtype=moved[0].dtype,
                 group_size=size,
                 loops=loops,
+                chain=f"{channel and channel[0]},{chain[0]}" if chain else None,
+                beside_work=instruction.opcode.endswith("-start"),
             )
     elif kind in ("fusion", "async"):
         called = computations[instruction.called("calls")]

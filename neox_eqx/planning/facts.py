@@ -13,7 +13,6 @@ from neox_eqx.planning.chips import Chip
 from neox_eqx.planning.collectives import Collective
 from neox_eqx.planning.program import Program, read_program
 from neox_eqx.planning.programs import Compiled
-from neox_eqx.presets import parameter_count
 
 # Between neighbours, whatever the payload: jax-ml.github.io/scaling-book, "TPUs".
 HOP_SECONDS = 1e-6
@@ -24,6 +23,7 @@ class Facts:
     """Of one chip; of decode, what one step does, which is one token for every row."""
 
     all_reduce_per_layer: float
+    """Of the loop over the layers; 0 where the compiler has none, for a single layer."""
     all_reduce: int
     """How often they run, as the other collectives are counted."""
     all_gather: int
@@ -39,9 +39,9 @@ class Facts:
     flops: float
     """That the model asks for, not counting what is computed twice."""
     bound_seconds: float
-    """What the chip's rates allow at best, no prediction: the longer of memory and matrix time,
-    which overlap, and then the links' time, as each layer waits for its sums. The links' time is
-    at least `HOP_SECONDS` for each chip on the way."""
+    """What the chip's rates allow at best, no prediction: the longest of what overlaps (memory,
+    matrices, and collectives that run beside other work), and then the collectives that the
+    program waits for. Those take at least `HOP_SECONDS` for each chip on the way."""
     memory_seconds: float
     matrix_seconds: float
     links_seconds: float
@@ -95,7 +95,6 @@ def train_facts(compiled: Compiled, chip: Chip) -> Facts:
     state, batch, _ = compiled.arguments
     model = state.model
     config, chips, tokens = model.config, _mesh(model).size, batch.tokens
-    elements = parameter_count(config) / chips
     kept = 2 * config.num_hidden_layers * tokens.size * config.hidden_size / chips
     attention = kept * tokens.shape[1]
     return _facts(
@@ -105,7 +104,7 @@ def train_facts(compiled: Compiled, chip: Chip) -> Facts:
         chip,
         # Parameters and both moments are read and written.
         minimum=2 * local_bytes(state),
-        flops=3 * (2 * tokens.size * elements + attention),
+        flops=3 * (2 * tokens.size * _matrix_elements(model) + attention),
         aliased=local_bytes(state),
     )
 
@@ -163,7 +162,10 @@ def _facts(
     traffic = step.hbm_bytes()
     memory_seconds = traffic / chip.hbm_bandwidth
     matrix_seconds = flops / chip.flops
-    links_seconds = sum(each.times * _seconds(each, chip) for each in collectives)
+    waiting, beside = (
+        sum(each.times * _seconds(each, chip) for each in collectives if each.beside_work is work)
+        for work in (False, True)
+    )
     memory = compiled.program.memory_analysis()
     own = memory.argument_size_in_bytes + memory.output_size_in_bytes
     return Facts(
@@ -178,10 +180,10 @@ def _facts(
         hbm_bytes_minimum=minimum,
         hbm_ratio=traffic / minimum,
         flops=flops,
-        bound_seconds=max(memory_seconds, matrix_seconds) + links_seconds,
+        bound_seconds=max(memory_seconds, matrix_seconds, beside) + waiting,
         memory_seconds=memory_seconds,
         matrix_seconds=matrix_seconds,
-        links_seconds=links_seconds,
+        links_seconds=waiting + beside,
         temp_bytes=memory.temp_size_in_bytes,
         peak_bytes=own - memory.alias_size_in_bytes + memory.temp_size_in_bytes,
         cache_aliased=memory.alias_size_in_bytes >= aliased > 0,
@@ -200,11 +202,12 @@ def _seconds(collective: Collective, chip: Chip) -> float:
 
     A sum takes both twice: to add up shares, and to hand them out.
     """
-    rounds = 2 if collective.kind == "all-reduce" else 1
     size, dimensions = collective.group_size, chip.dimensions
-    hops = max(1, dimensions * size ** (1 / dimensions) / 2)
     if collective.kind == "collective-permute":
-        hops = 1
+        return HOP_SECONDS + collective.payload_bytes / chip.ici_bandwidth
+    rounds = 2 if collective.kind == "all-reduce" else 1
+    # Of the roundest torus; the small number makes up for a root such as 3.9999.
+    hops = max(1, dimensions * int(size ** (1 / dimensions) / 2 + 1e-9))
     sent = collective.payload_bytes * (size - 1) / size
     return rounds * (hops * HOP_SECONDS + sent / chip.ici_bandwidth)
 

@@ -29,6 +29,7 @@ def draw(name: str, plans: list[Plan], path: Path) -> None:
 def _draw_memory(axes: Axes, plans: list[Plan]) -> None:
     """A bar for each program; the highest of a topology is what the chip must hold."""
     places, labels = [], []
+    top = 1.25 * max(plan.wish.topology.chip.hbm_bytes / GB for plan in plans)
     for number, plan in enumerate(plans):
         limit = plan.wish.topology.chip.hbm_bytes / GB
         for side, (program, tried) in enumerate(plan.programs.items()):
@@ -45,12 +46,13 @@ def _draw_memory(axes: Axes, plans: list[Plan]) -> None:
                 label = part if place == 0 else None
                 axes.bar(place, height, 0.8, bottom, color=_PARTS[part], label=label)
                 bottom += height
-            axes.text(place, bottom, f"{bottom:.1f}", ha="center", va="bottom")
+            # A bar that leaves the picture has its number inside the edge.
+            axes.text(place, min(bottom, 0.9 * top), f"{bottom:,.1f}", ha="center", va="bottom")
         axes.hlines(limit, 2.4 * number - 0.5, 2.4 * number + 1.5, color="black", linestyle="--")
         axes.text(2.4 * number - 0.5, limit, f"{limit:.1f} GB", va="bottom")
     axes.set_xticks(places, labels, fontsize=8)
     axes.set_ylabel("GB of a chip")
-    axes.set_ylim(0, 1.25 * max(plan.wish.topology.chip.hbm_bytes / GB for plan in plans))
+    axes.set_ylim(0, top)
     axes.legend(loc="upper right", ncols=3, fontsize=7)
     axes.set_title("memory", fontsize=10)
 

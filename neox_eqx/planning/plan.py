@@ -41,7 +41,6 @@ class Plan:
 
     wish: Wish
     mesh: str
-    reason: str
     programs: dict[str, Tried]
     meshes: list[Tried]
     """The first program on every mesh that was tried."""
@@ -53,6 +52,10 @@ class Plan:
     @property
     def fits(self) -> bool:
         return all(tried.fits for tried in self.programs.values())
+
+    @property
+    def reason(self) -> str:
+        return _reason(self)
 
     @property
     def hbm_bytes_per_chip(self) -> int:
@@ -103,7 +106,7 @@ def make_plan(wish: Wish, compiler: Compiler, say: Callable[[str], None] = lambd
     plans = []
     for best in sorted(meshes, key=lambda each: (each.bound_seconds, each.bytes)):
         rest = {name: _attempt(wish, compiler, name, best.mesh, say) for name in others}
-        plans.append(Plan(wish, best.mesh, _reason(best, meshes), {first: best} | rest, meshes))
+        plans.append(Plan(wish, best.mesh, {first: best} | rest, meshes))
         if plans[-1].fits or not best.fits:
             break
     plan = plans[-1] if plans[-1].fits else plans[0]
@@ -135,7 +138,7 @@ def _attempt(
     question |= {"config": wish.config.to_hf(), "program": program, "quantize": wish.quantize}
     reply = compiler.ask(question)
     if "too_large" in reply:
-        return Tried(mesh, reply["too_large"], None)
+        return Tried(mesh, reply["too_large"], None, reply["weights_bytes"])
     facts = reply["facts"] if reply["bytes"] <= wish.topology.chip.hbm_bytes else None
     return Tried(mesh, reply["bytes"], facts, reply["weights_bytes"], reply["cache_bytes"])
 
@@ -143,8 +146,10 @@ def _attempt(
 def _larger_batches(plan: Plan) -> Iterator[Wish]:
     """Guesses, the largest first."""
     wish = plan.wish
-    rows = min(wish.batch_size * _room(plan), MOST_ROWS)
-    data = Arrangement.parse(plan.mesh).data or 1
+    asked = Arrangement.parse(plan.mesh)
+    data = asked.data or (wish.topology.count // (asked.model or 1))
+    # What was compiled for has whole rows on each part of the data axis.
+    rows = min((wish.batch_size + -wish.batch_size % data) * _room(plan), MOST_ROWS)
     step = data * (8 if rows >= 16 * data else 1)
     for share in (1.0, 0.95, 0.9, 0.8):
         guess = int(rows * share) // step * step
@@ -183,14 +188,20 @@ def _no_mesh(wish: Wish) -> str:
     )
 
 
-def _reason(best: Tried, meshes: list[Tried]) -> str:
-    if not best.fits:
-        return "it needs the least memory; none fits" if len(meshes) > 1 else "asked for"
-    others = [each for each in meshes if each.fits and each is not best]
+def _reason(plan: Plan) -> str:
+    """Why this mesh: once all of its programs are known, and the first one of the others."""
+    if not plan.fits:
+        return "needs the least memory, and does not fit"
+    if plan.wish.mesh != "auto":
+        return "asked for"
+    best = plan.programs[plan.wish.programs[0]]
+    others = [each for each in plan.meshes if each.fits and each.mesh != plan.mesh]
     if not others:
-        return "the only one that fits" if len(meshes) > 1 else "asked for"
+        return "the only one that fits"
     second = min(others, key=lambda each: each.bound_seconds)
-    return (
-        f"a step takes {best.bound_seconds * 1e3:.2f} ms at best, and on {second.mesh} "
-        f"{second.bound_seconds * 1e3:.2f} ms"
-    )
+    own, other = best.bound_seconds * 1e3, second.bound_seconds * 1e3
+    if other < own:
+        return (
+            f"a step takes {own:.2f} ms at best; on {second.mesh} {other:.2f} ms, but not all fits"
+        )
+    return f"a step takes {own:.2f} ms at best, and on {second.mesh} {other:.2f} ms"

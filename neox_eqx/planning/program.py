@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from neox_eqx.errors import InputError
 from neox_eqx.planning.collectives import Collective, collectives_of
@@ -77,13 +77,19 @@ class Program:
         Raises:
             InputError: the trip count of a loop is not known; `loop_body()` is one trip of it.
         """
-        return [
-            collective
-            for run in self.runs()
-            for collective in collectives_of(
+        found: list[Collective] = []
+        places: dict[tuple[str, str], int] = {}
+        for run in self.runs():
+            for each in collectives_of(
                 self.computations, run.computation, run.instruction, run.loops, self.devices
-            )
-        ]
+            ):
+                key = (run.computation.name, each.chain or each.name)
+                if key not in places:
+                    places[key] = len(found)
+                    found.append(each)
+                else:  # a part of one that runs beside other work
+                    found[places[key]] = replace(found[places[key]], beside_work=True)
+        return found
 
     def hbm_bytes(self) -> int:
         """The bytes that one execution reads from and writes to HBM: see `traffic`.

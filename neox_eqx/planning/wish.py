@@ -10,6 +10,7 @@ from neox_eqx.sharding.mesh import Arrangement
 
 # Of each layout: with a smaller size of model a chip has more to read (1d) or to send (2d).
 TRIED = 2
+MOST_ROWS = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +39,13 @@ class Wish:
             if getattr(self, name) < 1:
                 option = name.replace("_", "-")
                 raise InputError(f"--{option} must be at least 1, not {getattr(self, name)}")
-        if self.quantize and self.train:
-            raise InputError("--quantize is for generation; training needs all digits")
+        if self.batch_size > MOST_ROWS:
+            raise InputError(f"--batch-size is at most {MOST_ROWS:,}, not {self.batch_size:,}")
+        asked = Arrangement.parse(self.mesh)
+        if "layout" in self.mesh and self.layout not in ("auto", asked.layout):
+            raise InputError(f"--mesh {self.mesh} and --layout {self.layout} contradict each other")
+        if self.train and (self.quantize or asked.heads or "2d" in (asked.layout, self.layout)):
+            raise InputError("--train is without --quantize, added heads and layout 2d")
         context = self.config.context_length
         if self.positions > context:
             names = "--prompt-len is" if self.train else "--prompt-len and --gen-len are"

@@ -139,6 +139,39 @@ calls=%fused
     ]
 
 
+def test_one_that_runs_beside_other_work_counts_once_for_its_start_work_and_end() -> None:
+    """As the compiler writes it: three fusions, each with a copy of the gather."""
+    fused = "".join(
+        f"""%{name} (p: f32[1024]) -> f32[4096] {{
+  %p.{name} = f32[1024]{{0:T(1024)}} parameter(0)
+  ROOT %g.{name} = f32[4096]{{0:T(1024)}} all-gather(%p.{name}), channel_id=7, \
+replica_groups={{{{0,1,2,3}}}}, dimensions={{0}}, frontend_attributes={{chain_id="0"}}
+}}
+
+"""
+        for name in ("begun", "beside", "ended")
+    )
+    calls = "".join(
+        f"  %{name} = f32[4096]{{0:T(1024)}} fusion(%x), kind=kCustom, calls=%{called}\n"
+        for name, called in (
+            ("async-collective-start", "begun"),
+            ("fusion.3", "beside"),
+            ("async-collective-done", "ended"),
+        )
+    )
+    program = read_program(
+        "HloModule m, num_partitions=4\n\n"
+        + fused
+        + "ENTRY %main (x: f32[1024]) -> f32[4096] {\n"
+        + "  %x = f32[1024]{0:T(1024)} parameter(0)\n"
+        + calls
+        + "  ROOT %y = f32[4096]{0:T(1024)} copy(%async-collective-done)\n}\n"
+    )
+    (only,) = program.collectives()
+    assert facts(only) == ("all-gather", 4 * 4096, "f32", 4, ())
+    assert only.beside_work
+
+
 def test_a_permutation_counts_the_chips_that_move_something() -> None:
     text = """HloModule m, num_partitions=4
 

@@ -50,6 +50,15 @@ def test_a_plan_is_printed_written_and_drawn(tmp_path: Path) -> None:
         assert facts["compile_seconds"] > 0
     assert written["decode"]["cache_aliased"] is True
     assert written["largest_batch_size"] == 1024 and written["largest_length"] == 2048
+    # 6 layers of 12 D^2 weights and a head of 50304 rows, over 4 chips, and two biases and norms.
+    matrices = 6 * 12 * 512**2 // 4 + 50304 * 512 // 4
+    others = 6 * (3 * 512 // 4 + 512 + 2048 // 4 + 512 + 4 * 512) + 2 * 512
+    # The cache of 2 rows of 32 + 64 slots.
+    cache = 2 * 6 * 2 * 512 * (32 + 64) // 4
+    assert written["decode"]["hbm_bytes_minimum"] == 2 * (matrices + others + cache)
+    assert written["decode"]["flops"] == 2 * 2 * matrices + 2 * cache
+    attention = 2 * 2 * 6 * 2 * 512 * 32 * 32 // 2 // 4
+    assert written["prefill"]["flops"] == 2 * 2 * 32 * 6 * 12 * 512**2 / 4 + attention
     # What the shapes say, without a compiler: 6 layers of 8 heads of 64, over 4 chips, bfloat16.
     assert written["cache_bytes"] == 2 * 6 * 2 * 8 * 64 * (32 + 64) // 4 * 2
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
@@ -89,6 +98,26 @@ def test_what_does_not_fit_is_an_answer(tmp_path: Path) -> None:
         (["--preset", "pythia-70m", "--topology", "v9:2x2"], "the chips are v4, v5e, v5p, v6e"),
         (["--preset", "pythia-70m", "--topology", "v4:2x2"], "those of v4 have 3, as v4:2x2x2"),
         (["--preset", "pythia-70m", "--topology", "v5e:3x5"], "does not know v5e:3x5"),
+        (["--preset", "pythia-70m", "--topology", "v5e:16x32"], "larger than a pod of v5e, 16x16"),
+        (
+            ["--preset", "pythia-70m", "--topology", "v5e:2x2", "--batch-size", "1000000000"],
+            "--batch-size is at most 1,000,000",
+        ),
+        (
+            [
+                *("--preset", "pythia-70m", "--topology", "v5e:2x2"),
+                *("--mesh", "data=2,layout=1d", "--layout", "2d"),
+            ],
+            "contradict each other",
+        ),
+        (
+            ["--preset", "pythia-70m", "--topology", "v5e:2x2", "--train", "--layout", "2d"],
+            "--train is without --quantize, added heads and layout 2d",
+        ),
+        (
+            ["--preset", "pythia-70m", "--topology", "v5e:2x2", "--json", "."],
+            ".: is a directory",
+        ),
         (
             ["--preset", "pythia-70m", "--topology", "v5e:2x2", "--mesh", "model=3"],
             "model=3 does not divide the 8 heads",
@@ -163,7 +192,7 @@ class Answers(Compiler):
         load = question["load"]
         size = size * load["batch_size"] // 8 * (load["prompt_len"] + load["gen_len"]) // 256
         if size > Topology.parse(question["topology"]).chip.hbm_bytes:
-            return {"too_large": size}
+            return {"too_large": size, "weights_bytes": 0}
         facts = {"bound_seconds": seconds}
         return {"facts": facts, "bytes": size, "weights_bytes": 0, "cache_bytes": 0}
 
@@ -182,11 +211,13 @@ def test_the_fastest_mesh_on_which_both_programs_fit_is_best() -> None:
     assert "on data=2,model=1 2000.00 ms" in best(table).reason
     table["prefill", "data=1,model=2"] = (1.0, 99 * GIB)
     assert best(table).mesh == "data=2,model=1" and best(table).fits
+    assert "on data=1,model=2 1000.00 ms, but not all fits" in best(table).reason
     table["prefill", "data=2,model=1"] = (1.0, 99 * GIB)
     assert best(table).mesh == "data=1,model=2" and not best(table).fits
     table["decode", "data=1,model=2"] = (1.0, 98 * GIB)
     table["decode", "data=2,model=1"] = (1.0, 99 * GIB)
     assert best(table).mesh == "data=1,model=2" and not best(table).fits
+    assert best(table).reason == "needs the least memory, and does not fit"
 
 
 def test_the_largest_batch_is_one_that_was_compiled_for() -> None:
