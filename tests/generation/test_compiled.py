@@ -12,7 +12,7 @@ import pytest
 from jax import lax
 
 from neox_eqx.generation.lengths import bucket
-from neox_eqx.generation.loop import State, decode, prefill
+from neox_eqx.generation.loop import FIRST_SLOTS, State, decode, decode_all, prefill
 from neox_eqx.generation.run import pad_prompts
 from neox_eqx.generation.sampling import Sampler
 from neox_eqx.generation.stopping import Ending
@@ -101,6 +101,17 @@ def test_decoding_copies_no_cache_and_reuses_its_state(stacked: bool, own: dict[
     assert aliased >= sum(leaf.nbytes for leaf in jax.tree.leaves(state.generated))
     decode(*arguments)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.generated.kv))
+
+
+def test_the_smaller_cache_is_gone_once_it_has_grown() -> None:
+    """Also where a caller still holds the state that it was part of."""
+    model, prompt, state, sampler, *_ = started(cache_model(stacked=False))
+    ending = Ending(jnp.array([-1], jnp.int32), jnp.full(3, 100, jnp.int32))
+    steps = decode_all(model, prompt, state, sampler, ending, stride=32)
+    held = [next(steps) for _ in range(4)]
+    slots = [one.tokens.shape[1] for one in held]
+    assert slots[0] == slots[2] == FIRST_SLOTS and slots[3] == 2 * FIRST_SLOTS
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(held[2].generated.kv))
 
 
 def test_a_write_that_does_not_wait_for_the_token_would_be_noticed() -> None:
