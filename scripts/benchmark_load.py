@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from neox_eqx import PRESETS, GPTNeoXConfig, InputError, load
-from neox_eqx.checkpoint.load import model_shapes
+from neox_eqx.checkpoint.fit import model_shapes
 from neox_eqx.checkpoint.names import parameters
 from neox_eqx.checkpoint.safetensors_file import write_tensors
 from neox_eqx.command_line import run

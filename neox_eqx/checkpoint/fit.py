@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from neox_eqx.checkpoint.entry import Entry
 from neox_eqx.checkpoint.names import HEAD, parameters, stored_name
@@ -14,6 +15,8 @@ from neox_eqx.checkpoint.ties import rename_shared_head
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
 from neox_eqx.model.neox import GPTNeoX
+from neox_eqx.model.segment import heads_together
+from neox_eqx.sharding.mesh import Arrangement
 
 
 def fitting(directory: Path, config: GPTNeoXConfig, entries: Iterable[Entry]) -> dict[str, Entry]:
@@ -43,6 +46,25 @@ def model_shapes(
         return model.quantized() if quantize else model
 
     return jax.eval_shape(init)
+
+
+def arranged_shapes(
+    config: GPTNeoXConfig,
+    dtype: jnp.dtype,
+    mesh: Mesh,
+    asked: Arrangement,
+    *,
+    stacked: bool,
+    quantize: str | None,
+) -> GPTNeoX:
+    """As `model_shapes`, with heads, layout and the form of the cache as `asked` means them."""
+    heads = asked.heads_of(config)
+    return dataclasses.replace(
+        model_shapes(config, dtype, stacked=stacked, heads=heads, quantize=quantize),
+        mesh=mesh,
+        layout=asked.layout,
+        heads_together=heads_together(heads, mesh),
+    )
 
 
 def _by_stored_name(directory: Path, entries: Iterable[Entry]) -> dict[str, Entry]:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from neox_eqx.checkpoint.entry import Entry
 from neox_eqx.checkpoint.files import read_entries
-from neox_eqx.checkpoint.fit import fitting, model_shapes
+from neox_eqx.checkpoint.fit import arranged_shapes, fitting
 from neox_eqx.checkpoint.hub import resolve
 from neox_eqx.checkpoint.names import Parameter, parameters
 from neox_eqx.checkpoint.place import place, place_quantized, spread
@@ -19,7 +19,6 @@ from neox_eqx.checkpoint.ties import settle_tying
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
 from neox_eqx.model.neox import GPTNeoX
-from neox_eqx.model.segment import heads_together
 from neox_eqx.sharding.distributed import agreed, check_equal
 from neox_eqx.sharding.mesh import Arrangement, checked_mesh, make_mesh
 from neox_eqx.sharding.rules import LAYOUTS, parameter_shardings
@@ -90,16 +89,13 @@ def load_entries(
             mesh = "auto" if jax.process_count() > 1 else "data=1,model=1"
         asked = Arrangement.parse(mesh if isinstance(mesh, str) else "auto")
         mesh = make_mesh(config, mesh) if isinstance(mesh, str) else checked_mesh(config, mesh)
-    heads = asked.heads_of(config)
-    how = (config, dtype, stacked, dict(mesh.shape), heads, asked.layout, quantize)
+    sizes = (dict(mesh.shape), asked.heads_of(config), asked.layout)
+    how = (config, dtype, stacked, *sizes, quantize)
     if jax.process_count() > 1:
         check_equal(f"{directory}, its configuration or tensors,", (*how, _fingerprint(tensors)))
-    shapes = dataclasses.replace(
-        model_shapes(config, dtype, stacked=stacked, heads=heads, quantize=quantize),
-        mesh=mesh if mesh.size > 1 else None,
-        layout=asked.layout,
-        heads_together=heads_together(heads, mesh),
-    )
+    shapes = arranged_shapes(config, dtype, mesh, asked, stacked=stacked, quantize=quantize)
+    if mesh.size == 1:
+        shapes = dataclasses.replace(shapes, mesh=None)
     places = jax.tree.leaves(_places(shapes, mesh))
     arrays = _arrays(_with_progress(parameters(shapes)), places, tensors)
     return jax.tree.unflatten(jax.tree.structure(shapes), list(arrays))

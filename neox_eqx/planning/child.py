@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
@@ -31,13 +30,15 @@ from neox_eqx.planning.facts import (
 from neox_eqx.planning.programs import (
     Workload,
     abstract_model,
+    abstract_update,
     compile_decode,
     compile_prefill,
     compile_train,
 )
 from neox_eqx.sharding.mesh import Arrangement, make_mesh
+from neox_eqx.training.batch import Batch
 from neox_eqx.training.recipe import Recipe
-from neox_eqx.training.state import abstract_step
+from neox_eqx.training.state import TrainState
 
 
 def answer(question: dict[str, Any]) -> dict[str, Any]:
@@ -47,9 +48,9 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
     mesh = make_mesh(config, question["mesh"], _devices(topology))
     load, dtype, chip = Workload(**question["load"]), question["dtype"], topology.chip
     if question["program"] == "train":
-        state, _ = abstract_step(config, mesh, Recipe(steps=1), load.batch_size, load.prompt_len)
-        weights = local_bytes(state)
-        compile_it = partial(_train, config, mesh, dtype, load, chip)
+        update = abstract_update(config, mesh, dtype, load)
+        weights = local_bytes(update[0])
+        compile_it = partial(_train, update, chip)
     else:
         asked = Arrangement.parse(question["mesh"])
         model = abstract_model(config, mesh, asked, dtype, question["quantize"])
@@ -80,11 +81,8 @@ def _prefill(model: GPTNeoX, load: Workload, chip: Chip) -> dict[str, Any]:
     return _reply(facts, facts.peak_bytes, cache)
 
 
-def _train(
-    config: GPTNeoXConfig, mesh: Mesh, dtype: str, load: Workload, chip: Chip
-) -> dict[str, Any]:
-    compiled = compile_train(config, mesh, dtype, load)
-    facts = train_facts(compiled, chip)
+def _train(update: tuple[TrainState, Batch, Recipe], chip: Chip) -> dict[str, Any]:
+    facts = train_facts(compile_train(*update), chip)
     return _reply(facts, facts.peak_bytes, 0)
 
 

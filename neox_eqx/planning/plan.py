@@ -98,7 +98,6 @@ def make_plan(wish: Wish, compiler: Compiler, say: Callable[[str], None] = lambd
     Raises:
         InputError: no mesh divides the model, or the compiler does not know the slice.
     """
-
     first, *others = wish.programs
     meshes = [_attempt(wish, compiler, first, mesh, say) for mesh in wish.meshes()]
     if not meshes:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from neox_eqx.checkpoint.fit import model_shapes
+from neox_eqx.checkpoint.fit import arranged_shapes
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.generation.lengths import bucket
 from neox_eqx.generation.loop import decode, double_slots, prefill
@@ -16,11 +16,12 @@ from neox_eqx.generation.options import GenerationOptions
 from neox_eqx.generation.sampling import Sampler
 from neox_eqx.generation.stopping import Ending
 from neox_eqx.model.neox import GPTNeoX
-from neox_eqx.model.segment import Segment, heads_together
+from neox_eqx.model.segment import Segment
 from neox_eqx.sharding.mesh import Arrangement
 from neox_eqx.sharding.rules import LAYOUTS, parameter_shardings, sharding
+from neox_eqx.training.batch import Batch
 from neox_eqx.training.recipe import Recipe
-from neox_eqx.training.state import abstract_step
+from neox_eqx.training.state import TrainState, abstract_step
 from neox_eqx.training.step import train_step
 
 
@@ -31,6 +32,10 @@ class Workload:
     batch_size: int
     prompt_len: int
     gen_len: int
+
+    def rows(self, mesh: Mesh) -> int:
+        """The batch, filled up so that it divides over the mesh's data axis."""
+        return self.batch_size + -self.batch_size % mesh.shape["data"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +51,7 @@ def abstract_model(
     config: GPTNeoXConfig, mesh: Mesh, asked: Arrangement, dtype: str, quantize: str | None
 ) -> GPTNeoX:
     """The model as `load` would place it on `mesh`, with shapes in place of arrays."""
-    heads = asked.heads_of(config)
-    shapes = dataclasses.replace(
-        model_shapes(config, jnp.dtype(dtype), stacked=True, heads=heads, quantize=quantize),
-        mesh=mesh,
-        layout=asked.layout,
-        heads_together=heads_together(heads, mesh),
-    )
+    shapes = arranged_shapes(config, jnp.dtype(dtype), mesh, asked, stacked=True, quantize=quantize)
     places = parameter_shardings(shapes, mesh, LAYOUTS[shapes.layout])
     return jax.tree.map(_placed, shapes, places)
 
@@ -74,17 +73,21 @@ def compile_decode(model: GPTNeoX, load: Workload) -> Compiled:
     return _compile(decode, model, prompt, state, sampler, ending, until)
 
 
-def compile_train(config: GPTNeoXConfig, mesh: Mesh, dtype: str, load: Workload) -> Compiled:
-    """One update of all parameters by a batch of texts of `prompt_len` tokens."""
+def abstract_update(
+    config: GPTNeoXConfig, mesh: Mesh, dtype: str, load: Workload
+) -> tuple[TrainState, Batch, Recipe]:
+    """What an update of all parameters by a batch of texts of `prompt_len` tokens takes."""
     recipe = Recipe(steps=1, compute_dtype=dtype)
-    rows = load.batch_size + -load.batch_size % mesh.shape["data"]
-    state, batch = abstract_step(config, mesh, recipe, rows, load.prompt_len)
+    return *abstract_step(config, mesh, recipe, load.rows(mesh), load.prompt_len), recipe
+
+
+def compile_train(state: TrainState, batch: Batch, recipe: Recipe) -> Compiled:
     return _compile(train_step, state, batch, recipe)
 
 
 def _prefill_arguments(model: GPTNeoX, load: Workload) -> tuple[Any, ...]:
     assert model.mesh is not None
-    rows = load.batch_size + -load.batch_size % model.mesh.shape["data"]
+    rows = load.rows(model.mesh)
     shape = (rows, bucket(load.prompt_len))
     tokens, valid = jnp.zeros(shape, jnp.int32), jnp.zeros(shape, bool)
     sampler = Sampler.of([GenerationOptions(temperature=0.0).resolve({})] * rows)

@@ -7,6 +7,8 @@ from neox_eqx.planning.plan import GB, Plan
 from neox_eqx.sharding.mesh import Arrangement
 
 Row = tuple[str, Callable[[Plan], str]]
+UNKNOWN = "-"
+"""Of a program that does not fit."""
 
 
 def table(name: str, plans: list[Plan]) -> str:
@@ -15,7 +17,7 @@ def table(name: str, plans: list[Plan]) -> str:
     work = f"{wish.batch_size} x {wish.prompt_len} tokens"
     work += " an update" if wish.train else f" in, {wish.batch_size} x {wish.gen_len} out"
     rows: list[Row] = _MEMORY + sum((_PROGRAMS[program] for program in wish.programs), [])
-    lines = _aligned([(label, [_cell(plan, value) for plan in plans]) for label, value in rows])
+    lines = _aligned([(label, [value(plan) for plan in plans]) for label, value in rows])
     reasons = [f"{plan.wish.topology.name}, {plan.mesh}: {plan.reason}." for plan in plans]
     notes = ["Bytes and collectives are those of one chip; times are bounds, not predictions."]
     dtype = f"{wish.dtype}, {wish.quantize} weights" if wish.quantize else wish.dtype
@@ -31,23 +33,10 @@ def _aligned(rows: list[tuple[str, list[str]]]) -> list[str]:
     ]
 
 
-def _cell(plan: Plan, value: Callable[[Plan], str]) -> str:
-    try:
-        return value(plan)
-    except _Unknown:
-        return "-"
-
-
-class _Unknown(Exception):
-    """What does not fit has no facts."""
-
-
 def _of(program: str, show: Callable[[dict[str, Any]], str]) -> Callable[[Plan], str]:
     def value(plan: Plan) -> str:
         facts = plan.programs[program].facts
-        if facts is None:
-            raise _Unknown
-        return show(facts)
+        return show(facts) if facts else UNKNOWN
 
     return value
 
@@ -76,20 +65,13 @@ def _tokens_a_second(plan: Plan) -> str:
 
 
 def _if_fits(show: Callable[[Plan], Any]) -> Callable[[Plan], str]:
-    def value(plan: Plan) -> str:
-        if not plan.fits:
-            raise _Unknown
-        return str(show(plan))
-
-    return value
+    return lambda plan: str(show(plan)) if plan.fits else UNKNOWN
 
 
 def _first(show: Callable[[Any], str]) -> Callable[[Plan], str]:
     def value(plan: Plan) -> str:
         tried = plan.programs[plan.wish.programs[0]]
-        if not tried.fits:
-            raise _Unknown
-        return show(tried)
+        return show(tried) if tried.fits else UNKNOWN
 
     return value
 

@@ -10,7 +10,7 @@ from neox_eqx.sharding.mesh import Arrangement
 
 # Of each layout: with a smaller size of model a chip has more to read (1d) or to send (2d).
 TRIED = 2
-MOST_ROWS = 1_000_000
+LARGEST_BATCH = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Wish:
             if getattr(self, name) < 1:
                 option = name.replace("_", "-")
                 raise InputError(f"--{option} must be at least 1, not {getattr(self, name)}")
-        if self.batch_size > MOST_ROWS:
-            raise InputError(f"--batch-size is at most {MOST_ROWS:,}, not {self.batch_size:,}")
+        if self.batch_size > LARGEST_BATCH:
+            raise InputError(f"--batch-size is at most {LARGEST_BATCH:,}, not {self.batch_size:,}")
         asked = Arrangement.parse(self.mesh)
         if "layout" in self.mesh and self.layout not in ("auto", asked.layout):
             raise InputError(f"--mesh {self.mesh} and --layout {self.layout} contradict each other")

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
-from neox_eqx.checkpoint.load import model_shapes
+from neox_eqx.checkpoint.fit import model_shapes
 from neox_eqx.checkpoint.names import parameters
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.sharding.rules import constrain, parameter_shardings, sharding
