@@ -1,0 +1,63 @@
+"""Data that a run is measured on and does not learn from."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from neox_eqx.model.neox import GPTNeoX
+from neox_eqx.text.generator import TextGenerator
+from neox_eqx.training.dataset import TrainingData
+from neox_eqx.training.documents import Document
+from neox_eqx.training.evaluate import eval_loss, exact_match, inference_model
+from neox_eqx.training.examples import Example
+from neox_eqx.training.recipe import Recipe
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """Held-out examples, and what generation needs to answer their prompts."""
+
+    data: TrainingData
+    examples: Sequence[Example]
+    """Those with a prompt, without those that are too long."""
+    max_new_tokens: int
+    tokenizer: Tokenizer
+    defaults: Mapping[str, Any]
+
+    @classmethod
+    def of(
+        cls,
+        examples: Sequence[Example],
+        documents: Sequence[Document],
+        tokenizer: Tokenizer,
+        defaults: Mapping[str, Any],
+        batch_size: int,
+        max_length: int,
+    ) -> "HeldOut":
+        """An answer may be twice as long as the longest right one, as far as it fits.
+
+        Raises:
+            InputError: no example fits in `max_length`.
+        """
+        data = TrainingData.of(documents, batch_size=batch_size, max_length=max_length)
+        kept = {document.number for document in data.documents if document.given}
+        prompts = max((document.given for document in data.documents), default=0)
+        answers = max(len(document.tokens) - document.given for document in data.documents)
+        return cls(
+            data,
+            [example for example in examples if example.number in kept],
+            min(2 * answers, max_length - prompts),
+            tokenizer,
+            defaults,
+        )
+
+    def measure(self, model: GPTNeoX, recipe: Recipe) -> dict[str, float]:
+        """`eval_loss`, and `exact_match` where there are prompts."""
+        numbers = {"eval_loss": eval_loss(model, self.data, recipe)}
+        if self.examples:
+            own = inference_model(model, recipe.compute_dtype)
+            generator = TextGenerator(own, self.tokenizer, self.defaults)
+            numbers["exact_match"] = exact_match(generator, self.examples, self.max_new_tokens)
+        return numbers
