@@ -33,6 +33,8 @@ class Checkpoints:
         import orbax.checkpoint as ocp
         from orbax.checkpoint.checkpoint_managers import LatestN
 
+        # What is wrong is raised; what it logs beside that is of its own workings.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         self.directory = directory.resolve()
         self._args = ocp.args
         with self._errors("cannot be made"):
@@ -107,10 +109,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _errors(self, what: str) -> Iterator[None]:
-        """Whatever Orbax raises and logs, in one line."""
-        logger = logging.getLogger("absl")
-        level = logger.level
-        logger.setLevel(logging.CRITICAL)
+        """Whatever Orbax raises, in one line."""
         try:
             yield
         except Exception as error:  # tensorstore's are ValueErrors, and others are as wide
@@ -120,8 +119,6 @@ class Checkpoints:
             code = re.search(r"os_error_code='(\d+)'", str(error))
             reason = os.strerror(int(code[1])) if code else " ".join(str(error).split())[:300]
             raise InputError(f"{self.directory}: {what}: {reason}") from error
-        finally:
-            logger.setLevel(level)
 
 
 def _named(state: TrainState) -> dict[str, Any]:

@@ -73,10 +73,12 @@ class Job:
     @property
     def settings(self) -> dict[str, Any]:
         """All that the losses depend on, but the mesh."""
+        names = ("batch_size", "max_length", "pack", "too_long")
         return {
+            **dataclasses.asdict(self.recipe),
+            **{name: getattr(self.options, name) for name in names},
             "model": self.config.to_hf(),
             "data": self.data.fingerprint,
-            **dataclasses.asdict(self.recipe),
         }
 
     def evaluates_at(self, step: int) -> bool:

@@ -15,8 +15,11 @@ from neox_eqx.training.log import RunLog
 from neox_eqx.training.loop import train
 from neox_eqx.training.loss_picture import draw_loss
 from neox_eqx.training.options import TrainingOptions
-from neox_eqx.training.settings import claim
+from neox_eqx.training.settings import claimed
 from neox_eqx.training.state import TrainState, abstract_state
+
+HF = "hf"
+"""The directory of the result in that of the run."""
 
 
 def fine_tune(options: TrainingOptions) -> None:
@@ -27,28 +30,38 @@ def fine_tune(options: TrainingOptions) -> None:
         Stopped: after a signal, with a checkpoint; or too many batches were not finite.
     """
     job = Job.of(options)
-    claim(options.output, job.settings)
-    checkpoints = Checkpoints(options.output / "checkpoints", options.keep)
+    with claimed(options.output, job.settings):
+        _run(job)
+
+
+def _run(job: Job) -> None:
+    output, last = job.options.output, job.recipe.steps
+    checkpoints = Checkpoints(output / "checkpoints", job.options.keep)
     first = checkpoints.latest or 0
     with agreed():
-        if first > job.recipe.steps:
-            raise InputError(
-                f"{options.output}: is at step {first} already, and --steps {job.recipe.steps} "
-                "is less"
-            )
+        if first > last:
+            raise InputError(f"{output}: is at step {first} already, and --steps {last} is less")
+        is_complete = first == last and (output / HF).exists()
+    if is_complete:
+        print(f"{output / HF}: the model after {last} steps, which was there already")
+        return
+    with agreed():
         log = RunLog(
-            options.output,
-            wandb_mode=options.wandb_mode,
-            config=job.settings,
-            resume_step=first,
+            output, wandb_mode=job.options.wandb_mode, config=job.settings, resume_step=first
         )
+    if is_first():
+        # Of a run with fewer steps: should this one be killed, it must not pass for its result.
+        shutil.rmtree(output / HF, ignore_errors=True)
     try:
         state = train(job, _begin(job, checkpoints), checkpoints, log)
+        save(state.model, output / HF, find_companions(job.source))
     except (Stopped, InputError) as error:
         log.finish(getattr(error, "status", 2))
         raise
-    _export(job, state, is_new=first < job.recipe.steps)
     log.finish()
+    if is_first():
+        draw_loss(output)
+    print(f"{output / HF}: the model after {last} steps")
 
 
 def _begin(job: Job, checkpoints: Checkpoints) -> TrainState:
@@ -60,18 +73,3 @@ def _begin(job: Job, checkpoints: Checkpoints) -> TrainState:
     with agreed():
         checkpoints.check_space(shapes)
     return TrainState.start(load(job.source, **how), job.recipe)
-
-
-def _export(job: Job, state: TrainState, *, is_new: bool) -> None:
-    """Writes hf/ and loss.png where an end of the run before this one has not."""
-    directory = job.options.output / "hf"
-    with agreed():
-        is_there = directory.exists()
-    if is_there and not is_new:
-        return
-    if is_there and is_first():
-        shutil.rmtree(directory)
-    save(state.model, directory, find_companions(job.source))
-    if is_first():
-        draw_loss(job.options.output)
-    print(f"{directory}: the model after {job.recipe.steps} steps")

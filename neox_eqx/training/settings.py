@@ -1,7 +1,10 @@
 """What a run must find unchanged to go on, kept in its directory."""
 
+import contextlib
+import fcntl
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +18,32 @@ NAME = "run.json"
 _MAY_CHANGE = ("steps",)
 
 
-def claim(directory: Path, settings: Mapping[str, Any]) -> None:
-    """Makes the directory that of the run with these settings, or finds that it is already.
+@contextlib.contextmanager
+def claimed(directory: Path, settings: Mapping[str, Any]) -> Iterator[None]:
+    """Makes the directory that of the run with these settings, if it is not already.
+
+    Until the block ends it belongs to this program alone.
 
     Raises:
-        InputError: it holds something else or another run, cannot be written, or is not one
-            directory for all hosts.
+        InputError: it holds something else or another run, another program is at it, it cannot
+            be written, or it is not one directory for all hosts.
     """
     path = directory / NAME
     with agreed():
         _check(path, settings)
-    with agreed():
-        if is_first():
-            _make(directory)
-            with whole_file(path) as file:
-                file.write(json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
-    with agreed():
-        if not path.exists():
-            raise InputError(
-                f"{directory}: is not the directory that the first process has under this name; "
-                "name an --output that all hosts share"
-            )
+    with contextlib.ExitStack() as stack:
+        with agreed():
+            if is_first():
+                stack.callback(os.close, _lock(directory))
+                with whole_file(path) as file:
+                    file.write(json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
+        with agreed():
+            if not path.exists():
+                raise InputError(
+                    f"{directory}: is not the directory that the first process has under this "
+                    "name; name an --output that all hosts share"
+                )
+        yield
 
 
 def _check(path: Path, settings: Mapping[str, Any]) -> None:
@@ -45,21 +53,29 @@ def _check(path: Path, settings: Mapping[str, Any]) -> None:
             raise InputError(f"{directory}: holds no run, and is not empty; name another --output")
         return
     before = read_json(path)
-    for name in before.keys() | settings.keys():
+    for name in settings:
         if name not in _MAY_CHANGE and before.get(name) != settings.get(name):
             raise InputError(
-                f"{directory}: holds a run with another {name} ({_short(before.get(name))}, not "
-                f"{_short(settings.get(name))}); give what it began with, or name another --output"
+                f"{directory}: holds a run with another {name}"
+                f"{_difference(before.get(name), settings.get(name))}; give what it began with, "
+                "or name another --output"
             )
 
 
-def _make(directory: Path) -> None:
+def _difference(before: Any, now: Any) -> str:
+    """In brackets, where they can be read."""
+    texts = [json.dumps(value, ensure_ascii=False) for value in (before, now)]
+    return f" ({texts[0]}, not {texts[1]})" if max(map(len, texts)) <= 20 else ""
+
+
+def _lock(directory: Path) -> int:
+    """A descriptor of the directory, which is made if need be; the lock ends where that does."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(directory, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise InputError(f"{directory}: another program is at this run; wait for it") from error
     except OSError as error:
         raise InputError(f"{directory}: cannot be made: {error.strerror}") from error
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 40 else f"{text[:37]}..."
+    return descriptor
