@@ -1,0 +1,142 @@
+"""Runs of train.py: however often they are ended, they end as one that was left alone."""
+
+import random
+import signal
+import subprocess
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer, GPTNeoXForCausalLM
+
+from neox_eqx.checkpoint.load import load
+from tests.sharding.processes import finish, podrun_environments
+from tests.text.checkpoints import byte_level, save_checkpoint
+from tests.training.runs import STEPS, Run, wait_for, write_data
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint, data, and what is compiled for them."""
+    directory = tmp_path_factory.mktemp("files")
+    save_checkpoint(directory / "model", byte_level())
+    write_data(directory / "data.jsonl", 22)
+    write_data(directory / "held_out.jsonl", 3)
+    return directory
+
+
+def new_run(files: Path, output: Path) -> Run:
+    return Run(files / "model", files / "data.jsonl", output, files / "compiled")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    run = new_run(files, tmp_path_factory.mktemp("undisturbed"))
+    (ended,) = finish(run.start(eval_data=files / "held_out.jsonl"))
+    assert (ended.status, ended.err) == (0, "")
+    assert [line.split(":")[0] for line in ended.out.splitlines()[:2]] == ["step 0", "step 3"]
+    return run
+
+
+def test_a_run_leaves_its_numbers_a_picture_and_a_model(undisturbed: Run) -> None:
+    assert [step for step, *_ in undisturbed.losses()] == [*range(1, STEPS + 1)]
+    steps = [row["step"] for row in undisturbed.rows() if "eval_loss" in row]
+    assert steps == [*range(0, STEPS + 1, 3)]
+    assert all(0 <= row["exact_match"] <= 1 for row in undisturbed.rows() if "exact_match" in row)
+    assert undisturbed.losses()[-1][1] < undisturbed.losses()[0][1]
+    assert undisturbed.checkpoints() == [STEPS - 3, STEPS]
+    assert (undisturbed.output / "loss.png").stat().st_size > 1000
+
+
+def test_transformers_loads_the_result_with_its_tokenizer(undisturbed: Run, files: Path) -> None:
+    directory = undisturbed.output / "hf"
+    theirs = GPTNeoXForCausalLM.from_pretrained(directory)
+    assert theirs.generation_config.pad_token_id == 1
+    text = "Two cats and three dogs went home."
+    ids = AutoTokenizer.from_pretrained(directory)(text)["input_ids"]
+    assert ids == byte_level().encode(text).ids
+    ours = load(directory)
+    hidden, _ = ours(jnp.array([ids]), jnp.ones((1, len(ids)), bool))
+    with torch.no_grad():
+        expected = theirs(torch.tensor([ids])).logits.numpy()
+    np.testing.assert_allclose(np.asarray(ours.logits(hidden)), expected, atol=2e-5)
+    before = GPTNeoXForCausalLM.from_pretrained(files / "model")
+    with torch.no_grad():
+        assert np.abs(before(torch.tensor([ids])).logits.numpy() - expected).max() > 0.1
+
+
+def test_a_run_that_is_ended_again_and_again_has_the_losses_of_one_that_is_not(
+    files: Path, undisturbed: Run, tmp_path: Path
+) -> None:
+    """Killed while it writes a checkpoint, asked to end, and killed at any step."""
+    run = new_run(files, tmp_path / "run")
+    (process,) = run.start(save_every=1)
+    whole = kill_while_it_saves(run, process)
+    assert run.checkpoints() == whole
+
+    (process,) = run.start(save_every=1)
+    wait_for(lambda: len(run.losses()) > whole[-1] + 2, process)
+    process.terminate()
+    (ended,) = finish([process])
+    assert ended.status == 75
+    said = ended.err.splitlines()
+    step = len(run.losses())
+    assert said[0] == "SIGTERM: saving after this step" and len(said) == 2
+    assert said[1].startswith(
+        f"train.py: SIGTERM: the checkpoint of step {step} is in {run.output}"
+    )
+    assert run.checkpoints()[-1] == step < STEPS
+
+    (process,) = run.start(save_every=4)
+    target = random.randrange(step + 1, STEPS)
+    wait_for(lambda: len(run.losses()) >= target, process)
+    process.kill()
+    finish([process])
+    assert not (run.output / "hf").exists()
+
+    (ended,) = finish(run.start())
+    assert (ended.status, ended.err) == (0, "")
+    assert run.losses() == undisturbed.losses()
+    assert not run.unfinished()
+    results = [
+        (each.output / "hf" / "model.safetensors").read_bytes() for each in (run, undisturbed)
+    ]
+    assert results[0] == results[1]
+
+
+def kill_while_it_saves(run: Run, process: subprocess.Popen[str]) -> list[int]:
+    """Kills a run between the beginning and the end of a save; the checkpoints there are then."""
+    while True:
+        wait_for(lambda: len(run.checkpoints()) > 1 and run.unfinished(), process)
+        process.send_signal(signal.SIGSTOP)
+        if run.unfinished():
+            break
+        process.send_signal(signal.SIGCONT)
+    whole = run.checkpoints()
+    process.kill()
+    finish([process])
+    assert run.unfinished()
+    return whole
+
+
+def test_processes_end_together_and_one_goes_on_alone_with_their_losses(
+    files: Path, undisturbed: Run, tmp_path: Path
+) -> None:
+    """Two processes with two devices each; a signal to one of them makes both save and end."""
+    run = new_run(files, tmp_path / "run")
+    processes = run.start(podrun_environments(2), devices=2, save_every=4, mesh="data=2,model=2")
+    wait_for(lambda: len(run.losses()) > 5, processes[1])
+    processes[1].terminate()
+    ended = finish(processes)
+    assert [one.status for one in ended] == [75, 75], ended
+    step = len(run.losses())
+    assert run.checkpoints()[-1] == step < STEPS
+    assert [one.err.count("saving after this step") for one in ended] == [0, 0]
+    assert [one.err.count(f"checkpoint of step {step}") for one in ended] == [1, 0]
+
+    (one,) = finish(run.start(devices=4, mesh="data=4"))
+    assert one.status == 0, one
+    numbers, expected = np.array(run.losses()), np.array(undisturbed.losses())
+    np.testing.assert_allclose(numbers, expected, rtol=1e-4)
