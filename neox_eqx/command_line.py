@@ -105,7 +105,9 @@ def _interrupt_until_it_ends() -> None:
         raise KeyboardInterrupt
 
     def is_dropped(report: Any) -> None:
-        if report.exc_type is not KeyboardInterrupt:
+        # A write of tensorstore's that fails leaves others, which call an event loop that is gone.
+        is_late = str(report.exc_value) == "Event loop is closed"
+        if report.exc_type is not KeyboardInterrupt and not is_late:
             sys.__unraisablehook__(report)
 
     if threading.current_thread() is threading.main_thread():

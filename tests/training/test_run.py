@@ -1,6 +1,8 @@
 """Runs of train.py: however often they are ended, they end as one that was left alone."""
 
 import random
+import resource
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -119,6 +121,23 @@ def kill_while_it_saves(run: Run, process: subprocess.Popen[str]) -> list[int]:
     finish([process])
     assert run.unfinished()
     return whole
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_run_and_leaves_the_one_before(
+    files: Path, undisturbed: Run, tmp_path: Path
+) -> None:
+    """Files may not be larger than 100 kB, which is less than the state."""
+    run = new_run(files, tmp_path / "run")
+    shutil.copytree(undisturbed.output, run.output)
+    shutil.rmtree(run.output / "checkpoints" / str(STEPS))
+    (process,) = run.start()
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (100_000, 100_000))
+    (ended,) = finish([process])
+    where = run.output / "checkpoints"
+    assert ended.status == 2
+    assert ended.err == f"train.py: error: {where}: the newest cannot be written: File too large\n"
+    assert run.checkpoints() == [STEPS - 3]
+    assert not (run.output / "hf").exists()
 
 
 def test_processes_end_together_and_one_goes_on_alone_with_their_losses(
