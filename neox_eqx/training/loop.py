@@ -24,13 +24,13 @@ STATUS: dict[int, int] = {signal.SIGTERM: os.EX_TEMPFAIL, signal.SIGINT: 128 + s
 
 
 def train(job: Job, state: TrainState, checkpoints: Checkpoints, log: RunLog) -> TrainState:
-    """Takes the steps that are left, and leaves a checkpoint of the last one.
+    """Takes the steps that are left, and begins to write a checkpoint of the last one.
 
     While the devices are at a step, the host makes the next batch and tells of the step before.
 
     Raises:
         InputError: a checkpoint cannot be written.
-        Stopped: a signal came, and there is a checkpoint; or batches were not finite.
+        Stopped: a signal came, for which a checkpoint is begun; or batches were not finite.
     """
     first, last = int(state.step) + 1, job.recipe.steps
     batches = _batches(job.data, first, last, state.model.mesh)
@@ -57,7 +57,6 @@ def train(job: Job, state: TrainState, checkpoints: Checkpoints, log: RunLog) ->
             if number or job.saves_at(step):
                 with report.paused():
                     checkpoints.save(state)
-    checkpoints.finish()
     if number:
         raise Stopped(
             f"{signal.Signals(number).name}: the checkpoint of step {step} is in "

@@ -54,9 +54,14 @@ def _run(job: Job) -> None:
         shutil.rmtree(output / HF, ignore_errors=True)
     try:
         state = train(job, _begin(job, checkpoints), checkpoints, log)
+        checkpoints.finish()
         save(state.model, output / HF, find_companions(job.source))
-    except (Stopped, InputError) as error:
-        log.finish(getattr(error, "status", 2))
+    except Stopped as stopped:
+        checkpoints.finish()
+        log.finish(stopped.status)
+        raise
+    except InputError:
+        log.finish(2)
         raise
     log.finish()
     if is_first():
