@@ -2,21 +2,17 @@
 
 import equinox as eqx
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 
 class Batch(eqx.Module):
-    """Rows of one document or of several packed ones, with padding anywhere.
+    """Rows of one document or of several packed ones, with padding anywhere."""
 
-    Its arrays are of NumPy until they are placed on devices.
-    """
-
-    tokens: Int[Array | np.ndarray, "B T"]
-    documents: Int[Array | np.ndarray, "B T"]
+    tokens: Int[Array, "B T"]
+    documents: Int[Array, "B T"]
     """Which document of its row a token belongs to: 1, 2, ... from the left, and 0 at padding."""
-    weights: Float[Array | np.ndarray, "B T"]
+    weights: Float[Array, "B T"]
     """What predicting this token counts in the loss: 0 in a prompt. The first token of a document
     is never predicted, whatever its weight."""
 

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,14 @@ from neox_eqx.training.order import packed, rows_of_batch
 
 _MULTIPLE = 64
 """Rows are as long as the longest document, rounded up to this, where none has `max_length`."""
+
+
+class Rows(NamedTuple):
+    """A `Batch` before it is placed on devices, in NumPy."""
+
+    tokens: np.ndarray
+    documents: np.ndarray
+    weights: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,8 +87,8 @@ class TrainingData:
         """The steps that go through all rows so often: the last goes on into another epoch."""
         return math.ceil(epochs * len(self.rows) / self.batch_size)
 
-    def batch(self, step: int) -> Batch:
-        """The batch of a step from 0 on, of all processes, as NumPy arrays."""
+    def batch(self, step: int) -> Rows:
+        """The batch of a step from 0 on, of all processes."""
         return self._batch_of(self._rows_at(step))
 
     def ids(self, step: int) -> list[int]:
@@ -87,7 +96,7 @@ class TrainingData:
         rows = self._rows_at(step)
         return [self.documents[index].number for row in rows for index in self.rows[row]]
 
-    def once(self) -> Iterator[Batch]:
+    def once(self) -> Iterator[Rows]:
         """All rows in their order, each once; the last batch is filled up with padding."""
         for start in range(0, len(self.rows), self.batch_size):
             yield self._batch_of(range(start, min(start + self.batch_size, len(self.rows))))
@@ -105,7 +114,7 @@ class TrainingData:
     def _rows_at(self, step: int) -> list[int]:
         return rows_of_batch(step, self.batch_size, len(self.rows), self.seed)
 
-    def _batch_of(self, rows: Sequence[int]) -> Batch:
+    def _batch_of(self, rows: Sequence[int]) -> Rows:
         shape = (self.batch_size, self.row_length)
         tokens, documents = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
         weights = np.zeros(shape, np.float32)
@@ -118,16 +127,16 @@ class TrainingData:
                 documents[line, start:end] = number
                 weights[line, start + document.given : end] = 1
                 start = end
-        return Batch(tokens, documents, weights)
+        return Rows(tokens, documents, weights)
 
 
-def place(batch: Batch, mesh: Mesh | None) -> Batch:
-    """A batch of all processes on the devices; each process gives its own their rows."""
+def place(rows: Rows, mesh: Mesh | None) -> Batch:
+    """The batch on the devices: each process gives its own devices their rows."""
     if mesh is None:
-        return jax.tree.map(jnp.asarray, batch)
+        return Batch(*map(jnp.asarray, rows))
+    rows_apart = sharding(mesh, rows.tokens.shape, ("rows", None))
 
     def spread(array: np.ndarray) -> jax.Array:
-        rows_apart = sharding(mesh, array.shape, ("rows", None))
         return jax.make_array_from_callback(array.shape, rows_apart, lambda part: array[part])
 
-    return jax.tree.map(spread, batch)
+    return Batch(*map(spread, rows))
