@@ -85,8 +85,7 @@ def shorten(
     for document in documents:
         is_long = len(document.tokens) > max_length
         if is_long:
-            tokens = document.tokens[:max_length]
-            document = dataclasses.replace(document, tokens=tokens)
+            document = dataclasses.replace(document, tokens=document.tokens[:max_length])
         may_be_cut = (too_long or ("drop" if document.given else "cut")) == "cut"
         if document.learnt < 1 or (is_long and not may_be_cut):
             dropped += 1

@@ -1,0 +1,68 @@
+"""How good a model is: its loss on held-out documents, and how many answers it gets right."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+from jaxtyping import Array, Float32
+
+from neox_eqx.generation.options import GenerationOptions
+from neox_eqx.model.neox import GPTNeoX
+from neox_eqx.sharding.rules import parameter_shardings
+from neox_eqx.text.generator import TextGenerator
+from neox_eqx.training.batch import Batch
+from neox_eqx.training.dataset import TrainingData, place
+from neox_eqx.training.examples import Example
+from neox_eqx.training.recipe import Recipe
+from neox_eqx.training.step import summed_loss
+
+
+def eval_loss(model: GPTNeoX, data: TrainingData, recipe: Recipe) -> float:
+    """The mean loss by weight over all of `data`, each document once, without dropout."""
+    sums = [_sums(model, place(rows, model.mesh), recipe) for rows in data.once()]
+    losses, weights = zip(*jax.device_get(sums), strict=True)
+    return float(sum(map(float, losses)) / sum(map(float, weights)))
+
+
+@partial(jax.jit, static_argnames="recipe")
+def _sums(
+    model: GPTNeoX, batch: Batch, recipe: Recipe
+) -> tuple[Float32[Array, ""], Float32[Array, ""]]:
+    return summed_loss(model, batch, recipe), batch.targets()[1].sum()
+
+
+def exact_match(
+    generator: TextGenerator, examples: Sequence[Example], max_new_tokens: int
+) -> float:
+    """The share of prompts whose completion, decoded greedily, is that of the example.
+
+    What is compared is `final_answer` of both.
+    """
+    prompts = [example.prompt for example in examples if example.prompt is not None]
+    options = GenerationOptions(max_new_tokens=max_new_tokens, temperature=0.0)
+    completions = generator.generate(prompts, options)
+    right = [
+        final_answer(completion.text) == final_answer(example.completion)
+        for completion, example in zip(completions, examples, strict=True)
+    ]
+    return sum(right) / len(right)
+
+
+def final_answer(text: str) -> str:
+    """What stands after `####` on its line, without commas, as GSM8K is scored; else all of it."""
+    _, mark, answer = text.partition("####")
+    return answer.strip().partition("\n")[0].strip().replace(",", "") if mark else text.strip()
+
+
+def inference_model(model: GPTNeoX, dtype: str) -> GPTNeoX:
+    """A model in training as generation has it: in `dtype`, and placed as `load` places it.
+
+    For use before the next step, which consumes the parameters that both may share.
+    """
+    mesh = model.mesh
+    places = None if mesh is None else parameter_shardings(model, mesh)
+    return jax.jit(_cast, static_argnums=1, out_shardings=places)(model, dtype)
+
+
+def _cast(model: GPTNeoX, dtype: str) -> GPTNeoX:
+    return jax.tree.map(lambda x: x.astype(dtype), model)

@@ -1,0 +1,90 @@
+"""The run at Weights & Biases, which may fail without the training failing."""
+
+import os
+import secrets
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from tqdm import tqdm
+
+from neox_eqx.errors import InputError
+
+PROJECT = "neox_eqx"
+"""Where runs go unless WANDB_PROJECT says otherwise."""
+
+
+class WandbRun:
+    """A run under the id that its directory keeps, so that a resumed run goes on as the same.
+
+    W&B has each step once: those that it knows from before are not sent again. Its files are in
+    `directory`/wandb.
+
+    Raises:
+        InputError: online, there is no login, or W&B cannot be reached.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        mode: Literal["online", "offline"],
+        name: str,
+        config: Mapping[str, Any],
+    ):
+        try:
+            import wandb
+        except ImportError as error:
+            raise InputError(
+                "W&B is not installed; pip install wandb, or pass --wandb-mode disabled"
+            ) from error
+        try:
+            if mode == "online" and not wandb.login(prompt=False):
+                raise InputError(
+                    "there is no W&B login; run `wandb login`, set WANDB_API_KEY, "
+                    "or pass --wandb-mode offline"
+                )
+            self._run = wandb.init(
+                project=os.environ.get("WANDB_PROJECT", PROJECT),
+                name=name,
+                id=_run_id(directory),
+                resume="allow",
+                mode=mode,
+                dir=directory,
+                config=dict(config),
+                settings=wandb.Settings(console="off"),
+            )
+        except wandb.Error as error:
+            reason = str(error).partition("\n")[0]
+            raise InputError(
+                f"W&B: {reason}; to log without it pass --wandb-mode offline"
+            ) from error
+        self._first_step = self._run.step
+        self._works = True
+
+    def write(self, step: int, numbers: Mapping[str, float]) -> None:
+        if self._works and step >= self._first_step:
+            self._try(lambda: self._run.log(dict(numbers), step=step))
+
+    def finish(self, status: int) -> None:
+        if self._works:
+            self._try(lambda: self._run.finish(exit_code=status))
+
+    def _try(self, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except Exception as error:  # whatever its service, its sockets or the network raise
+            self._works = False
+            tqdm.write(f"W&B failed, and the run goes on without it: {error}", file=sys.stderr)
+
+
+def _run_id(directory: Path) -> str:
+    path = directory / "wandb" / "run-id"
+    try:
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(secrets.token_hex(4), encoding="utf-8")
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
