@@ -4,10 +4,12 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
 
 from neox_eqx.errors import InputError
 from neox_eqx.training.log import RunLog
@@ -84,15 +86,26 @@ def test_a_directory_that_is_not_there_is_one_line(tmp_path: Path) -> None:
 
 
 def by_step(directory: Path) -> dict[int, dict[str, Any]]:
-    """metrics.jsonl as W&B has it: one row a step, and a text in place of what is not finite."""
+    """metrics.jsonl as W&B has it: a step's rows in one."""
     steps: dict[int, dict[str, Any]] = {}
     for row in read_metrics(directory):
-        numbers = {name: "NaN" if n is None else n for name, n in row.items() if name != "step"}
-        steps.setdefault(row["step"], {}).update(numbers)
+        steps.setdefault(row.pop("step"), {}).update(row)
     return steps
 
 
-def test_offline_files_of_wandb_hold_what_metrics_jsonl_holds(tmp_path: Path) -> None:
+@pytest.fixture
+def own_wandb(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No login, and no service that a process might find from before."""
+    wandb.teardown()
+    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_PROJECT"):
+        monkeypatch.delenv(name, raising=False)
+    yield
+    wandb.teardown()
+
+
+def test_offline_files_of_wandb_hold_what_metrics_jsonl_holds(
+    tmp_path: Path, own_wandb: None
+) -> None:
     log = open_log(tmp_path, "offline")
     write(log, range(1, 600))  # more than a block of the file
     log.finish()
@@ -107,7 +120,7 @@ def test_offline_files_of_wandb_hold_what_metrics_jsonl_holds(tmp_path: Path) ->
     assert read_history(second) == by_step(tmp_path) and len(by_step(tmp_path)) == 7
 
 
-def test_wandb_may_fail_without_the_run(tmp_path: Path) -> None:
+def test_wandb_may_fail_without_the_run(tmp_path: Path, own_wandb: None) -> None:
     # In a process of its own, since W&B is of no use to it afterwards.
     program = """
 import psutil, sys
@@ -130,9 +143,9 @@ log.finish()
     assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2, 2, 3, 4, 4, 5, 6, 6]
 
 
-def test_a_missing_login_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
-        monkeypatch.delenv(name, raising=False)
+def test_a_missing_login_is_one_line(
+    tmp_path: Path, own_wandb: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path))
     with pytest.raises(InputError, match="no W&B login; run `wandb login`.*--wandb-mode offline"):
@@ -147,8 +160,8 @@ def test_wandb_is_imported_only_where_it_is_wanted(tmp_path: Path) -> None:
     program = """
 import sys
 from pathlib import Path
-from tests.training.test_log import open_log
-open_log(Path(sys.argv[1])).finish()
+from neox_eqx.training.log import RunLog
+RunLog(Path(sys.argv[1]), wandb_mode="disabled", config={}).finish()
 sys.exit("wandb" in sys.modules)
 """
     assert subprocess.run([sys.executable, "-c", program, tmp_path], cwd=ROOT).returncode == 0

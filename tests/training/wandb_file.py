@@ -6,22 +6,28 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from wandb.proto import wandb_internal_pb2
+
 _BLOCK = 32768
 _FILE_HEADER, _HEADER = 7, struct.Struct("<IHB")
 _FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 
 
 def read_history(path: Path) -> dict[int, dict[str, Any]]:
-    """The numbers of each step, by the step; W&B's own, such as the time, are left out."""
-    from wandb.proto import wandb_internal_pb2
+    """The numbers of each step, by the step, None where one is NaN or infinite.
 
+    Those that W&B adds, such as the time, are left out.
+    """
     steps = {}
     for data in _records(path.read_bytes()):
         record = wandb_internal_pb2.Record.FromString(data)
         if not record.HasField("history"):
             continue
         items = {"".join(item.nested_key) or item.key: item for item in record.history.item}
-        row = {name: json.loads(item.value_json) for name, item in items.items()}
+        row = {
+            name: json.loads(item.value_json, parse_constant=lambda _: None)
+            for name, item in items.items()
+        }
         assert record.history.step.num not in steps
         steps[record.history.step.num] = {
             name: value for name, value in row.items() if not name.startswith("_")
