@@ -34,9 +34,8 @@ class RunLog:
             return
         wandb_run = None
         if wandb_mode != "disabled":
-            wandb_run = WandbRun(
-                directory, mode=wandb_mode, name=name or directory.name, config=config
-            )
+            name = name or directory.resolve().name
+            wandb_run = WandbRun(directory, mode=wandb_mode, name=name, config=config)
         self._sinks.append(MetricsFile(directory, resume_step))
         if wandb_run:
             wandb_run.catch_up(read_metrics(directory))
@@ -44,8 +43,9 @@ class RunLog:
 
     def write(self, step: int, **numbers: float) -> None:
         """Adds a row; several of one step are rows of their own in metrics.jsonl."""
+        plain = {name: n if isinstance(n, int) else float(n) for name, n in numbers.items()}
         for sink in self._sinks:
-            sink.write(step, numbers)
+            sink.write(int(step), plain)
 
     def finish(self, status: int = 0) -> None:
         """Nothing is written any more; `status` is the exit status that W&B shows."""

@@ -78,8 +78,14 @@ class WandbRun:
             self._try(lambda: self._run.log(dict(numbers), step=step))
 
     def finish(self, status: int) -> None:
+        """Its files are whole when this returns."""
+
+        def close() -> None:
+            self._run.finish(exit_code=status)
+            self._teardown(status)  # waits for the service, which writes the files
+
         if self._works:
-            self._try(lambda: self._run.finish(exit_code=status))
+            self._try(close)
 
     def _try(self, act: Callable[[], None]) -> None:
         try:

@@ -127,6 +127,12 @@ def test_data_of_which_nothing_is_left_is_refused() -> None:
         TrainingData.of(documents([9, 12]), batch_size=2, max_length=8)
 
 
+@pytest.mark.parametrize("own", [{"batch_size": 0}, {"max_length": 0}, {"seed": -1}])
+def test_numbers_out_of_range_are_refused(own: dict) -> None:
+    with pytest.raises(InputError, match=f"{next(iter(own))} must be at least"):
+        TrainingData.of(documents(LENGTHS), **{**SETTINGS, **own})
+
+
 def test_rows_are_placed_over_the_data_axis() -> None:
     rows = TrainingData.of(documents(LENGTHS), **{**SETTINGS, "batch_size": 4}).batch(0)
     mesh = make_mesh(PRESETS["pythia-70m"], "data=4,model=2")

@@ -4,12 +4,11 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-import wandb
 
 from neox_eqx.errors import InputError
 from neox_eqx.training.log import RunLog
@@ -28,7 +27,8 @@ def open_log(directory: Path, wandb_mode: str = "disabled", resume_step: int = 0
 def write(log: RunLog, steps: range) -> None:
     """A row a step, one of which was not finite, and an evaluation every second step."""
     for step in steps:
-        log.write(step, loss=float("nan") if step == 2 else 1 / step, tokens_per_second=7 * step)
+        loss = np.float64("nan") if step == 2 else np.float64(1 / step)
+        log.write(step, loss=loss, tokens_per_second=7 * step)
         if step % 2 == 0:
             log.write(step, eval_loss=2 / step, exact_match=0.5)
 
@@ -93,19 +93,7 @@ def by_step(directory: Path) -> dict[int, dict[str, Any]]:
     return steps
 
 
-@pytest.fixture
-def own_wandb(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No login, and no service that a process might find from before."""
-    wandb.teardown()
-    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_PROJECT"):
-        monkeypatch.delenv(name, raising=False)
-    yield
-    wandb.teardown()
-
-
-def test_offline_files_of_wandb_hold_what_metrics_jsonl_holds(
-    tmp_path: Path, own_wandb: None
-) -> None:
+def test_offline_files_of_wandb_hold_what_metrics_jsonl_holds(tmp_path: Path) -> None:
     log = open_log(tmp_path, "offline")
     write(log, range(1, 600))  # more than a block of the file
     log.finish()
@@ -120,7 +108,7 @@ def test_offline_files_of_wandb_hold_what_metrics_jsonl_holds(
     assert read_history(second) == by_step(tmp_path) and len(by_step(tmp_path)) == 7
 
 
-def test_wandb_may_fail_without_the_run(tmp_path: Path, own_wandb: None) -> None:
+def test_wandb_may_fail_without_the_run(tmp_path: Path) -> None:
     # In a process of its own, since W&B is of no use to it afterwards.
     program = """
 import psutil, sys
@@ -143,9 +131,8 @@ log.finish()
     assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2, 2, 3, 4, 4, 5, 6, 6]
 
 
-def test_a_missing_login_is_one_line(
-    tmp_path: Path, own_wandb: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_login_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path))
     with pytest.raises(InputError, match="no W&B login; run `wandb login`.*--wandb-mode offline"):
