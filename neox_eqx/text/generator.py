@@ -21,7 +21,7 @@ from neox_eqx.generation.run import Request, run
 from neox_eqx.generation.stop_strings import TokenBytes
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.sharding.distributed import agreed, check_equal
-from neox_eqx.text.completion import Completion, GrowingText, Piece
+from neox_eqx.text.completion import Completion, Event, GrowingText
 from neox_eqx.text.generation_config import bos_token_id, eos_token_ids, read_generation_config
 from neox_eqx.text.tokenizer import load_tokenizer, prompt_tokens
 from neox_eqx.text.words import bad_word_ids, token_bytes
@@ -92,13 +92,13 @@ class TextGenerator:
         Raises:
             InputError: an option is out of range or a prompt does not fit.
         """
-        options = _one_each(options, prompts)
-        total = sum(own.num_samples for own in options)
+        requests = self._requests(prompts, options)
+        total = sum(request.options.num_completions for request in requests)
         finished = {}
         with tqdm(total=total, unit=" completions", disable=None if progress else True) as bar:
-            for piece in self._pieces(prompts, options, batch_size, stride=None):
-                if piece.completion:
-                    finished[piece.number] = piece.completion
+            for event in self._events(prompts, requests, batch_size, stride=None):
+                if event.completion:
+                    finished[event.row] = event.completion
                     bar.update()
         return [finished[number] for number in sorted(finished)]
 
@@ -108,25 +108,20 @@ class TextGenerator:
         options: GenerationOptions | Sequence[GenerationOptions] = _DEFAULTS,
         *,
         batch_size: int = 8,
-    ) -> Iterator[Piece]:
-        """What `generate` returns, piece by piece as the tokens come.
+    ) -> Iterator[Event]:
+        """What `generate` returns, token by token as they come; those of beams at their end.
 
         Raises:
-            InputError: an option is out of range or a prompt does not fit, before any piece.
+            InputError: an option is out of range or a prompt does not fit, before any token.
         """
-        return self._pieces(prompts, _one_each(options, prompts), batch_size, stride=1)
+        return self._events(prompts, self._requests(prompts, options), batch_size, stride=1)
 
-    def _pieces(
-        self,
-        prompts: Sequence[str],
-        options: Sequence[GenerationOptions],
-        batch_size: int,
-        stride: int | None,
-    ) -> Iterator[Piece]:
-        if batch_size < 1:
-            raise InputError(f"batch_size must be a whole number of at least 1, not {batch_size}")
+    def _requests(
+        self, prompts: Sequence[str], options: GenerationOptions | Sequence[GenerationOptions]
+    ) -> list[Request]:
         requests = []
-        for number, (prompt, own) in enumerate(zip(prompts, options, strict=True), 1):
+        each = zip(prompts, _one_each(options, prompts), strict=True)
+        for number, (prompt, own) in enumerate(each, 1):
             try:
                 requests.append(self._request(prompt, own))
             except InputError as error:
@@ -134,25 +129,37 @@ class TextGenerator:
                     raise
                 where = f"prompt {number} of {len(prompts)}, which begins {prompt[:30]!r}"
                 raise InputError(f"{where}: {error}") from error
-        return self._pieces_of(prompts, requests, batch_size, stride)
+        return requests
 
-    def _pieces_of(
+    def _events(
         self,
         prompts: Sequence[str],
         requests: Sequence[Request],
         batch_size: int,
         stride: int | None,
-    ) -> Iterator[Piece]:
+    ) -> Iterator[Event]:
+        if batch_size < 1:
+            raise InputError(f"batch_size must be a whole number of at least 1, not {batch_size}")
+        return self._events_of(prompts, requests, batch_size, stride)
+
+    def _events_of(
+        self,
+        prompts: Sequence[str],
+        requests: Sequence[Request],
+        batch_size: int,
+        stride: int | None,
+    ) -> Iterator[Event]:
         texts = [
             GrowingText(self.tokenizer, number, prompt, request, sample)
             for number, (prompt, request, sample) in enumerate(
                 (prompt, request, sample)
                 for prompt, request in zip(prompts, requests, strict=True)
-                for sample in range(request.options.num_samples)
+                for sample in range(request.options.num_completions)
             )
         ]
         texts_stop = any(request.options.stop_strings for request in requests)
-        firsts = list(itertools.accumulate((r.options.num_samples for r in requests), initial=0))
+        counts = [request.options.num_completions for request in requests]
+        firsts = list(itertools.accumulate(counts, initial=0))
         for batch in _batches(requests, batch_size, in_order=stride is not None):
             rows_of = run(
                 self.model,
@@ -223,18 +230,18 @@ def _warn_of_idle_options(options: GenerationOptions) -> None:
 
 
 def _batches(requests: Sequence[Request], size: int, *, in_order: bool) -> Iterator[list[int]]:
-    """Indices of requests that run together: as many samples each, and similar lengths.
+    """Indices of requests that run together: as many beams and samples each, of similar lengths.
 
     `in_order` leaves them as they come, for a reader who waits for the first.
     """
 
-    def samples(index: int) -> int:
-        return requests[index].options.num_samples
+    def kind(index: int) -> tuple[int, int]:
+        return requests[index].options.num_beams, requests[index].options.num_samples
 
     indices = list(range(len(requests)))
     if not in_order:
-        indices.sort(key=lambda index: (samples(index), len(requests[index].tokens)))
-    for _, group in itertools.groupby(indices, samples):
+        indices.sort(key=lambda index: (kind(index), len(requests[index].tokens)))
+    for _, group in itertools.groupby(indices, kind):
         members = list(group)
         for start in range(0, len(members), size):
             yield members[start : start + size]

@@ -59,8 +59,15 @@ class TrainingData:
         """The documents, cut or dropped as `shorten` says, one a row or packed to `max_length`.
 
         Raises:
-            InputError: none is left.
+            InputError: none is left, or a number is out of its range.
         """
+        for name, number, least in (
+            ("batch_size", batch_size, 1),
+            ("max_length", max_length, 1),
+            ("seed", seed, 0),
+        ):
+            if number < least:
+                raise InputError(f"{name} must be at least {least}, not {number}")
         kept, counts = shorten(documents, max_length, too_long)
         if not kept:
             raise InputError(

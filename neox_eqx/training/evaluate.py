@@ -1,6 +1,6 @@
 """How good a model is: its loss on held-out documents, and how many answers it gets right."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 import jax
@@ -31,10 +31,16 @@ def _sums(
     return summed_loss(model, batch, recipe), batch.targets()[1].sum()
 
 
+def questions(examples: Iterable[Example], data: TrainingData) -> list[Example]:
+    """Those with a prompt that are in `data`, and so not too long."""
+    numbers = {document.number for document in data.documents}
+    return [e for e in examples if e.prompt is not None and e.number in numbers]
+
+
 def exact_match(
     generator: TextGenerator, examples: Sequence[Example], max_new_tokens: int
 ) -> float:
-    """The share of prompts whose completion, decoded greedily, is that of the example.
+    """The share of `questions` whose completion, decoded greedily, is that of the example.
 
     What is compared is `final_answer` of both.
     """

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from neox_eqx.sharding.distributed import is_first
-from neox_eqx.training.metrics_file import MetricsFile
+from neox_eqx.training.metrics_file import MetricsFile, read_metrics
 from neox_eqx.training.wandb_run import WandbRun
 
 WandbMode = Literal["online", "offline", "disabled"]
@@ -32,15 +32,20 @@ class RunLog:
         self._sinks: list[MetricsFile | WandbRun] = []
         if not is_first():
             return
+        wandb_run = None
         if wandb_mode != "disabled":
-            run = WandbRun(directory, mode=wandb_mode, name=name or directory.name, config=config)
-            self._sinks.append(run)
+            name = name or directory.resolve().name
+            wandb_run = WandbRun(directory, mode=wandb_mode, name=name, config=config)
         self._sinks.append(MetricsFile(directory, resume_step))
+        if wandb_run:
+            wandb_run.catch_up(read_metrics(directory))
+            self._sinks.append(wandb_run)
 
     def write(self, step: int, **numbers: float) -> None:
         """Adds a row; several of one step are rows of their own in metrics.jsonl."""
+        plain = {name: n if isinstance(n, int) else float(n) for name, n in numbers.items()}
         for sink in self._sinks:
-            sink.write(step, numbers)
+            sink.write(int(step), plain)
 
     def finish(self, status: int = 0) -> None:
         """Nothing is written any more; `status` is the exit status that W&B shows."""

@@ -25,6 +25,7 @@ def draw_loss(directory: Path) -> None:
         draw(panel, rows)
     axes[0].set_title(directory.resolve().name)
     axes[-1].set_xlabel("step")
+    axes[-1].set_xlim(left=0)
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     for panel in axes:
         panel.grid(alpha=0.25)
@@ -63,6 +64,7 @@ def _draw_rate(axes: Axes, rows: list[dict[str, Any]]) -> None:
     steps, rates = _curve(rows, "learning_rate")
     axes.plot(steps, rates, "." if len(steps) == 1 else "-", color=_RATE)
     axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.set_ylabel("learning rate")
 
 
@@ -77,8 +79,8 @@ def _curve(rows: list[dict[str, Any]], name: str) -> tuple[np.ndarray, np.ndarra
 
 
 def _smooth(numbers: np.ndarray) -> np.ndarray:
-    """The mean of each number's neighbours, weighted by a bell a fiftieth of the curve wide."""
-    width = max(len(numbers) / 50, 2)
+    """The mean of each number's neighbours, weighted by a bell."""
+    width = max(len(numbers) / 80, 2)
     reach = int(3 * width)
     bell = np.exp(-0.5 * (np.arange(-reach, reach + 1) / width) ** 2)
     total = np.convolve(numbers, bell)[reach:-reach]

@@ -62,7 +62,10 @@ def read_metrics(directory: Path) -> list[dict[str, Any]]:
         lines = path.read_bytes().split(b"\n")[:-1]
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    rows = [json_line(path, number, line.decode()) for number, line in enumerate(lines, 1)]
+    rows = [
+        json_line(path, number, line.decode(errors="replace"))
+        for number, line in enumerate(lines, 1)
+    ]
     for number, row in enumerate(rows, 1):
         if not isinstance(row.get("step"), int):
             raise InputError(f"{path}, line {number}: has no step, and is no row of metrics")

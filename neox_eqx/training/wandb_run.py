@@ -1,9 +1,11 @@
 """The run at Weights & Biases, which may fail without the training failing."""
 
+import contextlib
+import math
 import os
 import secrets
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,8 +20,8 @@ PROJECT = "neox_eqx"
 class WandbRun:
     """A run under the id that its directory keeps, so that a resumed run goes on as the same.
 
-    W&B has each step once: those that it knows from before are not sent again. Its files are in
-    `directory`/wandb.
+    Its files are in `directory`/wandb. Offline those of a resumed run hold all of it: W&B would
+    not join them to those from before, which may lack the last seconds before a kill.
 
     Raises:
         InputError: online, there is no login, or W&B cannot be reached.
@@ -60,16 +62,30 @@ class WandbRun:
             raise InputError(
                 f"W&B: {reason}; to log without it pass --wandb-mode offline"
             ) from error
+        self._teardown = wandb.teardown
         self._first_step = self._run.step
         self._works = True
 
+    def catch_up(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Sends the rows of metrics.jsonl that W&B has not; None stands for what was not finite."""
+        for row in rows:
+            numbers = {name: math.nan if number is None else number for name, number in row.items()}
+            self.write(int(numbers.pop("step")), numbers)
+
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
+        # W&B warns of each step that it knows already, and ignores it.
         if self._works and step >= self._first_step:
             self._try(lambda: self._run.log(dict(numbers), step=step))
 
     def finish(self, status: int) -> None:
+        """Its files are whole when this returns."""
+
+        def close() -> None:
+            self._run.finish(exit_code=status)
+            self._teardown(status)  # waits for the service, which writes the files
+
         if self._works:
-            self._try(lambda: self._run.finish(exit_code=status))
+            self._try(close)
 
     def _try(self, act: Callable[[], None]) -> None:
         try:
@@ -77,6 +93,8 @@ class WandbRun:
         except Exception as error:  # whatever its service, its sockets or the network raise
             self._works = False
             tqdm.write(f"W&B failed, and the run goes on without it: {error}", file=sys.stderr)
+            with contextlib.suppress(Exception):
+                self._teardown()  # now, since at exit it would end in a traceback
 
 
 def _run_id(directory: Path) -> str:
