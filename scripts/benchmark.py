@@ -24,7 +24,6 @@ from neox_eqx.generation.loop import decode_all, prefill
 from neox_eqx.generation.options import GenerationOptions
 from neox_eqx.generation.run import pad_prompts
 from neox_eqx.generation.sampling import Sampler
-from neox_eqx.generation.stopping import Ending
 from neox_eqx.presets import preset
 
 
@@ -137,16 +136,14 @@ def ours(model: GPTNeoX, prompts: np.ndarray, options: Options, room: int) -> Ro
     start = time.perf_counter()
     tokens, valid = pad_prompts(prompts.tolist(), model.config.vocab_size)
     greedy = GenerationOptions(temperature=0.0).resolve({})
-    limit = jnp.full(rows, room - prompts.shape[1], jnp.int32)
-    ending = Ending(jnp.full(1, -1, jnp.int32), limit)
-    sampler = Sampler.of([greedy] * rows)
-    prompt, begun = prefill(model, tokens, valid, sampler, ending, samples=1)
-    begun.tokens.block_until_ready()
+    sampler = Sampler.of([greedy] * rows, [room - prompts.shape[1]] * rows)
+    prompt, begun = prefill(model, tokens, valid, sampler)
+    begun.rows.tokens.block_until_ready()
     first = time.perf_counter()
-    for state in decode_all(model, prompt, begun, sampler, ending, stride=options.gen_len - 1):
+    for state in decode_all(model, (prompt,), begun, sampler, stride=options.gen_len - 1):
         if state.count >= options.gen_len:
             break
-    generated = np.asarray(state.tokens)[:, : options.gen_len]
+    generated = np.asarray(state.rows.tokens)[:, : options.gen_len]
     end = time.perf_counter()
     cache = sum(leaf.nbytes for leaf in jax.tree.leaves((prompt.kv, state.generated.kv)))
     return Round(first - start, end - first, generated, cache)

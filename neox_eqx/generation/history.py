@@ -22,9 +22,16 @@ class History(eqx.Module):
     """Aligned to the right, NOTHING before; a prompt stands for as many rows as it takes."""
     generated: Int[Array, "R N"]
     """What stands after the first `count` of a row means nothing."""
-    start: Int[Array, " R"]
-    """Tokens of each row's prompt."""
     count: Int[Array, ""]
+
+    @property
+    def start(self) -> Int[Array, " R"]:
+        """Tokens of each row's prompt."""
+        return jnp.repeat((self.prompt != NOTHING).sum(-1), self._rows_a_prompt, axis=0)
+
+    @property
+    def _rows_a_prompt(self) -> int:
+        return len(self.generated) // len(self.prompt)
 
     @property
     def length(self) -> Int[Array, " R"]:
@@ -43,7 +50,7 @@ class History(eqx.Module):
 
     def all(self) -> Int[Array, "R U"]:
         """The whole text of each row, NOTHING before and after it."""
-        prompt = jnp.repeat(self.prompt, len(self.generated) // len(self.prompt), axis=0)
+        prompt = jnp.repeat(self.prompt, self._rows_a_prompt, axis=0)
         return jnp.concatenate([prompt, self.new()], axis=1)
 
     def last(self, number: int) -> Int[Array, "R K"]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -11,8 +12,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from neox_eqx.generation.history import History, align_right
-from neox_eqx.generation.sampling import Sampler
-from neox_eqx.generation.stopping import Ending
+from neox_eqx.generation.rows import Rows, take_rows
+from neox_eqx.generation.strategy import Strategy
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.segment import Segment
 from neox_eqx.sharding.rules import constrain
@@ -24,44 +25,54 @@ class State(eqx.Module):
     """What decoding carries from token to token."""
 
     generated: Segment
-    """Keys and values of the tokens so far, all but the newest: R rows, N slots."""
+    """Keys and values of the tokens so far, all but the newest."""
     prompt_tokens: Int[Array, "B T"]
-    """The prompts' ids, aligned to the right: `tokens` go on where they end."""
-    tokens: Int[Array, "R N"]
-    """The tokens so far; what stands after a row's end means nothing."""
-    lengths: Int[Array, " R"]
-    """Tokens so far in each row, its EOS included."""
-    logprobs: Float[Array, " R"]
-    """Sum of their log-probabilities under the model itself, in float32."""
-    finish: Int[Array, " R"]
-    """Why the row has ended, as `stopping.REASONS` counts them; 0 while it goes on."""
+    """The prompts' ids, aligned to the right: the rows' tokens go on where they end."""
+    rows: Rows
     count: Int[Array, ""]
     """Tokens so far in the rows that are not done."""
+    memory: Any
+    """The strategy's own."""
 
-    @property
-    def done(self) -> Bool[Array, " R"]:
-        return self.finish > 0
+    @classmethod
+    def begin(
+        cls,
+        model: GPTNeoX,
+        strategy: Strategy,
+        prompt_tokens: Int[Array, "B T"],
+        logits: Float[Array, "B V"],
+    ) -> "State":
+        """The first token of every row, by the `logits` after each prompt."""
+        prompts, rows = len(logits), strategy.num_rows
+        shared = prompts if strategy.moves else rows
+        slots = FIRST_SLOTS * (rows // shared)
+        state = cls(
+            generated=model.empty_segment(shared, slots, readers=rows),
+            prompt_tokens=prompt_tokens,
+            rows=Rows.empty(rows, FIRST_SLOTS),
+            count=jnp.int32(0),
+            memory=strategy.begin(prompts, FIRST_SLOTS),
+        )
+        return state.add(jnp.repeat(logits, rows // prompts, axis=0), strategy)
 
     def add(
-        self, logits: Float[Array, "R V"], sampler: Sampler, ending: Ending, start: Int[Array, " R"]
+        self, logits: Float[Array, "R V"], strategy: Strategy, newest: Segment | None = None
     ) -> "State":
-        """Chooses one token a row; `start` is the length of each row's prompt."""
-        history = History(self.prompt_tokens, self.tokens, start, self.count)
-        token = sampler.choose(logits, history)
-        logprob = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0]
-        logprob = logprob - jax.nn.logsumexp(logits, axis=-1)
-        count = self.count + 1
-        tokens = lax.dynamic_update_slice_in_dim(self.tokens, token[:, None], self.count, 1)
-        reason = ending.reason(History(self.prompt_tokens, tokens, start, count))
-        return State(
-            generated=self.generated,
-            prompt_tokens=self.prompt_tokens,
-            tokens=tokens,
-            lengths=jnp.where(self.done, self.lengths, count),
-            logprobs=self.logprobs + jnp.where(self.done, 0, logprob),
-            finish=jnp.where(self.done, self.finish, reason),
-            count=count,
-        )
+        """Chooses one token a row; `newest` are keys and values of the tokens chosen before.
+
+        Rows that change places take along what they see of the keys and values, which stay.
+        """
+        history = History(self.prompt_tokens, self.rows.tokens, self.count)
+        rows, parents, memory = strategy.choose(logits, history, self.rows, self.memory)
+        generated = self.generated
+        if newest is not None:
+            # The slot waits for the chosen tokens, which are never below 0: once nothing reads the
+            # old buffer any more, XLA writes in place, where it would otherwise copy all of it.
+            slot = (self.count - 1) * newest.slots + jnp.minimum(rows.tokens.min(), 0)
+            generated = generated.write(newest, slot)
+        if parents is not None:
+            generated = Segment(generated.kv, take_rows(generated.valid, parents))
+        return State(generated, self.prompt_tokens, rows, self.count + 1, memory)
 
     def constrain(self, mesh: Mesh | None) -> "State":
         """The keys and values where `mesh` has them, and all else on every device."""
@@ -72,69 +83,47 @@ class State(eqx.Module):
         return jax.tree.map(place, self, is_leaf=lambda x: isinstance(x, Segment))
 
     def going_on(self) -> Bool[Array, ""]:
-        """Some row is not done, and no row has met a NaN, which only grows from then on."""
-        return ~self.done.all() & ~jnp.isnan(self.logprobs).any()
+        """Some row is not done, and no row has met a NaN."""
+        return ~self.rows.done.all() & ~jnp.isnan(self.rows.logprobs).any()
 
 
-@partial(jax.jit, static_argnames="samples")
+@jax.jit
 def prefill(
     model: GPTNeoX,
     tokens: Int[Array, "B T"],
     valid: Bool[Array, "B T"],
-    sampler: Sampler,
-    ending: Ending,
-    *,
-    samples: int,
+    strategy: Strategy,
+    past: tuple[Segment, ...] = (),
 ) -> tuple[Segment, State]:
     """Reads the prompts, padded on the right, and chooses the first token of each row.
 
-    The rows of a prompt's `samples` stand next to each other and share its segment. Logits are
-    computed for the last position of a prompt only.
+    A segment of the `past` stands before all prompts, or before as many next to each other as
+    it takes. Logits are computed for the last position of a prompt only.
     """
-    hidden, prompt = model(tokens, valid)
+    hidden, prompt = model(tokens, valid, past)
     last = valid.sum(-1) - 1
     hidden = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
-    rows = len(tokens) * samples
-    state = State(
-        generated=model.empty_segment(rows, FIRST_SLOTS),
-        prompt_tokens=align_right(tokens, valid),
-        tokens=jnp.zeros((rows, FIRST_SLOTS), jnp.int32),
-        lengths=jnp.zeros(rows, jnp.int32),
-        logprobs=jnp.zeros(rows, jnp.float32),
-        finish=jnp.zeros(rows, jnp.int32),
-        count=jnp.int32(0),
-    )
-    logits = jnp.repeat(model.logits(hidden), samples, axis=0)
-    state = state.add(logits, sampler, ending, _starts(prompt, rows))
+    state = State.begin(model, strategy, align_right(tokens, valid), model.logits(hidden))
     return prompt, state.constrain(model.mesh)
 
 
 @partial(jax.jit, donate_argnames="state")
 def decode(
     model: GPTNeoX,
-    prompt: Segment,
+    past: tuple[Segment, ...],
     state: State,
-    sampler: Sampler,
-    ending: Ending,
+    strategy: Strategy,
     until: Int[Array, ""],
 ) -> State:
     """Goes on until every row is done or has `until` tokens, which the slots must have room for.
 
     The state's buffers are updated in place.
     """
-    start = _starts(prompt, len(state.done))
 
     def step(state: State) -> State:
-        newest = lax.dynamic_slice_in_dim(state.tokens, state.count - 1, 1, axis=1)
-        past = (prompt, state.generated)
-        hidden, new = model(newest, jnp.ones(newest.shape, bool), past)
-        slot = state.count - 1
-        state = state.add(model.logits(hidden[:, 0]), sampler, ending, start)
-        # The slot waits for the chosen tokens, which are never below 0: once nothing reads the
-        # old buffer any more, XLA writes in place, where it would otherwise copy all of it.
-        slot = slot + jnp.minimum(state.tokens.min(), 0)
-        generated = state.generated.write(new, slot)
-        return eqx.tree_at(lambda state: state.generated, state, generated)
+        newest = lax.dynamic_slice_in_dim(state.rows.tokens, state.count - 1, 1, axis=1)
+        hidden, new = model(newest, jnp.ones(newest.shape, bool), (*past, state.generated))
+        return state.add(model.logits(hidden[:, 0]), strategy, new.beside(state.generated))
 
     state = lax.while_loop(lambda state: (state.count < until) & state.going_on(), step, state)
     return state.constrain(model.mesh)
@@ -143,20 +132,24 @@ def decode(
 @jax.jit
 def double_slots(state: State) -> State:
     """Makes room for as many tokens again."""
-    slots = state.tokens.shape[1]
-    return eqx.tree_at(
-        lambda state: (state.generated, state.tokens),
-        state,
-        (state.generated.pad(slots), jnp.pad(state.tokens, ((0, 0), (0, slots)))),
-    )
+    slots = state.rows.slots
+
+    def more(node: Any) -> Any:
+        return node.pad(slots) if isinstance(node, Rows) else node
+
+    def is_rows(node: Any) -> bool:
+        return isinstance(node, Rows)
+
+    rows, memory = jax.tree.map(more, (state.rows, state.memory), is_leaf=is_rows)
+    generated = state.generated.pad(state.generated.slots)
+    return State(generated, state.prompt_tokens, rows, state.count, memory)
 
 
 def decode_all(
     model: GPTNeoX,
-    prompt: Segment,
+    past: tuple[Segment, ...],
     state: State,
-    sampler: Sampler,
-    ending: Ending,
+    strategy: Strategy,
     *,
     stride: int | None = None,
 ) -> Iterator[State]:
@@ -168,7 +161,7 @@ def decode_all(
     """
     yield state
     while bool(state.going_on()):
-        count, slots = int(state.count), state.tokens.shape[1]
+        count, slots = int(state.count), state.rows.slots
         if count == slots:
             grown = double_slots(state)
             for array in jax.tree.leaves(state.generated.kv):
@@ -176,9 +169,5 @@ def decode_all(
             state = grown
             slots *= 2
         until = slots if stride is None else min(count + stride, slots)
-        state = decode(model, prompt, state, sampler, ending, jnp.int32(until))
+        state = decode(model, past, state, strategy, jnp.int32(until))
         yield state
-
-
-def _starts(prompt: Segment, rows: int) -> Int[Array, " R"]:
-    return jnp.repeat(prompt.valid.sum(-1), rows // len(prompt.valid), axis=0)

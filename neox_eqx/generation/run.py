@@ -9,11 +9,12 @@ import numpy as np
 
 from neox_eqx.errors import InputError
 from neox_eqx.generation.lengths import bucket
-from neox_eqx.generation.loop import State, decode_all, prefill
+from neox_eqx.generation.loop import decode_all, prefill
 from neox_eqx.generation.options import ResolvedOptions
+from neox_eqx.generation.rows import Rows
 from neox_eqx.generation.sampling import Sampler
 from neox_eqx.generation.stop_strings import TokenBytes
-from neox_eqx.generation.stopping import REASONS, Ending
+from neox_eqx.generation.stopping import REASONS
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.sharding.distributed import is_first
 
@@ -30,13 +31,18 @@ class Request:
 class Row:
     """One completion, finished or not.
 
-    `finish_reason` is None while it goes on, then "eos", "stop" or "length". `logprob` is the sum
-    of the tokens' log-probabilities under the model itself, before any processing.
+    `finish_reason` is None while it goes on, then "eos", "stop" or "length". `logprobs` are those
+    of the tokens under the model itself, before any processing.
     """
 
     tokens: tuple[int, ...]
-    logprob: float
+    logprobs: tuple[float, ...]
     finish_reason: str | None
+
+    @property
+    def logprob(self) -> float:
+        """Of all tokens together."""
+        return sum(self.logprobs)
 
 
 def run(
@@ -72,11 +78,10 @@ def run(
     limits += [1] * missing
     tokens, valid = pad_prompts([request.tokens for request in requests], model.config.vocab_size)
     options = [request.options for request in requests]
-    sampler = Sampler.of(options, known, eos)
-    ending = Ending.of(options, limits, eos, token_bytes)
-    prompt, first = prefill(model, tokens, valid, sampler, ending, samples=samples)
-    for state in decode_all(model, prompt, first, sampler, ending, stride=stride):
-        yield _rows(state)[:wanted]
+    sampler = Sampler.of(options, limits, eos=eos, known=known, token_bytes=token_bytes)
+    prompt, first = prefill(model, tokens, valid, sampler)
+    for state in decode_all(model, (prompt,), first, sampler, stride=stride):
+        yield _rows(state.rows)[:wanted]
 
 
 def pad_prompts(prompts: Sequence[Sequence[int]], vocab_size: int) -> tuple[jax.Array, jax.Array]:
@@ -101,9 +106,9 @@ def pad_prompts(prompts: Sequence[Sequence[int]], vocab_size: int) -> tuple[jax.
     return jnp.asarray(tokens), jnp.asarray(valid)
 
 
-def _rows(state: State) -> list[Row]:
-    tokens, lengths, logprobs, finish = jax.device_get(
-        (state.tokens, state.lengths, state.logprobs, state.finish)
+def _rows(rows: Rows) -> list[Row]:
+    tokens, logprobs, lengths, finish = jax.device_get(
+        (rows.tokens, rows.logprobs, rows.lengths, rows.finish)
     )
     if np.isnan(logprobs).any():
         raise InputError(
@@ -111,8 +116,11 @@ def _rows(state: State) -> list[Row]:
             "this dtype; try --dtype float32",
             mine=is_first(),
         )
-    rows = []
-    for row, length in enumerate(lengths.tolist()):
-        generated = tuple(tokens[row, :length].tolist())
-        rows.append(Row(generated, float(logprobs[row]), REASONS[finish[row]]))
-    return rows
+    return [
+        Row(
+            tuple(tokens[row, :length].tolist()),
+            tuple(logprobs[row, :length].tolist()),
+            REASONS[finish[row]],
+        )
+        for row, length in enumerate(lengths.tolist())
+    ]

@@ -1,6 +1,7 @@
 """Choosing the next token, with random numbers that depend on the request alone."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -11,52 +12,90 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 from neox_eqx.generation.history import History
 from neox_eqx.generation.options import ResolvedOptions
 from neox_eqx.generation.processors.chain import Processor, Warper, processors_of, warpers_of
+from neox_eqx.generation.rows import Rows
+from neox_eqx.generation.stop_strings import TokenBytes
+from neox_eqx.generation.stopping import Ending
+from neox_eqx.generation.strategy import Choice, Strategy
 
 _BLOCK = 256
 
 
-class Sampler(eqx.Module):
-    """How each row chooses: `processors` shape every choice, `warpers` only where a row samples.
+class Sampler(Strategy):
+    """Samples each row by itself: `processors` shape every choice, `warpers` only a drawn one."""
 
-    `greedy` is None where every row is; then no random number is drawn.
-    """
-
+    moves: ClassVar[bool] = False
     processors: tuple[Processor, ...]
     warpers: tuple[Warper, ...]
-    greedy: Bool[Array, " R"] | None
+    greedy: Bool[Array, " R"]
     seed: UInt32[Array, " R"]
     sample: Int[Array, " R"]
+    ending: Ending
+    kinds: tuple[bool, ...] = eqx.field(static=True)
+    """Which values `greedy` has: where all rows draw, or none does, the other is not computed."""
 
     @classmethod
     def of(
         cls,
         requests: Sequence[ResolvedOptions],
-        known: np.ndarray | None = None,
+        limits: Sequence[int],
+        *,
         eos: Sequence[int] = (),
+        known: np.ndarray | None = None,
+        token_bytes: TokenBytes = (),
     ) -> "Sampler":
-        """A row for each sample of each request; `known`, (V,) of bool, masks all other tokens."""
+        """A row for each sample of each request, which has at most its number of `limits` tokens.
+
+        `known`, (V,) of bool, masks all other tokens. `token_bytes` are what the vocabulary's
+        tokens spell, for those that stop at strings.
+        """
         rows = [options for options in requests for _ in range(options.num_samples)]
         numbers = [n for options in requests for n in range(options.num_samples)]
+        samples = [options.num_samples for options in requests]
         greedy = np.array([options.temperature == 0 for options in rows])
         return cls(
             processors=processors_of(rows, eos, known),
             warpers=() if greedy.all() else warpers_of(rows),
-            greedy=None if greedy.all() else jnp.asarray(greedy),
+            greedy=jnp.asarray(greedy),
             seed=jnp.asarray([options.seed for options in rows], jnp.uint32),
             sample=jnp.asarray(numbers, jnp.int32),
+            ending=Ending.of(rows, np.repeat(limits, samples), eos, token_bytes),
+            kinds=tuple(np.unique(greedy).tolist()),
         )
 
-    def choose(self, logits: Float[Array, "R V"], history: History) -> Int[Array, " R"]:
-        """The next token of each row."""
+    @property
+    def num_rows(self) -> int:
+        return len(self.seed)
+
+    def begin(self, prompts: int, slots: int) -> None:
+        """Nothing: each row is chosen by its own text alone."""
+
+    def choose(
+        self, logits: Float[Array, "R V"], history: History, rows: Rows, memory: None
+    ) -> Choice:
+        """The next token of each row, which may end it."""
+        token = self.tokens(logits, history)
+        logprob = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0]
+        logprob = logprob - jax.nn.logsumexp(logits, axis=-1)
+        rows = rows.add(token, logprob, history.count)
+        longer = History(history.prompt, rows.tokens, history.count + 1)
+        return Choice(rows.end(self.ending.reason(longer)), None, None)
+
+    def tokens(self, logits: Float[Array, "R V"], history: History) -> Int[Array, " R"]:
+        """What follows in each row."""
         for processor in self.processors:
             logits = processor(logits, history)
-        likeliest = first_of_largest(logits)
-        if self.greedy is None:
-            return likeliest
+        if self.kinds == (True,):
+            return first_of_largest(logits)
+        warped = logits
         for warper in self.warpers:
-            logits = warper(logits)
-        drawn = draw(logits, uniforms(self.seed, self.sample, history.length))
-        return jnp.where(self.greedy, likeliest, drawn)
+            warped = warper(warped)
+        drawn = draw(warped, uniforms(self.seed, self.sample, history.length))
+        if self.kinds == (False,):
+            return drawn
+        return jnp.where(self.greedy, first_of_largest(logits), drawn)
+
+    def results(self, rows: Rows, memory: None) -> tuple[Rows, None]:
+        return rows, None
 
 
 def first_of_largest(logits: Float[Array, "R V"]) -> Int[Array, " R"]:

@@ -13,7 +13,7 @@ from neox_eqx.generation.stop_strings import StopStrings, TokenBytes
 from neox_eqx.generation.words import Words
 
 REASONS = (None, "eos", "stop", "length")
-"""Why a row has ended, by the number in `State.finish`; it goes on at 0."""
+"""Why a row has ended, by the number in `Rows.finish`; it goes on at 0."""
 
 
 class Ending(eqx.Module):
@@ -30,22 +30,20 @@ class Ending(eqx.Module):
     @classmethod
     def of(
         cls,
-        requests: Sequence[ResolvedOptions],
-        limits: Sequence[int],
+        rows: Sequence[ResolvedOptions],
+        limits: Sequence[int] | np.ndarray,
         eos: Sequence[int] = (),
         token_bytes: TokenBytes = (),
     ) -> "Ending":
-        """A row for each sample of each request, which has at most its number of `limits` tokens.
+        """The options of each row and the number of tokens that it has at most.
 
         `token_bytes` are what the vocabulary's tokens spell, for those that stop at strings.
         """
-        rows = [options for options in requests for _ in range(options.num_samples)]
-        samples = [options.num_samples for options in requests]
         sequences = [row.stop_sequences for row in rows]
         strings = [row.stop_strings for row in rows]
         return cls(
             jnp.asarray(eos, jnp.int32),
-            jnp.asarray(np.repeat(limits, samples), jnp.int32),
+            jnp.asarray(limits, jnp.int32),
             Words.of(sequences) if any(sequences) else None,
             StopStrings.of(strings, token_bytes) if any(strings) else None,
         )

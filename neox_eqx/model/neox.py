@@ -167,12 +167,13 @@ class GPTNeoX(eqx.Module):
         past_kv: Any = tuple(segment.kv for segment in past)  # each one KV, as the layers are
         return lax.scan(body, x, (self.layers, past_kv))
 
-    def empty_segment(self, rows: int, slots: int) -> Segment:
-        """Slots that hold nothing yet."""
+    def empty_segment(self, rows: int, slots: int, *, readers: int | None = None) -> Segment:
+        """Slots that hold nothing yet; `readers` rows of a batch share them, or each its own."""
         size = self.heads_together * self.config.head_dim
         shape = (rows, self.num_heads // self.heads_together, slots, size)
         layers = self.config.num_hidden_layers
-        return Segment.empty(layers, shape, self.dtype, stacked=self.stacked)
+        readers = rows if readers is None else readers
+        return Segment.empty(layers, shape, self.dtype, readers=readers, stacked=self.stacked)
 
     def place(self, x: Float[Array, "*X"], *axes: str | None) -> Float[Array, "*X"]:
         """`x` where the model's layout has these axes."""

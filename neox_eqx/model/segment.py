@@ -34,11 +34,12 @@ class Segment(eqx.Module):
     `kv` is one KV a layer, or one KV with a leading layer axis, as the model's `layers` are.
     Slots where `valid` is False hold padding or nothing yet, and are never attended to. A
     segment of fewer rows than the batch is shared: each of its rows serves as many rows of the
-    batch, next to each other, as it takes.
+    batch, next to each other, as it takes. `valid` may have more rows than `kv`: then the rows
+    that share keys and values see different ones of them.
     """
 
     kv: KV | tuple[KV, ...]
-    valid: Bool[Array, "B S"]
+    valid: Bool[Array, "R S"]
 
     @classmethod
     def empty(
@@ -47,16 +48,33 @@ class Segment(eqx.Module):
         shape: tuple[int, int, int, int],
         dtype: jnp.dtype,
         *,
+        readers: int,
         stacked: bool,
     ) -> "Segment":
         """Slots that hold nothing yet, in the `shape` (B, G, S, C) of each layer."""
-        rows, _, slots, _ = shape
         kv: KV | tuple[KV, ...]
         if stacked:
             kv = _zeros((layers, *shape), dtype)
         else:
             kv = tuple(_zeros(shape, dtype) for _ in range(layers))
-        return cls(kv, jnp.zeros((rows, slots), bool))
+        return cls(kv, jnp.zeros((readers, shape[2]), bool))
+
+    @property
+    def slots(self) -> int:
+        return self.valid.shape[1]
+
+    def beside(self, shared: "Segment") -> "Segment":
+        """These keys and values in the form of `shared`, of which several rows share one.
+
+        What the rows hold stands one after the other, and each sees its own alone.
+        """
+        readers, groups = len(self.valid), jax.tree.leaves(shared.kv)[0].shape[-4]
+        if groups == readers:
+            return self
+        each = readers // groups
+        own = jnp.tile(jnp.eye(each, dtype=bool), (groups, 1))
+        valid = jnp.repeat(own, self.slots, axis=1) & jnp.tile(self.valid, each)
+        return Segment(jax.tree.map(lambda x: _one_row(x, groups), self.kv), valid)
 
     def write(self, new: "Segment", slot: Int[Array, ""]) -> "Segment":
         """This segment with `new` in the slots from `slot` on, the same slots in every row."""
@@ -96,6 +114,13 @@ def _beside(x: Float[Array, "B H S K"], together: int) -> Float[Array, "B G S C"
     rows, heads, slots, size = x.shape
     x = x.reshape(rows, heads // together, together, slots, size).swapaxes(2, 3)
     return x.reshape(rows, heads // together, slots, together * size)
+
+
+def _one_row(x: Float[Array, "*L B G S C"], rows: int) -> Float[Array, "*L b G T C"]:
+    """The slots of rows that are to share a row, one after the other."""
+    *layers, readers, groups, slots, size = x.shape
+    apart = jnp.moveaxis(x.reshape(*layers, rows, readers // rows, groups, slots, size), -4, -3)
+    return apart.reshape(*layers, rows, groups, -1, size)
 
 
 def _zeros(shape: tuple[int, ...], dtype: jnp.dtype) -> KV:

@@ -129,7 +129,7 @@ def growth_bytes(compiled: Compiled) -> int:
     """What is in use while the cache of a decode step grows to its size: the smaller one too."""
     memory = compiled.program.memory_analysis()
     grown = [x for x in compiled.arguments if isinstance(x, State)]
-    slots = grown[0].tokens.shape[1] if grown else 0
+    slots = grown[0].rows.slots if grown else 0
     if slots <= FIRST_SLOTS:
         return 0
     return memory.argument_size_in_bytes + local_bytes(grown[0].generated.kv) // 2

@@ -14,7 +14,6 @@ from neox_eqx.generation.lengths import bucket
 from neox_eqx.generation.loop import decode, double_slots, prefill
 from neox_eqx.generation.options import GenerationOptions
 from neox_eqx.generation.sampling import Sampler
-from neox_eqx.generation.stopping import Ending
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.segment import Segment
 from neox_eqx.sharding.mesh import Arrangement
@@ -58,19 +57,18 @@ def abstract_model(
 
 def compile_prefill(model: GPTNeoX, load: Workload) -> Compiled:
     arguments = _prefill_arguments(model, load)
-    return _compile(prefill, *arguments, samples=1)
+    return _compile(prefill, *arguments)
 
 
 def compile_decode(model: GPTNeoX, load: Workload) -> Compiled:
     """The step of the last tokens, when the cache has grown to its full length."""
     arguments = _prefill_arguments(model, load)
-    prompt, state = jax.eval_shape(lambda *each: prefill(*each, samples=1), *arguments)
-    while state.tokens.shape[1] < load.gen_len:
+    prompt, state = jax.eval_shape(prefill, *arguments)
+    while state.rows.slots < load.gen_len:
         state = jax.eval_shape(double_slots, state)
-    sampler, ending = arguments[3:]
-    prompt, state = _on_mesh((prompt, state), model.mesh)
+    past, state = _on_mesh(((prompt,), state), model.mesh)
     until = _everywhere(jnp.int32(0), model.mesh)
-    return _compile(decode, model, prompt, state, sampler, ending, until)
+    return _compile(decode, model, past, state, arguments[-1], until)
 
 
 def abstract_update(
@@ -90,9 +88,9 @@ def _prefill_arguments(model: GPTNeoX, load: Workload) -> tuple[Any, ...]:
     rows = load.rows(model.mesh)
     shape = (rows, bucket(load.prompt_len))
     tokens, valid = jnp.zeros(shape, jnp.int32), jnp.zeros(shape, bool)
-    sampler = Sampler.of([GenerationOptions(temperature=0.0).resolve({})] * rows)
-    ending = Ending(jnp.zeros(1, jnp.int32), jnp.zeros(rows, jnp.int32))
-    inputs = jax.tree.map(lambda x: _everywhere(x, model.mesh), (tokens, valid, sampler, ending))
+    greedy = GenerationOptions(temperature=0.0).resolve({})
+    sampler = Sampler.of([greedy] * rows, [load.gen_len] * rows, eos=[0])
+    inputs = jax.tree.map(lambda x: _everywhere(x, model.mesh), (tokens, valid, sampler))
     return (model, *inputs)
 
 

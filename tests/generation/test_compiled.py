@@ -15,7 +15,6 @@ from neox_eqx.generation.lengths import bucket
 from neox_eqx.generation.loop import FIRST_SLOTS, State, decode, decode_all, prefill
 from neox_eqx.generation.run import pad_prompts
 from neox_eqx.generation.sampling import Sampler
-from neox_eqx.generation.stopping import Ending
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.segment import Segment
 from tests.generation.completions import ours, random_prompts, request
@@ -69,14 +68,16 @@ def test_new_lengths_values_and_seeds_compile_nothing() -> None:
     assert seen
 
 
-def started(model: GPTNeoX, **own: Any) -> tuple[Any, ...]:
+def started(
+    model: GPTNeoX, limit: int = 40, eos: tuple[int, ...] = (1,), **own: Any
+) -> tuple[Any, ...]:
     """The arguments of `decode` after a prefill of three prompts."""
     prompts = random_prompts(model.config.vocab_size, (5, 2, 8))
     ids, valid = pad_prompts(prompts, model.config.vocab_size)
-    sampler = Sampler.of([request(prompt, **own).options for prompt in prompts])
-    ending = Ending(jnp.array([1], jnp.int32), jnp.full(3, 40, jnp.int32))
-    prompt, state = prefill(model, ids, valid, sampler, ending, samples=1)
-    return model, prompt, state, sampler, ending, jnp.int32(40)
+    options = [request(prompt, **own).options for prompt in prompts]
+    sampler = Sampler.of(options, [limit] * 3, eos=eos)
+    prompt, state = prefill(model, ids, valid, sampler)
+    return model, (prompt,), state, sampler, jnp.int32(40)
 
 
 def copies_of(program: str, segment: Segment) -> list[str]:
@@ -105,27 +106,25 @@ def test_decoding_copies_no_cache_and_reuses_its_state(stacked: bool, own: dict[
 
 def test_the_smaller_cache_is_gone_once_it_has_grown() -> None:
     """Also where a caller still holds the state that it was part of."""
-    model, prompt, state, sampler, *_ = started(cache_model(stacked=False))
-    ending = Ending(jnp.array([-1], jnp.int32), jnp.full(3, 100, jnp.int32))
-    steps = decode_all(model, prompt, state, sampler, ending, stride=32)
+    *arguments, _ = started(cache_model(stacked=False), limit=100, eos=())
+    steps = decode_all(*arguments, stride=32)
     held = [next(steps) for _ in range(4)]
-    slots = [one.tokens.shape[1] for one in held]
+    slots = [one.rows.slots for one in held]
     assert slots[0] == slots[2] == FIRST_SLOTS and slots[3] == 2 * FIRST_SLOTS
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(held[2].generated.kv))
 
 
 def test_a_write_that_does_not_wait_for_the_token_would_be_noticed() -> None:
     """Control: the plain way to write the loop copies every cache at every token."""
-    model, prompt, state, sampler, ending, until = started(cache_model(stacked=False))
-    start = prompt.valid.sum(-1)
+    model, past, state, sampler, until = started(cache_model(stacked=False))
 
     def step(state: State) -> State:
-        newest = lax.dynamic_slice_in_dim(state.tokens, state.count - 1, 1, axis=1)
-        past = (prompt, state.generated)
-        hidden, new = model(newest, jnp.ones(newest.shape, bool), past)
+        newest = lax.dynamic_slice_in_dim(state.rows.tokens, state.count - 1, 1, axis=1)
+        segments = (*past, state.generated)
+        hidden, new = model(newest, jnp.ones(newest.shape, bool), segments)
         generated = state.generated.write(new, state.count - 1)
         state = eqx.tree_at(lambda state: state.generated, state, generated)
-        return state.add(model.logits(hidden[:, 0]), sampler, ending, start)
+        return state.add(model.logits(hidden[:, 0]), sampler)
 
     def plain(state: State) -> State:
         return lax.while_loop(lambda state: state.count < until, step, state)

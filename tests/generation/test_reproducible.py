@@ -11,7 +11,6 @@ from neox_eqx.generation import sampling
 from neox_eqx.generation.loop import decode, prefill
 from neox_eqx.generation.run import Request, pad_prompts, run
 from neox_eqx.generation.sampling import Sampler
-from neox_eqx.generation.stopping import Ending
 from tests.generation.completions import ours, random_prompts, request, tokens
 from tests.hf_models import family, hf_logits, stack_layers
 
@@ -74,9 +73,8 @@ def test_samples_of_a_prompt_share_its_prefill() -> None:
     _, model = family("pythia-70m")
     requests = [request(prompt, **WARM, num_samples=4) for prompt in PROMPTS[:2]]
     ids, valid = pad_prompts(PROMPTS[:2], model.config.vocab_size)
-    sampler = Sampler.of([one.options for one in requests])
-    ending = Ending(jnp.zeros(0, jnp.int32), jnp.full(8, 12, jnp.int32))
-    prompt, state = prefill(model, ids, valid, sampler, ending, samples=4)
+    sampler = Sampler.of([one.options for one in requests], [12, 12])
+    prompt, state = prefill(model, ids, valid, sampler)
     assert [kv.key.shape[0] for kv in prompt.kv] == [2, 2]
     assert [kv.key.shape[0] for kv in state.generated.kv] == [8, 8]
 

@@ -33,10 +33,7 @@ def history_of(rows: Sequence[Row]) -> History:
     for row, (prompt, new) in enumerate(rows):
         prompts[row, PROMPT - len(prompt) :] = prompt
         generated[row, : len(new)] = new
-    start = [len(prompt) for prompt, _ in rows]
-    return History(
-        *(jnp.asarray(x, jnp.int32) for x in (prompts, generated, start, len(rows[0][1])))
-    )
+    return History(*(jnp.asarray(x, jnp.int32) for x in (prompts, generated, len(rows[0][1]))))
 
 
 def drawn_logits(random: np.random.Generator, rows: int) -> np.ndarray:
@@ -297,9 +294,7 @@ def test_a_prompt_that_is_aligned_to_the_left_would_be_noticed() -> None:
     row = ((9, 4, 5), (6, 7, 4, 5))
     options = [GenerationOptions(no_repeat_ngram_size=3, temperature=0.0).resolve({})]
     history = history_of([row])
-    gap = History(
-        jnp.roll(history.prompt, 3, axis=1), history.generated, history.start, history.count
-    )
+    gap = History(jnp.roll(history.prompt, 3, axis=1), history.generated, history.count)
     logits = jnp.zeros((1, VOCAB))
     assert (_processed((processors_of(options), ()), history, logits) == -jnp.inf).any()
     assert not (_processed((processors_of(options), ()), gap, logits) == -jnp.inf).any()

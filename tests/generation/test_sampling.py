@@ -32,8 +32,9 @@ def drawn(logits: np.ndarray, uniform: np.ndarray) -> np.ndarray:
 
 def after(position: int, rows: int = 1) -> History:
     """The history of rows whose next token has this position; no processor here reads more."""
-    empty = jnp.zeros((rows, 1), jnp.int32)
-    return History(empty, empty, jnp.full(rows, position, jnp.int32), jnp.int32(0))
+    return History(
+        jnp.zeros((rows, 0), jnp.int32), jnp.zeros((rows, 1), jnp.int32), jnp.int32(position)
+    )
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
@@ -160,8 +161,8 @@ def test_the_next_token_has_the_frequencies_of_transformers(own: dict[str, float
         hf_warpers.append(MinPLogitsWarper(own["min_p"]))
     expected = hf_warpers(None, torch.tensor(logits)).double().softmax(-1)[0].numpy()
 
-    sampler = Sampler.of([GenerationOptions(num_samples=5000, **own).resolve({})])
-    choose = jax.jit(Sampler.choose)
+    sampler = Sampler.of([GenerationOptions(num_samples=5000, **own).resolve({})], [1])
+    choose = jax.jit(Sampler.tokens)
     rows = jnp.asarray(np.repeat(logits, 5000, axis=0))
     tokens = np.asarray(choose(sampler, rows, after(7, 5000)))
     assert_frequencies(tokens, expected)
@@ -183,8 +184,8 @@ def test_samples_of_the_whole_model_have_the_frequencies_of_transformers() -> No
 def test_a_greedy_row_among_sampling_ones_takes_the_likeliest() -> None:
     logits = jnp.asarray(np.random.default_rng(0).normal(0, 0.1, (3, 97)), jnp.float32)
     rows = [GenerationOptions(temperature=t, top_k=0) for t in (0.0, 5.0, 0.0)]
-    sampler = Sampler.of([options.resolve({}) for options in rows])
-    chosen = [np.asarray(sampler.choose(logits, after(position, 3))) for position in range(5)]
+    sampler = Sampler.of([options.resolve({}) for options in rows], [1] * len(rows))
+    chosen = [np.asarray(sampler.tokens(logits, after(position, 3))) for position in range(5)]
     likeliest = np.asarray(logits.argmax(-1))
     assert all((row[[0, 2]] == likeliest[[0, 2]]).all() for row in chosen)
     assert len({int(row[1]) for row in chosen}) > 1
@@ -192,7 +193,7 @@ def test_a_greedy_row_among_sampling_ones_takes_the_likeliest() -> None:
 
 def test_what_no_row_uses_is_left_out() -> None:
     def kinds(*rows: GenerationOptions) -> list[str]:
-        sampler = Sampler.of([options.resolve({}) for options in rows])
+        sampler = Sampler.of([options.resolve({}) for options in rows], [1] * len(rows))
         return [type(warper).__name__ for warper in sampler.warpers]
 
     assert kinds(GenerationOptions(temperature=1.0)) == ["TopK"]
@@ -208,8 +209,8 @@ def test_what_no_row_uses_is_left_out() -> None:
 def test_extreme_temperatures_are_their_limits(temperature: float) -> None:
     logits = jnp.asarray([[1.0, 5.0, -jnp.inf, 3.0]])
     options = GenerationOptions(temperature=temperature, top_k=0).resolve({})
-    sampler = Sampler.of([options])
-    chosen = {int(sampler.choose(logits, after(place))[0]) for place in range(40)}
+    sampler = Sampler.of([options], [1])
+    chosen = {int(sampler.tokens(logits, after(place))[0]) for place in range(40)}
     assert chosen == ({1} if temperature < 1 else {0, 1, 3})
 
 
@@ -218,5 +219,7 @@ def test_a_top_k_of_any_size_keeps_all(top_k: int) -> None:
     logits = jnp.asarray(np.random.default_rng(0).normal(0, 1, (1, 97)), jnp.float32)
     options = [GenerationOptions(temperature=1.0, top_k=k).resolve({}) for k in (top_k, 0)]
     at = [after(place) for place in range(5)]
-    tokens = [[int(Sampler.of([one]).choose(logits, place)[0]) for place in at] for one in options]
+    tokens = [
+        [int(Sampler.of([one], [1]).tokens(logits, place)[0]) for place in at] for one in options
+    ]
     assert tokens[0] == tokens[1]

@@ -33,8 +33,7 @@ def history_of(texts: Sequence[Sequence[int]], new: int = 1) -> History:
         cut = len(text) - new
         prompt[row, width - cut :] = text[:cut]
         generated[row, :new] = text[cut:]
-    start = jnp.asarray([len(text) - new for text in texts], jnp.int32)
-    return History(jnp.asarray(prompt), jnp.asarray(generated), start, jnp.int32(new))
+    return History(jnp.asarray(prompt), jnp.asarray(generated), jnp.int32(new))
 
 
 _complete = jax.jit(lambda strings, history: strings.are_complete(history))

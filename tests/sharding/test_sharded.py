@@ -19,7 +19,6 @@ from neox_eqx.generation.loop import decode, prefill
 from neox_eqx.generation.options import GenerationOptions
 from neox_eqx.generation.run import pad_prompts
 from neox_eqx.generation.sampling import Sampler
-from neox_eqx.generation.stopping import Ending
 from neox_eqx.model.neox import GPTNeoX
 from tests.generation.completions import ours, random_prompts, request, tokens
 from tests.hf_models import config_json, hf_model
@@ -154,11 +153,11 @@ def test_a_decoding_step_sums_once_a_layer_and_moves_no_keys(
     model = load(directories["parallel"], mesh="data=2,model=4", stacked=stacked)
     rows = 4
     ids, valid = pad_prompts(random_prompts(96, [9] * rows), 96)
-    ending = Ending(jnp.full(1, -1, jnp.int32), jnp.full(rows, 64, jnp.int32))
-    sampler = Sampler.of([GenerationOptions(temperature=0.0).resolve({})] * rows)
-    prompt, state = prefill(model, ids, valid, sampler, ending, samples=1)
+    greedy = GenerationOptions(temperature=0.0).resolve({})
+    sampler = Sampler.of([greedy] * rows, [64] * rows)
+    prompt, state = prefill(model, ids, valid, sampler)
     place = jax.tree.leaves(state.generated.kv)[0].sharding
-    compiled = decode.lower(model, prompt, state, sampler, ending, jnp.int32(64)).compile()
+    compiled = decode.lower(model, (prompt,), state, sampler, jnp.int32(64)).compile()
     text = compiled.as_text()
     shapes = Counter(
         re.findall(r"f32\[([\d,]+)\]", line.split(" all-reduce(")[0].split("=", 1)[1])[0]
