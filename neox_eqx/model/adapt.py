@@ -36,11 +36,10 @@ def adapt(
 
     plain = linears(model)
     keys = jax.random.split(key, len(plain))
-    adapted = [
-        LoRALinear.init(linear, rank, alpha / rank, key)
-        for linear, key in zip(plain, keys, strict=True)
+    with_lora = [
+        LoRALinear.init(linear, rank, alpha, key) for linear, key in zip(plain, keys, strict=True)
     ]
-    return eqx.tree_at(linears, model, adapted)
+    return eqx.tree_at(linears, model, with_lora)
 
 
 def merge(model: GPTNeoX) -> GPTNeoX:
@@ -50,9 +49,9 @@ def merge(model: GPTNeoX) -> GPTNeoX:
     )
 
 
-def is_adapted(model: GPTNeoX) -> bool:
-    """Whether there is LoRA on any Linear."""
-    return any(map(_is_adapted, jax.tree.leaves(model, is_leaf=_is_adapted)))
+def adapted(model: GPTNeoX) -> list[LoRALinear]:
+    """The Linears of a model that LoRA is on."""
+    return list(filter(_is_adapted, jax.tree.leaves(model, is_leaf=_is_adapted)))
 
 
 def split(model: GPTNeoX) -> tuple[GPTNeoX, GPTNeoX]:
@@ -62,8 +61,7 @@ def split(model: GPTNeoX) -> tuple[GPTNeoX, GPTNeoX]:
 
 
 def _matrices(model: GPTNeoX) -> list[Any]:
-    nodes = filter(_is_adapted, jax.tree.leaves(model, is_leaf=_is_adapted))
-    return [linear.weight for node in nodes for linear in (node.lora_A, node.lora_B)]
+    return [linear.weight for node in adapted(model) for linear in (node.lora_A, node.lora_B)]
 
 
 def _is_adapted(node: Any) -> bool:

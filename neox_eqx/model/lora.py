@@ -10,7 +10,7 @@ from neox_eqx.model.layers import Linear
 
 
 class LoRALinear(eqx.Module):
-    """y = x Wᵀ + b + scale · B (A x), where the sum W + scale · B A is never there.
+    """y = x Wᵀ + b + alpha / rank · B (A x), where the sum W + alpha / rank · B A is never there.
 
     The names are PEFT's. `lora_A` is (rank, in) and `lora_B` (out, rank), both without a bias.
     Their axes bring them their places on a mesh, where a rank is whole everywhere.
@@ -19,10 +19,10 @@ class LoRALinear(eqx.Module):
     base_layer: Linear
     lora_A: Linear
     lora_B: Linear
-    scale: float = eqx.field(static=True)
+    alpha: float = eqx.field(static=True)
 
     @classmethod
-    def init(cls, base: Linear, rank: int, scale: float, key: PRNGKeyArray) -> "LoRALinear":
+    def init(cls, base: Linear, rank: int, alpha: float, key: PRNGKeyArray) -> "LoRALinear":
         """What changes nothing yet, as PEFT begins: B is 0, and A uniform within 1/√in.
 
         A and B are in float32, with a layer axis where the weight has one.
@@ -32,7 +32,15 @@ class LoRALinear(eqx.Module):
         a = jax.random.uniform(key, (*layers, rank, size), jnp.float32, -bound, bound)
         b = jnp.zeros((*layers, out, rank), jnp.float32)
         of_out, of_in = base.axes
-        return cls(base, Linear(a, None, ("rank", of_in)), Linear(b, None, (of_out, "rank")), scale)
+        return cls(base, Linear(a, None, ("rank", of_in)), Linear(b, None, (of_out, "rank")), alpha)
+
+    @property
+    def rank(self) -> int:
+        return self.lora_A.weight.shape[-2]
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
 
     def __call__(self, x: Float[Array, "*B in"]) -> Float[Array, "*B out"]:
         return self.add_bias(self.product(x))
