@@ -42,6 +42,10 @@ def load_prompt(directory: str | Path, config: GPTNeoXConfig) -> Prompt:
             f"{directory / TENSORS}: has {rows.shape[1]} numbers a position, and the model "
             f"{wanted}; it belongs to another model"
         )
+    if len(rows) >= config.context_length:
+        raise InputError(
+            f"{directory}: has {len(rows)} positions, and the model {config.context_length} in all"
+        )
     if kind == "PROMPT_TUNING":
         return SoftPrompt(jnp.asarray(rows))
     heads, layers = config.num_attention_heads, config.num_hidden_layers

@@ -68,7 +68,7 @@ def _lora(trained: GPTNeoX) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def _prompt(prompt: Prompt, config: GPTNeoXConfig) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """A row a position. In a prefix it holds the first layer's keys of all heads, its values, ..."""
+    """A row a position: its embedding; or the keys of the first layer, its values, and so on."""
     if isinstance(prompt, Prefix):
         both = np.stack([prompt.key, prompt.value], axis=1)
         rows = both.transpose(3, 0, 1, 2, 4).reshape(both.shape[3], -1)

@@ -16,6 +16,7 @@ from neox_eqx.generation.sampling import Sampler
 from neox_eqx.generation.stop_strings import TokenBytes
 from neox_eqx.generation.stopping import REASONS
 from neox_eqx.model.neox import GPTNeoX
+from neox_eqx.model.segment import Segment
 from neox_eqx.sharding.distributed import is_first
 
 
@@ -52,6 +53,7 @@ def run(
     eos: Sequence[int],
     known: np.ndarray | None = None,
     token_bytes: TokenBytes = (),
+    past: tuple[Segment, ...] = (),
     stride: int | None = None,
 ) -> Iterator[list[Row]]:
     """Yields the rows of a batch as they grow, a row for each sample of each request in turn.
@@ -59,7 +61,8 @@ def run(
     The last list holds the finished rows. `stride` is the number of tokens between two lists;
     None yields seldom and is fastest. All requests ask for the same number of samples. Where
     `known` is given, (V,) of bool, only its tokens are chosen. `token_bytes` are what the
-    vocabulary's tokens spell, for requests that stop at texts.
+    vocabulary's tokens spell, for requests that stop at texts. The `past`, segments of one row,
+    stands before all prompts.
 
     Raises:
         InputError: a prompt does not fit, a token id is not the model's, or its logits became NaN.
@@ -69,8 +72,7 @@ def run(
     samples = requests[0].options.num_samples
     wanted = len(requests) * samples
     limits = [
-        request.options.new_tokens(len(request.tokens), model.config.context_length)
-        for request in requests
+        request.options.new_tokens(len(request.tokens), room(model, past)) for request in requests
     ]
     # On a mesh the prompts must divide over its data axis: more of the last, one token each.
     missing = -len(requests) % (model.mesh.shape["data"] if model.mesh else 1)
@@ -79,9 +81,14 @@ def run(
     tokens, valid = pad_prompts([request.tokens for request in requests], model.config.vocab_size)
     options = [request.options for request in requests]
     sampler = Sampler.of(options, limits, eos=eos, known=known, token_bytes=token_bytes)
-    prompt, first = prefill(model, tokens, valid, sampler)
-    for state in decode_all(model, (prompt,), first, sampler, stride=stride):
+    prompt, first = prefill(model, tokens, valid, sampler, past)
+    for state in decode_all(model, (*past, prompt), first, sampler, stride=stride):
         yield _rows(state.rows)[:wanted]
+
+
+def room(model: GPTNeoX, past: Sequence[Segment]) -> int:
+    """How many tokens the model has positions for after the past."""
+    return model.config.context_length - sum(segment.slots for segment in past)
 
 
 def pad_prompts(prompts: Sequence[Sequence[int]], vocab_size: int) -> tuple[jax.Array, jax.Array]:

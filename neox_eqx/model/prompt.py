@@ -69,3 +69,9 @@ class Prefix(eqx.Module):
 
 
 Prompt = SoftPrompt | Prefix
+
+
+@jax.jit
+def read_prompt(prompt: Prompt, model: GPTNeoX) -> Segment:
+    """The prompt as `model` attends to it."""
+    return prompt.segment(model)

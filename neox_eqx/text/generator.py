@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 from tokenizers import Tokenizer
@@ -15,12 +16,17 @@ from tqdm import tqdm
 
 from neox_eqx.checkpoint.hub import resolve
 from neox_eqx.checkpoint.load import load
+from neox_eqx.checkpoint.load_prompt import load_prompt
+from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
 from neox_eqx.generation.options import GenerationOptions, ResolvedOptions
-from neox_eqx.generation.run import Request, run
+from neox_eqx.generation.run import Request, room, run
 from neox_eqx.generation.stop_strings import TokenBytes
 from neox_eqx.model.neox import GPTNeoX
+from neox_eqx.model.prompt import read_prompt
+from neox_eqx.model.segment import Segment
 from neox_eqx.sharding.distributed import agreed, check_equal
+from neox_eqx.text.batches import batches
 from neox_eqx.text.completion import Completion, GrowingText, Piece
 from neox_eqx.text.generation_config import read_generation_config
 from neox_eqx.text.tokenizer import load_tokenizer
@@ -43,6 +49,8 @@ class TextGenerator:
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     mask_unknown_tokens: bool = False
     """Never choose ids that the tokenizer does not have (padding rows of the vocabulary)."""
+    past: tuple[Segment, ...] = ()
+    """What stands before every prompt."""
 
     @classmethod
     def load(
@@ -53,11 +61,14 @@ class TextGenerator:
         mesh: Mesh | str | None = None,
         quantize: str | None = None,
         mask_unknown_tokens: bool = False,
+        soft_prompt: str | Path | None = None,
     ) -> "TextGenerator":
         """Loads a checkpoint directory in Hugging Face or native layout, or a Hub id.
 
         `dtype` is that of the parameters and of the computation: float32 on a CPU and bfloat16
-        on an accelerator unless given. `mesh` and `quantize` are those of `load`.
+        on an accelerator unless given. `mesh` and `quantize` are those of `load`. `soft_prompt`
+        is a directory that `save_adapter` or PEFT wrote: a soft prompt, or a prefix of keys and
+        values. It stands before every prompt, and takes positions of the context.
 
         Raises:
             InputError: something is missing or broken; the message names the file.
@@ -66,10 +77,16 @@ class TextGenerator:
             directory = resolve(source)
             tokenizer = load_tokenizer(directory)
             defaults = read_generation_config(directory)
+            config = GPTNeoXConfig.from_file(directory / "config.json")
+            prompt = None if soft_prompt is None else load_prompt(soft_prompt, config)
         what = f"{directory}, its tokenizer or generation_config.json,"
         check_equal(what, (tokenizer.to_str(), defaults))
+        if prompt is not None:
+            arrays = map(np.asarray, jax.tree.leaves(prompt))
+            check_equal(f"{soft_prompt}", [array.tobytes() for array in arrays])
         model = load(directory, dtype=dtype, mesh=mesh, quantize=quantize)
-        return cls(model, tokenizer, defaults, mask_unknown_tokens)
+        past = () if prompt is None else (read_prompt(prompt, model),)
+        return cls(model, tokenizer, defaults, mask_unknown_tokens, past)
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
@@ -156,13 +173,14 @@ class TextGenerator:
         ]
         texts_stop = any(request.options.stop_strings for request in requests)
         firsts = list(itertools.accumulate((r.options.num_samples for r in requests), initial=0))
-        for batch in _batches(requests, batch_size, in_order=stride is not None):
+        for batch in batches(requests, batch_size, in_order=stride is not None):
             rows_of = run(
                 self.model,
                 [requests[index] for index in batch],
                 eos=self.eos_token_ids,
                 known=self._known_tokens() if self.mask_unknown_tokens else None,
                 token_bytes=self._token_bytes if texts_stop else (),
+                past=self.past,
                 stride=stride,
             )
             growing = [text for index in batch for text in texts[firsts[index] : firsts[index + 1]]]
@@ -187,7 +205,7 @@ class TextGenerator:
             tokens = (bos,)
         request = Request(tokens, self._with_ids(options.resolve(self.defaults)))
         request.options.check_ids(self.model.config.vocab_size)
-        request.options.new_tokens(len(tokens), self.model.config.context_length)
+        request.options.new_tokens(len(tokens), room(self.model, self.past))
         if request.options.temperature == 0:
             _warn_of_idle_options(options)
         return request
@@ -229,21 +247,3 @@ def _warn_of_idle_options(options: GenerationOptions) -> None:
             "of no use; give a temperature to sample",
             stacklevel=2,
         )
-
-
-def _batches(requests: Sequence[Request], size: int, *, in_order: bool) -> Iterator[list[int]]:
-    """Indices of requests that run together: as many samples each, and similar lengths.
-
-    `in_order` leaves them as they come, for a reader who waits for the first.
-    """
-
-    def samples(index: int) -> int:
-        return requests[index].options.num_samples
-
-    indices = list(range(len(requests)))
-    if not in_order:
-        indices.sort(key=lambda index: (samples(index), len(requests[index].tokens)))
-    for _, group in itertools.groupby(indices, samples):
-        members = list(group)
-        for start in range(0, len(members), size):
-            yield members[start : start + size]
