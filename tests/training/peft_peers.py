@@ -1,15 +1,19 @@
 """The same LoRA, soft prompt or prefix in the PEFT package and in ours."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 import peft
 import torch
+from transformers import GPTNeoXForCausalLM
 
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.prompt import Prefix, SoftPrompt
+from neox_eqx.training.batch import Batch
 from neox_eqx.training.recipe import Recipe
 from neox_eqx.training.trained import Trained, trainable
 from neox_eqx.training.tuning import Tuning
@@ -39,7 +43,12 @@ def peft_model(tuning: Tuning, values: dict[str, Any]) -> peft.PeftModel:
     else:
         kind = peft.PromptTuningConfig if tuning.prompt_tokens else peft.PrefixTuningConfig
         config = kind(task_type="CAUSAL_LM", num_virtual_tokens=POSITIONS)
-    theirs = peft.get_peft_model(hf_model(values), config).eval()
+    return trained_at_random(hf_model(values), config)
+
+
+def trained_at_random(model: GPTNeoXForCausalLM, config: peft.PeftConfig) -> peft.PeftModel:
+    with warnings.catch_warnings(action="ignore"):  # of names in transformers that will go
+        theirs = peft.get_peft_model(model, config).eval()
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in theirs.parameters():
@@ -83,3 +92,34 @@ def from_peft(
     )
     keys_and_values = apart.permute(2, 1, 3, 0, 4)
     return Prefix(*map(to_array, keys_and_values)), frozen
+
+
+def peft_gradients(
+    theirs: peft.PeftModel, batch: Batch, tuning: Tuning, model: GPTNeoX
+) -> tuple[float, Trained]:
+    """The loss, and its gradients in the form of ours; the batch is padded on the right."""
+    documents, weights = np.array(batch.documents), np.array(batch.weights)
+    tokens = torch.tensor(np.array(batch.tokens)).long()
+    learnt = (weights == 1) & (documents == 1)
+    learnt[:, 0] = False  # which PEFT would learn after the last position of a soft prompt
+    theirs.zero_grad()
+    loss = theirs(
+        input_ids=tokens,
+        attention_mask=torch.tensor(documents).long(),
+        labels=torch.where(torch.tensor(learnt), tokens, -100),
+    ).loss
+    loss.backward()
+    return loss.item(), from_peft(theirs, tuning, model, lambda parameter: parameter.grad)[0]
+
+
+def peft_tokens(theirs: peft.PeftModel, prompt: list[int], count: int) -> list[int]:
+    """What PEFT generates greedily."""
+    tokens = torch.tensor([prompt])
+    with warnings.catch_warnings(action="ignore"):  # "Position ids are not supported"
+        text = theirs.generate(
+            input_ids=tokens,
+            attention_mask=torch.ones_like(tokens),
+            max_new_tokens=count,
+            do_sample=False,
+        )
+    return text[0, len(prompt) :].tolist()
