@@ -19,7 +19,7 @@ from neox_eqx.training.trained import Trained, trainable
 from neox_eqx.training.tuning import Tuning
 from tests.hf_models import config_json, from_torch, hf_model, to_array
 
-CONFIG = config_json(32, 4, rotary_pct=0.5, use_parallel_residual=True, vocab_size=96)
+CONFIG = config_json(32, 4, rotary_pct=0.5, use_parallel_residual=True, vocab_size=112)
 SEQUENTIAL = {**CONFIG, "use_parallel_residual": False, "tie_word_embeddings": True}
 TARGETS = ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")
 POSITIONS = 5
