@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 from tokenizers import Tokenizer
@@ -16,8 +15,6 @@ from tqdm import tqdm
 
 from neox_eqx.checkpoint.hub import resolve
 from neox_eqx.checkpoint.load import load
-from neox_eqx.checkpoint.load_prompt import load_prompt
-from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
 from neox_eqx.generation.options import GenerationOptions, ResolvedOptions
 from neox_eqx.generation.run import Request, room, run
@@ -27,8 +24,9 @@ from neox_eqx.model.prompt import read_prompt
 from neox_eqx.model.segment import Segment
 from neox_eqx.sharding.distributed import agreed, check_equal
 from neox_eqx.text.batches import batches
-from neox_eqx.text.completion import Completion, GrowingText, Piece
+from neox_eqx.text.completion import Completion, Event, GrowingText
 from neox_eqx.text.generation_config import read_generation_config
+from neox_eqx.text.soft_prompt import agreed_prompt
 from neox_eqx.text.tokenizer import load_tokenizer
 from neox_eqx.text.words import bad_word_ids, token_bytes
 
@@ -67,8 +65,8 @@ class TextGenerator:
 
         `dtype` is that of the parameters and of the computation: float32 on a CPU and bfloat16
         on an accelerator unless given. `mesh` and `quantize` are those of `load`. `soft_prompt`
-        is a directory that `save_adapter` or PEFT wrote: a soft prompt, or a prefix of keys and
-        values. It stands before every prompt, and takes positions of the context.
+        is a directory of PEFT's format with a soft prompt, or a prefix of keys and values, which
+        stands before every prompt and takes positions of the context.
 
         Raises:
             InputError: something is missing or broken; the message names the file.
@@ -77,15 +75,12 @@ class TextGenerator:
             directory = resolve(source)
             tokenizer = load_tokenizer(directory)
             defaults = read_generation_config(directory)
-            config = GPTNeoXConfig.from_file(directory / "config.json")
-            prompt = None if soft_prompt is None else load_prompt(soft_prompt, config)
         what = f"{directory}, its tokenizer or generation_config.json,"
         check_equal(what, (tokenizer.to_str(), defaults))
-        if prompt is not None:
-            arrays = map(np.asarray, jax.tree.leaves(prompt))
-            check_equal(f"{soft_prompt}", [array.tobytes() for array in arrays])
+        # Before the model, which may take minutes to load.
+        prompts = [agreed_prompt(soft_prompt, directory / "config.json")] if soft_prompt else []
         model = load(directory, dtype=dtype, mesh=mesh, quantize=quantize)
-        past = () if prompt is None else (read_prompt(prompt, model),)
+        past = tuple(read_prompt(prompt, model) for prompt in prompts)
         return cls(model, tokenizer, defaults, mask_unknown_tokens, past)
 
     @property
@@ -112,13 +107,13 @@ class TextGenerator:
         Raises:
             InputError: an option is out of range or a prompt does not fit.
         """
-        options = _one_each(options, prompts)
-        total = sum(own.num_samples for own in options)
+        requests = self._requests(prompts, options)
+        total = sum(request.options.num_completions for request in requests)
         finished = {}
         with tqdm(total=total, unit=" completions", disable=None if progress else True) as bar:
-            for piece in self._pieces(prompts, options, batch_size, stride=None):
-                if piece.completion:
-                    finished[piece.number] = piece.completion
+            for event in self._events(prompts, requests, batch_size, stride=None):
+                if event.completion:
+                    finished[event.row] = event.completion
                     bar.update()
         return [finished[number] for number in sorted(finished)]
 
@@ -128,25 +123,20 @@ class TextGenerator:
         options: GenerationOptions | Sequence[GenerationOptions] = _DEFAULTS,
         *,
         batch_size: int = 8,
-    ) -> Iterator[Piece]:
-        """What `generate` returns, piece by piece as the tokens come.
+    ) -> Iterator[Event]:
+        """What `generate` returns, token by token as they come; those of beams at their end.
 
         Raises:
-            InputError: an option is out of range or a prompt does not fit, before any piece.
+            InputError: an option is out of range or a prompt does not fit, before any token.
         """
-        return self._pieces(prompts, _one_each(options, prompts), batch_size, stride=1)
+        return self._events(prompts, self._requests(prompts, options), batch_size, stride=1)
 
-    def _pieces(
-        self,
-        prompts: Sequence[str],
-        options: Sequence[GenerationOptions],
-        batch_size: int,
-        stride: int | None,
-    ) -> Iterator[Piece]:
-        if batch_size < 1:
-            raise InputError(f"batch_size must be a whole number of at least 1, not {batch_size}")
+    def _requests(
+        self, prompts: Sequence[str], options: GenerationOptions | Sequence[GenerationOptions]
+    ) -> list[Request]:
         requests = []
-        for number, (prompt, own) in enumerate(zip(prompts, options, strict=True), 1):
+        each = zip(prompts, _one_each(options, prompts), strict=True)
+        for number, (prompt, own) in enumerate(each, 1):
             try:
                 requests.append(self._request(prompt, own))
             except InputError as error:
@@ -154,25 +144,37 @@ class TextGenerator:
                     raise
                 where = f"prompt {number} of {len(prompts)}, which begins {prompt[:30]!r}"
                 raise InputError(f"{where}: {error}") from error
-        return self._pieces_of(prompts, requests, batch_size, stride)
+        return requests
 
-    def _pieces_of(
+    def _events(
         self,
         prompts: Sequence[str],
         requests: Sequence[Request],
         batch_size: int,
         stride: int | None,
-    ) -> Iterator[Piece]:
+    ) -> Iterator[Event]:
+        if batch_size < 1:
+            raise InputError(f"batch_size must be a whole number of at least 1, not {batch_size}")
+        return self._events_of(prompts, requests, batch_size, stride)
+
+    def _events_of(
+        self,
+        prompts: Sequence[str],
+        requests: Sequence[Request],
+        batch_size: int,
+        stride: int | None,
+    ) -> Iterator[Event]:
         texts = [
             GrowingText(self.tokenizer, number, prompt, request, sample)
             for number, (prompt, request, sample) in enumerate(
                 (prompt, request, sample)
                 for prompt, request in zip(prompts, requests, strict=True)
-                for sample in range(request.options.num_samples)
+                for sample in range(request.options.num_completions)
             )
         ]
         texts_stop = any(request.options.stop_strings for request in requests)
-        firsts = list(itertools.accumulate((r.options.num_samples for r in requests), initial=0))
+        counts = [request.options.num_completions for request in requests]
+        firsts = list(itertools.accumulate(counts, initial=0))
         for batch in batches(requests, batch_size, in_order=stride is not None):
             rows_of = run(
                 self.model,

@@ -26,14 +26,14 @@ def streamed(
     options: GenerationOptions | list[GenerationOptions],
     batch_size: int = 8,
 ) -> tuple[list[Completion], list[str]]:
-    """The completions that the last pieces bring, and the joined texts of all pieces."""
+    """The completions that the last events bring, and the joined texts of all events."""
     finished: dict[int, Completion] = {}
     texts: dict[int, str] = {}
-    for piece in generator.stream(prompts, options, batch_size=batch_size):
-        assert piece.number not in finished
-        texts[piece.number] = texts.get(piece.number, "") + piece.text
-        if piece.completion:
-            finished[piece.number] = piece.completion
+    for event in generator.stream(prompts, options, batch_size=batch_size):
+        assert event.row not in finished
+        texts[event.row] = texts.get(event.row, "") + event.text
+        if event.completion:
+            finished[event.row] = event.completion
     return [finished[n] for n in sorted(finished)], [texts[n] for n in sorted(texts)]
 
 
@@ -191,8 +191,8 @@ def test_options_that_need_a_temperature_are_named_where_there_is_none(
 def test_a_stream_begins_with_the_first_prompt_however_long_it_is(
     generator: TextGenerator,
 ) -> None:
-    pieces = generator.stream(["How many animals went home?", "a", "b"], batch_size=1)
-    assert next(pieces).number == 0
+    events = generator.stream(["How many animals went home?", "a", "b"], batch_size=1)
+    assert next(events).row == 0
 
 
 def test_no_prompts_are_no_completions(generator: TextGenerator) -> None:
