@@ -17,12 +17,16 @@ from neox_eqx.checkpoint.hub import resolve
 from neox_eqx.checkpoint.load import load
 from neox_eqx.errors import InputError
 from neox_eqx.generation.options import GenerationOptions, ResolvedOptions
-from neox_eqx.generation.run import Request, run
+from neox_eqx.generation.run import Request, room, run
 from neox_eqx.generation.stop_strings import TokenBytes
 from neox_eqx.model.neox import GPTNeoX
+from neox_eqx.model.prompt import read_prompt
+from neox_eqx.model.segment import Segment
 from neox_eqx.sharding.distributed import agreed, check_equal
+from neox_eqx.text.batches import batches
 from neox_eqx.text.completion import Completion, Event, GrowingText
 from neox_eqx.text.generation_config import bos_token_id, eos_token_ids, read_generation_config
+from neox_eqx.text.soft_prompt import agreed_prompt
 from neox_eqx.text.tokenizer import load_tokenizer, prompt_tokens
 from neox_eqx.text.words import bad_word_ids, token_bytes
 
@@ -43,6 +47,8 @@ class TextGenerator:
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     mask_unknown_tokens: bool = False
     """Never choose ids that the tokenizer does not have (padding rows of the vocabulary)."""
+    past: tuple[Segment, ...] = ()
+    """What stands before every prompt."""
 
     @classmethod
     def load(
@@ -53,11 +59,14 @@ class TextGenerator:
         mesh: Mesh | str | None = None,
         quantize: str | None = None,
         mask_unknown_tokens: bool = False,
+        soft_prompt: str | Path | None = None,
     ) -> "TextGenerator":
         """Loads a checkpoint directory in Hugging Face or native layout, or a Hub id.
 
         `dtype` is that of the parameters and of the computation: float32 on a CPU and bfloat16
-        on an accelerator unless given. `mesh` and `quantize` are those of `load`.
+        on an accelerator unless given. `mesh` and `quantize` are those of `load`. `soft_prompt`
+        is a directory of PEFT's format with a soft prompt, or a prefix of keys and values, which
+        stands before every prompt and takes positions of the context.
 
         Raises:
             InputError: something is missing or broken; the message names the file.
@@ -68,8 +77,11 @@ class TextGenerator:
             defaults = read_generation_config(directory)
         what = f"{directory}, its tokenizer or generation_config.json,"
         check_equal(what, (tokenizer.to_str(), defaults))
+        # Before the model, which may take minutes to load.
+        prompts = [agreed_prompt(soft_prompt, directory / "config.json")] if soft_prompt else []
         model = load(directory, dtype=dtype, mesh=mesh, quantize=quantize)
-        return cls(model, tokenizer, defaults, mask_unknown_tokens)
+        past = tuple(read_prompt(prompt, model) for prompt in prompts)
+        return cls(model, tokenizer, defaults, mask_unknown_tokens, past)
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
@@ -160,13 +172,14 @@ class TextGenerator:
         texts_stop = any(request.options.stop_strings for request in requests)
         counts = [request.options.num_completions for request in requests]
         firsts = list(itertools.accumulate(counts, initial=0))
-        for batch in _batches(requests, batch_size, in_order=stride is not None):
+        for batch in batches(requests, batch_size, in_order=stride is not None):
             rows_of = run(
                 self.model,
                 [requests[index] for index in batch],
                 eos=self.eos_token_ids,
                 known=self._known_tokens() if self.mask_unknown_tokens else None,
                 token_bytes=self._token_bytes if texts_stop else (),
+                past=self.past,
                 stride=stride,
             )
             growing = [text for index in batch for text in texts[firsts[index] : firsts[index + 1]]]
@@ -185,7 +198,7 @@ class TextGenerator:
         tokens = prompt_tokens(self.tokenizer, prompt, bos)
         request = Request(tokens, self._with_ids(options.resolve(self.defaults)))
         request.options.check_ids(self.model.config.vocab_size)
-        request.options.new_tokens(len(tokens), self.model.config.context_length)
+        request.options.new_tokens(len(tokens), room(self.model, self.past))
         if request.options.temperature == 0:
             _warn_of_idle_options(options)
         return request
@@ -227,21 +240,3 @@ def _warn_of_idle_options(options: GenerationOptions) -> None:
             "of no use; give a temperature to sample",
             stacklevel=2,
         )
-
-
-def _batches(requests: Sequence[Request], size: int, *, in_order: bool) -> Iterator[list[int]]:
-    """Indices of requests that run together: as many beams and samples each, of similar lengths.
-
-    `in_order` leaves them as they come, for a reader who waits for the first.
-    """
-
-    def kind(index: int) -> tuple[int, int]:
-        return requests[index].options.num_beams, requests[index].options.num_samples
-
-    indices = list(range(len(requests)))
-    if not in_order:
-        indices.sort(key=lambda index: (kind(index), len(requests[index].tokens)))
-    for _, group in itertools.groupby(indices, kind):
-        members = list(group)
-        for start in range(0, len(members), size):
-            yield members[start : start + size]
