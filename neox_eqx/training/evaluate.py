@@ -15,20 +15,23 @@ from neox_eqx.training.dataset import TrainingData, place
 from neox_eqx.training.examples import Example
 from neox_eqx.training.recipe import Recipe
 from neox_eqx.training.step import summed_loss
+from neox_eqx.training.trained import Trained
 
 
-def eval_loss(model: GPTNeoX, data: TrainingData, recipe: Recipe) -> float:
+def eval_loss(
+    trained: Trained, data: TrainingData, recipe: Recipe, frozen: GPTNeoX | None = None
+) -> float:
     """The mean loss by weight over all of `data`, each document once, without dropout."""
-    sums = [_sums(model, place(rows, model.mesh), recipe) for rows in data.once()]
+    sums = [_sums(trained, place(rows, trained.mesh), recipe, frozen) for rows in data.once()]
     losses, weights = zip(*jax.device_get(sums), strict=True)
     return float(sum(map(float, losses)) / sum(map(float, weights)))
 
 
 @partial(jax.jit, static_argnames="recipe")
 def _sums(
-    model: GPTNeoX, batch: Batch, recipe: Recipe
+    trained: Trained, batch: Batch, recipe: Recipe, frozen: GPTNeoX | None
 ) -> tuple[Float32[Array, ""], Float32[Array, ""]]:
-    return summed_loss(model, batch, recipe), batch.targets()[1].sum()
+    return summed_loss(trained, batch, recipe, frozen=frozen), batch.targets()[1].sum()
 
 
 def questions(examples: Iterable[Example], data: TrainingData) -> list[Example]:

@@ -4,15 +4,19 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 from tokenizers import Tokenizer
 
+from neox_eqx.model.adapt import merge
 from neox_eqx.model.neox import GPTNeoX
+from neox_eqx.model.prompt import read_prompt
 from neox_eqx.text.generator import TextGenerator
 from neox_eqx.training.dataset import TrainingData
 from neox_eqx.training.documents import Document
-from neox_eqx.training.evaluate import eval_loss, exact_match, inference_model
+from neox_eqx.training.evaluate import eval_loss, exact_match, inference_model, questions
 from neox_eqx.training.examples import Example
 from neox_eqx.training.recipe import Recipe
+from neox_eqx.training.trained import Trained, join
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +25,7 @@ class HeldOut:
 
     data: TrainingData
     examples: Sequence[Example]
-    """Those with a prompt, without those that are too long."""
+    """Those with a prompt that are not too long."""
     max_new_tokens: int
     tokenizer: Tokenizer
     defaults: Mapping[str, Any]
@@ -42,22 +46,23 @@ class HeldOut:
             InputError: no example fits in `max_length`.
         """
         data = TrainingData.of(documents, batch_size=batch_size, max_length=max_length)
-        kept = {document.number for document in data.documents if document.given}
-        prompts = max((document.given for document in data.documents), default=0)
+        prompts = max(document.given for document in data.documents)
         answers = max(len(document.tokens) - document.given for document in data.documents)
         return cls(
             data,
-            [example for example in examples if example.number in kept],
+            questions(examples, data),
             min(2 * answers, max_length - prompts),
             tokenizer,
             defaults,
         )
 
-    def measure(self, model: GPTNeoX, recipe: Recipe) -> dict[str, float]:
+    def measure(self, trained: Trained, frozen: GPTNeoX | None, recipe: Recipe) -> dict[str, float]:
         """`eval_loss`, and `exact_match` where there are prompts."""
-        numbers = {"eval_loss": eval_loss(model, self.data, recipe)}
+        numbers = {"eval_loss": eval_loss(trained, self.data, recipe, frozen)}
         if self.examples:
-            own = inference_model(model, recipe.compute_dtype)
-            generator = TextGenerator(own, self.tokenizer, self.defaults)
+            model, prompt = join(trained, frozen)
+            model = inference_model(jax.jit(merge)(model), recipe.compute_dtype)
+            past = () if prompt is None else (read_prompt(prompt, model),)
+            generator = TextGenerator(model, self.tokenizer, self.defaults, past=past)
             numbers["exact_match"] = exact_match(generator, self.examples, self.max_new_tokens)
         return numbers

@@ -36,6 +36,8 @@ class Job:
     held_out: HeldOut | None
     recipe: Recipe
     mesh: str
+    prompt: tuple[int, ...]
+    """The tokens that a soft prompt or a prefix begins as."""
 
     @classmethod
     def of(cls, options: TrainingOptions) -> "Job":
@@ -66,7 +68,8 @@ class Job:
                     examples, documents, tokenizer, defaults, options.batch_size, length
                 )
             mesh = _mesh(options, config)
-            job = cls(options, source, config, data, held_out, recipe, mesh)
+            prompt = tuple(tokenizer.encode(options.tuning.prompt_text).ids)
+            job = cls(options, source, config, data, held_out, recipe, mesh, prompt)
         check_equal("what to train", (job.settings, held_out and held_out.data.fingerprint))
         return job
 
@@ -76,6 +79,7 @@ class Job:
         names = ("batch_size", "max_length", "pack", "too_long")
         return {
             **dataclasses.asdict(self.recipe),
+            **dataclasses.asdict(self.options.tuning),
             **{name: getattr(self.options, name) for name in names},
             "model": self.config.to_hf(),
             "data": self.data.fingerprint,
@@ -104,10 +108,12 @@ def _read(
 
 
 def _max_length(options: TrainingOptions, config: GPTNeoXConfig) -> int:
-    longest = config.context_length
-    if (options.max_length or 0) > longest:
+    positions = options.tuning.positions
+    longest = config.context_length - positions
+    if (options.max_length or 1) > longest:
         raise InputError(
-            f"max_length {options.max_length} is above the {longest} tokens of the model's context"
+            f"max_length {options.max_length or 1} is above the {longest} tokens of the model's "
+            f"context{f' that {positions} positions leave' if positions else ''}"
         )
     return options.max_length or longest
 

@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from neox_eqx.errors import Stopped
+from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.training.batch import Batch
 from neox_eqx.training.checkpoints import Checkpoints
 from neox_eqx.training.dataset import TrainingData, place
@@ -23,7 +24,13 @@ STATUS: dict[int, int] = {signal.SIGTERM: os.EX_TEMPFAIL, signal.SIGINT: 128 + s
 """The exit status after a signal and a checkpoint; EX_TEMPFAIL, 75, asks to try again."""
 
 
-def train(job: Job, state: TrainState, checkpoints: Checkpoints, log: RunLog) -> TrainState:
+def train(
+    job: Job,
+    state: TrainState,
+    frozen: GPTNeoX | None,
+    checkpoints: Checkpoints,
+    log: RunLog,
+) -> TrainState:
     """Takes the steps that are left, and begins to write a checkpoint of the last one.
 
     While the devices are at a step, the host makes the next batch and tells of the step before.
@@ -40,14 +47,14 @@ def train(job: Job, state: TrainState, checkpoints: Checkpoints, log: RunLog) ->
 
         def evaluate(step: int) -> None:
             if job.held_out:
-                report.evaluated(step, job.held_out.measure(state.model, job.recipe))
+                report.evaluated(step, job.held_out.measure(state.model, frozen, job.recipe))
 
         if first == 1:
             with report.paused():
                 evaluate(0)
         while upcoming and not number:
             step, tokens, batch = upcoming
-            state, metrics = train_step(state, batch, job.recipe)
+            state, metrics = train_step(state, batch, job.recipe, frozen)
             upcoming = next(batches, None)
             report.add(step, tokens, metrics)
             number = interruption.ask()

@@ -4,7 +4,10 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
+import tyro
+
 from neox_eqx.errors import InputError
+from neox_eqx.training.tuning import Tuning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +56,7 @@ class TrainingOptions:
     float32."""
     mesh: str = "auto"
     """Devices to spread rows and parameters over, as data=2,model=4."""
+    tuning: tyro.conf.OmitArgPrefixes[Tuning] = Tuning()
     eval_data: Path | None = None
     """Held-out data in the same form: its loss, and how many answers are right."""
     eval_every: int | None = None

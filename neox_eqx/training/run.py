@@ -1,12 +1,13 @@
 """A fine-tuning run, from the options to a model that transformers loads."""
 
 import shutil
+from pathlib import Path
 from typing import Any
 
 from neox_eqx.checkpoint.load import load, load_shapes
-from neox_eqx.checkpoint.save import save
 from neox_eqx.convert.source import find_companions
 from neox_eqx.errors import InputError, Stopped
+from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.sharding.distributed import agreed, is_first
 from neox_eqx.sharding.rules import TRAINING_RULES
 from neox_eqx.training.checkpoints import Checkpoints
@@ -15,11 +16,10 @@ from neox_eqx.training.log import RunLog
 from neox_eqx.training.loop import train
 from neox_eqx.training.loss_picture import draw_loss
 from neox_eqx.training.options import TrainingOptions
+from neox_eqx.training.result import ADAPTER, MODEL, save_result
 from neox_eqx.training.settings import claimed
 from neox_eqx.training.state import TrainState, abstract_state
-
-HF = "hf"
-"""The directory of the result in that of the run."""
+from neox_eqx.training.trained import Trained, trainable
 
 
 def fine_tune(options: TrainingOptions) -> None:
@@ -36,26 +36,26 @@ def fine_tune(options: TrainingOptions) -> None:
 
 def _run(job: Job) -> None:
     output, last = job.options.output, job.recipe.steps
+    result = output / (ADAPTER if job.options.tuning.positions else MODEL)
     checkpoints = Checkpoints(output / "checkpoints", job.options.keep)
     first = checkpoints.latest or 0
     with agreed():
         if first > last:
             raise InputError(f"{output}: is at step {first} already, and --steps {last} is less")
-        is_complete = first == last and (output / HF).exists()
+        is_complete = first == last and result.exists()
     if is_complete:
-        print(f"{output / HF}: the model after {last} steps, which was there already")
+        print(f"{result}: the model after {last} steps, which was there already")
         return
     with agreed():
         log = RunLog(
             output, wandb_mode=job.options.wandb_mode, config=job.settings, resume_step=first
         )
     if is_first():
-        # Of a run with fewer steps: should this one be killed, it must not pass for its result.
-        shutil.rmtree(output / HF, ignore_errors=True)
+        # Of a run with fewer steps: should this one be killed, they must not pass for its result.
+        for name in (MODEL, ADAPTER):
+            shutil.rmtree(output / name, ignore_errors=True)
     try:
-        state = train(job, _begin(job, checkpoints), checkpoints, log)
-        checkpoints.finish()
-        save(state.model, output / HF, find_companions(job.source))
+        _train(job, checkpoints, log)
     except Stopped as stopped:
         checkpoints.finish()
         log.finish(stopped.status)
@@ -66,15 +66,43 @@ def _run(job: Job) -> None:
     log.finish()
     if is_first():
         draw_loss(output)
-    print(f"{output / HF}: the model after {last} steps")
+    print(f"{result}: the model after {last} steps")
 
 
-def _begin(job: Job, checkpoints: Checkpoints) -> TrainState:
-    """The state of the newest checkpoint if there is one, else that of the model as it came."""
-    how: dict[str, Any] = {"dtype": "float32", "mesh": job.mesh, "rules": TRAINING_RULES}
-    shapes = abstract_state(load_shapes(job.source, **how), job.recipe)
+def _train(job: Job, checkpoints: Checkpoints, log: RunLog) -> None:
+    """Trains, and writes the result."""
+    state, frozen = _begin(job, checkpoints)
+    state = train(job, state, frozen, checkpoints, log)
+    checkpoints.finish()
+    model = Path(job.options.model)
+    save_result(
+        state.model,
+        frozen,
+        job.options.output,
+        base_model=str(model.resolve()) if model.is_dir() else job.options.model,
+        companions=find_companions(job.source),
+    )
+
+
+def _begin(job: Job, checkpoints: Checkpoints) -> tuple[TrainState, GPTNeoX | None]:
+    """The state of the newest checkpoint if there is one, else that of the model as it came.
+
+    With it the parameters that are not trained.
+    """
+    tuning, recipe = job.options.tuning, job.recipe
+    how: dict[str, Any] = {
+        "dtype": recipe.compute_dtype if tuning.is_partial else "float32",
+        "mesh": job.mesh,
+        "rules": TRAINING_RULES,
+    }
+    trained: Trained
+    if checkpoints.latest is not None and not tuning.is_partial:
+        trained, frozen = load_shapes(job.source, **how), None  # a checkpoint has all numbers
+    else:
+        trained, frozen = trainable(load(job.source, **how), tuning, recipe, job.prompt)
+    shapes = abstract_state(trained, recipe)
     if checkpoints.latest is not None:
-        return checkpoints.restore(shapes)
+        return checkpoints.restore(shapes), frozen
     with agreed():
         checkpoints.check_space(shapes)
-    return TrainState.start(load(job.source, **how), job.recipe)
+    return TrainState.start(trained, recipe), frozen

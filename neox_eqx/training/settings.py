@@ -29,6 +29,7 @@ def claimed(directory: Path, settings: Mapping[str, Any]) -> Iterator[None]:
             be written, or it is not one directory for all hosts.
     """
     path = directory / NAME
+    settings = json.loads(json.dumps(settings))  # as they are read again: lists for tuples
     with agreed():
         _check(path, settings)
     with contextlib.ExitStack() as stack:

@@ -34,7 +34,7 @@ def trainable(
     """
     if model.is_quantized:
         raise InputError("a model in int8 is not trained; load it without quantize")
-    if not (tuning.lora_rank or tuning.positions):
+    if not tuning.is_partial:
         return model, None
     frozen = _freeze(model, recipe)
     if tuning.lora_rank:
