@@ -17,7 +17,7 @@ from tests.text.checkpoints import byte_level, save_checkpoint
 from tests.training.runs import write_data
 
 SECONDS = 300  # until four processes share two cores' time to import, load, compile and train
-STEPS = 12
+STEPS = 24
 
 
 def losses(directory: Path) -> np.ndarray:
@@ -42,7 +42,7 @@ def test_four_hosts_have_the_losses_of_one_machine_and_stop_together(
     subprocess.check_call([sys.executable, *command[1:], str(alone)], cwd=ROOT, env=environment)
 
     output = tmp_path / "pod"
-    mesh = ("--mesh", "data=2,model=4", "--save-every", "3")
+    mesh = ("--mesh", "data=4,model=2", "--save-every", "3")
 
     def launch() -> Launch:
         return pod.launch(
@@ -50,7 +50,11 @@ def test_four_hosts_have_the_losses_of_one_machine_and_stop_together(
         )
 
     first = launch()
-    wait_until(lambda: len(losses(output)) > 3, SECONDS, lambda: first.stderr)
+    wait_until(
+        lambda: len(losses(output)) > 3 or first.process.poll() is not None,
+        SECONDS,
+        lambda: first.stderr,
+    )
     os.kill(rank(pod, 2), signal.SIGTERM)
     assert first.end(SECONDS) == 75, first.stderr
     step = len(losses(output))

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +15,10 @@ import torch
 from transformers import AutoTokenizer, GPTNeoXForCausalLM
 
 from neox_eqx.checkpoint.load import load
+from neox_eqx.errors import InputError
+from neox_eqx.training.options import TrainingOptions
+from neox_eqx.training.run import fine_tune
+from neox_eqx.training.tuning import Tuning
 from tests.sharding.processes import finish, podrun_environments
 from tests.text.checkpoints import byte_level, save_checkpoint
 from tests.training.runs import STEPS, Run, wait_for, write_data
@@ -123,21 +128,66 @@ def kill_while_it_saves(run: Run, process: subprocess.Popen[str]) -> list[int]:
     return whole
 
 
-def test_a_checkpoint_that_cannot_be_written_ends_the_run_and_leaves_the_one_before(
+def test_a_run_goes_on_to_more_steps_and_keeps_its_checkpoint_where_there_is_no_space(
     files: Path, undisturbed: Run, tmp_path: Path
 ) -> None:
-    """Files may not be larger than 100 kB, which is less than the state."""
+    """Files may not be larger than 100 kB at first, which is less than the state."""
     run = new_run(files, tmp_path / "run")
     shutil.copytree(undisturbed.output, run.output)
-    shutil.rmtree(run.output / "checkpoints" / str(STEPS))
-    (process,) = run.start()
+    # What is compiled goes to a file too.
+    (process,) = run.start([{"JAX_ENABLE_COMPILATION_CACHE": "false"}], steps=STEPS + 2)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (100_000, 100_000))
     (ended,) = finish([process])
     where = run.output / "checkpoints"
     assert ended.status == 2
     assert ended.err == f"train.py: error: {where}: the newest cannot be written: File too large\n"
-    assert run.checkpoints() == [STEPS - 3]
+    assert run.checkpoints() == [STEPS - 3, STEPS]
     assert not (run.output / "hf").exists()
+
+    (ended,) = finish(run.start(steps=STEPS + 2))
+    assert (ended.status, ended.err) == (0, "")
+    assert [step for step, *_ in run.losses()] == [*range(1, STEPS + 3)]
+    assert run.losses()[:STEPS] == undisturbed.losses()
+    result, before = (each.output / "hf" / "model.safetensors" for each in (run, undisturbed))
+    assert result.read_bytes() != before.read_bytes()
+
+
+def options(files: Path, run: Run, data: str = "data.jsonl", **own: Any) -> TrainingOptions:
+    """Those of the run, and others."""
+    given = {"steps": STEPS, "batch_size": 4, "learning_rate": 1e-2, "mesh": "data=1,model=1"}
+    paths = (str(files / "model"), files / data, run.output)
+    return TrainingOptions(*paths, wandb_mode="disabled", **given | own)
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"batch_size": 2}, r"another batch_size \(4, not 2\); give what it began with"),
+        ({"learning_rate": 0.5}, r"another learning_rate \(0.01, not 0.5\)"),
+        ({"seed": 1}, r"another seed \(0, not 1\)"),
+        ({"pack": True}, r"another pack \(false, not true\)"),
+        ({"tuning": Tuning(lora_rank=2)}, r"another lora_rank \(0, not 2\)"),
+        ({"data": "held_out.jsonl"}, "another data; give what it began with, or name another"),
+        ({"steps": 1}, f"is at step {STEPS} already, and --steps 1 is less"),
+    ],
+)
+def test_another_run_is_not_gone_on_with(
+    files: Path, undisturbed: Run, own: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        fine_tune(options(files, undisturbed, **own))
+
+
+def test_a_run_that_has_ended_is_left_as_it_is(
+    files: Path, undisturbed: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in undisturbed.output.rglob("hf/*")}
+    fine_tune(options(files, undisturbed))
+    said = capsys.readouterr().out
+    assert (
+        said == f"{undisturbed.output}/hf: the model after {STEPS} steps, which was there already\n"
+    )
+    assert {path: path.stat().st_mtime_ns for path in undisturbed.output.rglob("hf/*")} == before
 
 
 def test_processes_end_together_and_one_goes_on_alone_with_their_losses(

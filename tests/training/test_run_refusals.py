@@ -100,51 +100,6 @@ def test_a_run_gives_up_after_batches_that_are_not_finite(files: Path, tmp_path:
         fine_tune(own)
 
 
-@pytest.fixture(scope="module")
-def ended(files: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainingOptions:
-    """The options of a run that has ended after 2 steps."""
-    own = options(files, tmp_path_factory.mktemp("runs") / "run", steps=2)
-    fine_tune(own)
-    return own
-
-
-@pytest.mark.parametrize(
-    ("own", "message"),
-    [
-        ({"batch_size": 2}, r"another batch_size \(4, not 2\); give what it began with"),
-        ({"learning_rate": 0.5}, r"another learning_rate \(1e-05, not 0.5\)"),
-        ({"seed": 1}, r"another seed \(0, not 1\)"),
-        ({"pack": True}, r"another pack \(false, not true\)"),
-        ({"steps": 1}, "is at step 2 already, and --steps 1 is less"),
-    ],
-)
-def test_another_run_is_not_gone_on_with(
-    ended: TrainingOptions, files: Path, own: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(InputError, match=message):
-        fine_tune(options(files, ended.output, **{"steps": 2} | own))
-
-
-def test_other_data_is_noticed(ended: TrainingOptions, files: Path, tmp_path: Path) -> None:
-    write_data(tmp_path / "data.jsonl", 8)
-    (tmp_path / "model").symlink_to(files / "model")
-    with pytest.raises(InputError, match="holds a run with another data; give what it began with"):
-        fine_tune(options(tmp_path, ended.output, steps=2))
-
-
-def test_a_run_that_has_ended_goes_on_to_more_steps_only(
-    ended: TrainingOptions, files: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    result = ended.output / "hf" / "model.safetensors"
-    first = result.read_bytes()
-    fine_tune(ended)
-    assert capsys.readouterr().out.endswith("the model after 2 steps, which was there already\n")
-    assert result.read_bytes() == first
-    fine_tune(options(files, ended.output, steps=3))
-    assert result.read_bytes() != first
-    assert [row["step"] for row in read_metrics(ended.output)] == [1, 2, 3]
-
-
 def test_the_command_says_it_in_one_line(files: Path, tmp_path: Path) -> None:
     words = ["--model", files / "model", "--data", files / "data.jsonl", "--output", tmp_path / "r"]
     online = {"WANDB_API_KEY": "", "WANDB_MODE": "online", "HOME": str(tmp_path)}
