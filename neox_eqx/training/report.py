@@ -1,6 +1,7 @@
 """What is told of each step while a run goes on."""
 
 import contextlib
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from types import TracebackType
@@ -109,14 +110,20 @@ class Report:
             print(f"step {step}: {listed}", flush=True)
 
     def _count_skipped(self, step: int, is_finite: bool) -> None:
-        self._skipped = [] if is_finite else [*self._skipped, step]
-        if len(self._skipped) >= self._job.options.max_skipped:
-            ids = "; ".join(
-                f"step {step}: {', '.join(map(str, self._job.data.ids(step - 1)))}"
-                for step in self._skipped
-            )
+        if is_finite:
+            self._skipped = []
+            return
+        self._skipped.append(step)
+        batches = [f"step {step}: {self._examples(step)}" for step in self._skipped]
+        if len(batches) >= self._job.options.max_skipped:
             raise Stopped(
-                f"loss or gradients were not finite {len(self._skipped)} times in a row; the "
-                f"batches had these examples of {self._job.options.data}: {ids}",
+                f"loss or gradients were not finite {len(batches)} times in a row; the batches "
+                f"had these examples of {self._job.options.data}: {'; '.join(batches)}",
                 NOT_FINITE,
             )
+        if is_first():
+            warning = f"{batches[-1]}: loss or gradients are not finite, and nothing is learnt"
+            tqdm.write(warning, file=sys.stderr)
+
+    def _examples(self, step: int) -> str:
+        return ", ".join(map(str, self._job.data.ids(step - 1)))

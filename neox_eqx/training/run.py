@@ -1,5 +1,6 @@
 """A fine-tuning run, from the options to a model that transformers loads."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
@@ -46,10 +47,18 @@ def _run(job: Job) -> None:
     if is_complete:
         print(f"{result}: the model after {last} steps, which was there already")
         return
+    counts = job.data.counts
     with agreed():
         log = RunLog(
-            output, wandb_mode=job.options.wandb_mode, config=job.settings, resume_step=first
+            output,
+            wandb_mode=job.options.wandb_mode,
+            config=job.settings | dataclasses.asdict(counts),
+            resume_step=first,
         )
+    print(
+        f"{job.options.data}: {counts.examples} examples, {counts.cut} of them cut and "
+        f"{counts.dropped} dropped; {counts.learnt_tokens} of {counts.tokens} tokens are learnt"
+    )
     if is_first():
         # Of a run with fewer steps: should this one be killed, they must not pass for its result.
         for name in (MODEL, ADAPTER):

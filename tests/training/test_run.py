@@ -43,7 +43,10 @@ def undisturbed(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     run = new_run(files, tmp_path_factory.mktemp("undisturbed"))
     (ended,) = finish(run.start(eval_data=files / "held_out.jsonl"))
     assert (ended.status, ended.err) == (0, "")
-    assert [line.split(":")[0] for line in ended.out.splitlines()[:2]] == ["step 0", "step 3"]
+    counts, *said, result = ended.out.splitlines()
+    assert counts.startswith(f"{files / 'data.jsonl'}: 22 examples, 0 of them cut and 0 dropped; ")
+    assert [line.split(":")[0] for line in said] == [f"step {n}" for n in range(0, STEPS + 1, 3)]
+    assert result == f"{run.output / 'hf'}: the model after {STEPS} steps"
     return run
 
 
@@ -204,8 +207,34 @@ def test_processes_end_together_and_one_goes_on_alone_with_their_losses(
     assert run.checkpoints()[-1] == step < STEPS
     assert [one.err.count("saving after this step") for one in ended] == [0, 0]
     assert [one.err.count(f"checkpoint of step {step}") for one in ended] == [1, 0]
+    assert ended[1].out == ""
 
     (one,) = finish(run.start(devices=4, mesh="data=4"))
     assert one.status == 0, one
     numbers, expected = np.array(run.losses()), np.array(undisturbed.losses())
     np.testing.assert_allclose(numbers, expected, rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["lora_rank", "prompt_tokens", "prefix_tokens"])
+def test_what_is_trained_beside_the_model_goes_on_as_it_would_have(
+    files: Path, tmp_path: Path, kind: str
+) -> None:
+    own = {kind: 3, "steps": 8, "eval_data": files / "held_out.jsonl"}
+    whole = new_run(files, tmp_path / "whole")
+    (ended,) = finish(whole.start(save_every=4, **own))
+    assert (ended.status, ended.err) == (0, "")
+    run = new_run(files, tmp_path / "run")
+    shutil.copytree(whole.output, run.output)
+    shutil.rmtree(run.output / "checkpoints" / "8")
+    (ended,) = finish(run.start(**own))
+    assert (ended.status, ended.err) == (0, "")
+    assert run.losses() == whole.losses() and len(run.losses()) == 8
+    assert run.losses()[-1][1] < run.losses()[0][1]
+    results = {"lora_rank": ["adapter", "hf"]}.get(kind, ["adapter"])
+    for each in (whole, run):
+        there = [name for name in ("adapter", "hf") if (each.output / name).exists()]
+        assert there == results
+    for name in results:
+        files_of = [sorted((each.output / name).glob("*.safetensors")) for each in (whole, run)]
+        assert files_of[0][0].read_bytes() == files_of[1][0].read_bytes()

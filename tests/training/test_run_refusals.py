@@ -82,7 +82,9 @@ def test_a_directory_of_something_else_is_refused(files: Path, tmp_path: Path) -
         fine_tune(options(files, tmp_path / "thesis.txt" / "run"))
 
 
-def test_a_run_gives_up_after_batches_that_are_not_finite(files: Path, tmp_path: Path) -> None:
+def test_a_run_gives_up_after_batches_that_are_not_finite(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The first update makes the parameters infinite; then each batch is skipped."""
     own = options(files, tmp_path / "run", learning_rate=1e38, max_skipped=3, save_every=1)
     with pytest.raises(Stopped) as stopped:
@@ -95,6 +97,8 @@ def test_a_run_gives_up_after_batches_that_are_not_finite(files: Path, tmp_path:
     assert [row["loss"] is None for row in rows] == [False, True, True, True]
     numbers = {int(n) for part in message.split(": ")[-3:] for n in part.split(";")[0].split(",")}
     assert numbers <= set(range(1, 10)) and len(numbers) > 4
+    warnings = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in warnings] == ["step 2", "step 3"]
     # Gone on with, it gives up at the next one.
     with pytest.raises(Stopped, match="not finite 3 times"):
         fine_tune(own)
