@@ -15,6 +15,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 from transformers import GPTNeoXForCausalLM
 
+from neox_eqx.checkpoint.fit import model_shapes
 from neox_eqx.checkpoint.load_prompt import load_prompt
 from neox_eqx.checkpoint.save_adapter import save_adapter
 from neox_eqx.errors import InputError
@@ -64,7 +65,9 @@ def peft_logits(model: peft.PeftModel) -> np.ndarray:
 def test_peft_loads_it_and_gives_our_logits(kind: str, tmp_path: Path) -> None:
     _, trained, frozen = ours(kind)
     save_adapter(trained, tmp_path / "new", config=frozen.config, base_model="a/model")
-    loaded = peft.PeftModel.from_pretrained(hf_model(CONFIG), tmp_path / "new").eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of a name in transformers; no other
+        loaded = peft.PeftModel.from_pretrained(hf_model(CONFIG), tmp_path / "new").eval()
     expected = peft_logits(loaded)
     difference = np.abs(logits(trained, frozen) - expected).max() / np.abs(expected).max()
     # Measured 1.1e-6; without the adapter it would be above 0.5.
@@ -113,8 +116,8 @@ def test_a_prefix_takes_the_form_of_the_models_segments() -> None:
     beside = dataclasses.replace(stack_layers(frozen), heads_together=2)
     assert read_prompt(prefix, beside).kv.key.shape == (2, 1, 2, 5, 16)
     assert np.abs(logits(prefix, beside) - expected).max() < 1e-5 * np.abs(expected).max()
-    wider = GPTNeoX.init(frozen.config, heads=6, key=jax.random.key(0))
-    kv = read_prompt(prefix, wider).kv[1]
+    wider = model_shapes(frozen.config, jnp.dtype("float32"), stacked=False, heads=6)
+    kv = prefix.segment(wider).kv[1]
     assert np.array_equal(kv.value[0, :4], prefix.value[1]) and not np.asarray(kv.key[0, 4:]).any()
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from neox_eqx.checkpoint.fit import model_shapes
 from neox_eqx.errors import InputError
 from neox_eqx.model.adapt import adapted, merge
 from neox_eqx.model.neox import GPTNeoX
@@ -228,8 +229,8 @@ def test_wrong_options_are_refused(wrong: dict[str, object], message: str) -> No
 def test_models_that_cannot_be_tuned_are_refused() -> None:
     model = our_model(CONFIG)
     with pytest.raises(InputError, match="int8"):
-        trainable(model.quantized(), LORA, RECIPE)
-    wider = GPTNeoX.init(model.config, heads=6, key=jax.random.key(0))
+        trainable(jax.eval_shape(model.quantized), LORA, RECIPE)
+    wider = model_shapes(model.config, model.dtype, stacked=False, heads=6)
     with pytest.raises(InputError, match="heads="):
         trainable(wider, LORA, RECIPE)
     with pytest.raises(InputError, match="vocabulary of 112"):
