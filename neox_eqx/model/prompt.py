@@ -20,6 +20,7 @@ class SoftPrompt(eqx.Module):
 
     embeddings: Float[Array, "P D"]
     mesh: Mesh | None = eqx.field(static=True, default=None)
+    """Where it is trained, None on a single device."""
     axes: tuple[None, None] = eqx.field(static=True, default=(None, None))
 
     @classmethod
@@ -58,7 +59,7 @@ class Prefix(eqx.Module):
         """The prefix in the form of the model's own segments."""
         added = model.num_heads - self.key.shape[1]  # heads that do nothing, see GPTNeoX.init
 
-        def of_model(x: Float[Array, "L H P K"]) -> Float[Array, "L 1 H2 P K"]:
+        def of_model(x: Float[Array, "L H P K"]) -> Float[Array, "L 1 X P K"]:
             return jnp.pad(x, ((0, 0), (0, added), (0, 0), (0, 0)))[:, None].astype(model.dtype)
 
         apart = KV(of_model(self.key), of_model(self.value))
