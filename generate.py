@@ -44,6 +44,8 @@ class Options:
     """Prompts that run together."""
     mask_unknown_tokens: bool = False
     """Never choose ids that the tokenizer does not have."""
+    bitwise: bool = False
+    """Give a prompt the same bits whatever it runs with, on the same devices; --batch-size is 8."""
     stream: bool = True
     """Print text as it comes."""
 
@@ -63,6 +65,7 @@ def main(options: Options) -> None:
             mesh=options.mesh,
             quantize=options.quantize,
             mask_unknown_tokens=options.mask_unknown_tokens,
+            bitwise=options.bitwise,
             soft_prompt=options.soft_prompt,
         )
         work = (prompts, own_options)

@@ -25,12 +25,12 @@ def load_prompt(directory: str | Path, config: GPTNeoXConfig) -> Prompt:
     kind = own.get("peft_type")
     if kind == "LORA":
         raise InputError(
-            f"{directory}: is LoRA, which stands in no prompt; merge it into its model and give "
+            f"{directory}: is a LoRA adapter and no soft prompt; merge it into its model and give "
             "that as the model"
         )
     if kind not in ("PROMPT_TUNING", "PREFIX_TUNING"):
         raise InputError(
-            f"{directory / CONFIG}: peft_type is {kind!r}, and must be PROMPT_TUNING or "
+            f"{directory / CONFIG}: peft_type is {kind!r:.40}, and must be PROMPT_TUNING or "
             "PREFIX_TUNING"
         )
     _check_model(directory / CONFIG, own, config)

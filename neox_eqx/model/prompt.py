@@ -20,6 +20,7 @@ class SoftPrompt(eqx.Module):
 
     embeddings: Float[Array, "P D"]
     mesh: Mesh | None = eqx.field(static=True, default=None)
+    """Where it is trained, None on a single device."""
     axes: tuple[None, None] = eqx.field(static=True, default=(None, None))
 
     @classmethod
@@ -34,7 +35,7 @@ class SoftPrompt(eqx.Module):
 
 
 class Prefix(eqx.Module):
-    """Prefix tuning (Li and Liang 2021, arXiv:2101.00190): keys and values at P positions.
+    """Prefix tuning (Li and Liang 2021, arXiv:2101.00190): keys and values of P positions.
 
     The keys are as queries meet them: what rotates a key has been applied.
     """
@@ -58,7 +59,7 @@ class Prefix(eqx.Module):
         """The prefix in the form of the model's own segments."""
         added = model.num_heads - self.key.shape[1]  # heads that do nothing, see GPTNeoX.init
 
-        def of_model(x: Float[Array, "L H P K"]) -> Float[Array, "L 1 H P K"]:
+        def of_model(x: Float[Array, "L H P K"]) -> Float[Array, "L 1 X P K"]:
             return jnp.pad(x, ((0, 0), (0, added), (0, 0), (0, 0)))[:, None].astype(model.dtype)
 
         apart = KV(of_model(self.key), of_model(self.value))

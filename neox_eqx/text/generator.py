@@ -23,7 +23,7 @@ from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.prompt import read_prompt
 from neox_eqx.model.segment import Segment
 from neox_eqx.sharding.distributed import agreed, check_equal
-from neox_eqx.text.batches import batches
+from neox_eqx.text.batches import ROWS_OF_BITWISE, batches
 from neox_eqx.text.completion import Completion, Event, GrowingText
 from neox_eqx.text.generation_config import bos_token_id, eos_token_ids, read_generation_config
 from neox_eqx.text.soft_prompt import agreed_prompt
@@ -47,6 +47,9 @@ class TextGenerator:
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     mask_unknown_tokens: bool = False
     """Never choose ids that the tokenizer does not have (padding rows of the vocabulary)."""
+    bitwise: bool = False
+    """Give a request the same bits whatever it runs with, on the same devices: every program has
+    ROWS_OF_BITWISE prompts of one length in slots, filled up where there are fewer."""
     past: tuple[Segment, ...] = ()
     """What stands before every prompt."""
 
@@ -59,6 +62,7 @@ class TextGenerator:
         mesh: Mesh | str | None = None,
         quantize: str | None = None,
         mask_unknown_tokens: bool = False,
+        bitwise: bool = False,
         soft_prompt: str | Path | None = None,
     ) -> "TextGenerator":
         """Loads a checkpoint directory in Hugging Face or native layout, or a Hub id.
@@ -81,7 +85,7 @@ class TextGenerator:
         prompts = [agreed_prompt(soft_prompt, directory / "config.json")] if soft_prompt else []
         model = load(directory, dtype=dtype, mesh=mesh, quantize=quantize)
         past = tuple(read_prompt(prompt, model) for prompt in prompts)
-        return cls(model, tokenizer, defaults, mask_unknown_tokens, past)
+        return cls(model, tokenizer, defaults, mask_unknown_tokens, bitwise, past)
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
@@ -172,7 +176,9 @@ class TextGenerator:
         texts_stop = any(request.options.stop_strings for request in requests)
         counts = [request.options.num_completions for request in requests]
         firsts = list(itertools.accumulate(counts, initial=0))
-        for batch in batches(requests, batch_size, in_order=stride is not None):
+        for batch in batches(
+            requests, batch_size, in_order=stride is not None, bitwise=self.bitwise
+        ):
             rows_of = run(
                 self.model,
                 [requests[index] for index in batch],
@@ -181,6 +187,7 @@ class TextGenerator:
                 token_bytes=self._token_bytes if texts_stop else (),
                 past=self.past,
                 stride=stride,
+                multiple=ROWS_OF_BITWISE if self.bitwise else 1,
             )
             growing = [text for index in batch for text in texts[firsts[index] : firsts[index + 1]]]
             for rows in rows_of:

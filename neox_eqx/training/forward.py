@@ -33,7 +33,7 @@ def hidden_states(
     """
     mesh = model.mesh
     past = None if prompt is None else prompt.segment(model)
-    positions = batch.positions() + (0 if past is None else past.valid.shape[1])
+    positions = batch.positions() + (0 if past is None else past.slots)
     rotary = Rotary.at(model.config, positions, positions.max(-1) + 1)
     table = gather(model.embed_in, mesh).weight
     x = jnp.where(batch.documents[..., None] > 0, _look_up(table, batch.tokens), 0)
@@ -47,7 +47,7 @@ def hidden_states(
 def _mask(model: GPTNeoX, batch: Batch, past: Segment | None) -> Bool[Array, "B T U"] | Flash:
     """The kernel knows neither dropout nor a past."""
     if past is not None:
-        whole = jnp.ones((*batch.tokens.shape, past.valid.shape[1]), bool)
+        whole = jnp.ones((*batch.tokens.shape, past.slots), bool)
         return jnp.concatenate([whole, batch.mask()], axis=-1)
     length = batch.tokens.shape[1]
     if model.config.attention_dropout == 0 and Flash.fits(length, model.mesh):

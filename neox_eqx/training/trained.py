@@ -36,10 +36,10 @@ def trainable(
         raise InputError("a model in int8 is not trained; load it without quantize")
     if not tuning.is_partial:
         return model, None
+    if tuning.lora_rank and model.num_heads > model.config.num_attention_heads:
+        raise InputError("LoRA would train the heads that the mesh adds; leave out its heads=")
     frozen = _freeze(model, recipe)
     if tuning.lora_rank:
-        if model.num_heads > model.config.num_attention_heads:
-            raise InputError("LoRA would train the heads that the mesh adds; leave out its heads=")
         key = jax.random.key(recipe.seed)
         return split(adapt(frozen, tuning.lora_targets, tuning.lora_rank, tuning.lora_alpha, key))
     tokens = _first_tokens(tuning, recipe, text, model.config.vocab_size)

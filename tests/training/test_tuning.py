@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from neox_eqx.checkpoint.fit import model_shapes
 from neox_eqx.errors import InputError
 from neox_eqx.model.adapt import adapted, merge
 from neox_eqx.model.neox import GPTNeoX
@@ -75,7 +76,7 @@ def test_loss_and_gradients_are_pefts(kind: str, form: str) -> None:
     if form == "scanned":
         trained, frozen, gradients = map(stacked, (trained, frozen, gradients))
     our_loss, _, ours = GRADIENTS(trained, batch(), recipe, jnp.int32(0), frozen)
-    # Measured 1e-7 and 3.8e-6.
+    # Measured 1e-7 and 4.8e-6.
     assert float(our_loss) == pytest.approx(loss, rel=1e-6)
     assert worst(ours, gradients) < 1e-5
     other_loss, _, others = GRADIENTS(altered(trained), batch(), recipe, jnp.int32(0), frozen)
@@ -95,7 +96,7 @@ def test_lora_merged_is_lora_applied(is_stacked: bool) -> None:
     tokens = np.arange(24).reshape(2, 12)
     logits = [our_logits(m, tokens, np.ones((2, 12), bool)) for m in (model, merged, plain)]
     applied, summed, without = logits
-    # Measured 1.3e-6 of the largest.
+    # Measured 9e-7 of the largest.
     assert np.abs(summed - applied).max() < 1e-5 * np.abs(applied).max()
     assert np.abs(without - applied).max() > 0.1 * np.abs(applied).max()
 
@@ -141,20 +142,19 @@ def test_a_step_on_a_mesh_is_that_of_one_device(kind: str) -> None:
     spread = dataclasses.replace(model, mesh=make_mesh(model.config, "data=2,model=2"))
     state, frozen, seen = run(kind, spread, 3)
     for ours, one in zip(seen, alone(kind)[2], strict=False):
-        assert float(ours.loss) == pytest.approx(float(one.loss), rel=1e-5)
-        assert float(ours.gradient_norm) == pytest.approx(float(one.gradient_norm), rel=1e-4)
+        # Measured 1e-7 and 2e-7.
+        assert float(ours.loss) == pytest.approx(float(one.loss), rel=1e-6)
+        assert float(ours.gradient_norm) == pytest.approx(float(one.gradient_norm), rel=1e-5)
     # Each device has its share of what is frozen, and of what is trained along heads or the MLP.
     assert frozen is not None
     assert {x.data.shape for x in frozen.embed_in.weight.addressable_shards} == {(56, 16)}
+    expected = {
+        "lora": {(2, 4, 16), (2, 48, 4), (2, 16, 4), (2, 64, 4), (2, 4, 64)},
+        "prompt": {(5, 32)},
+        "prefix": {(2, 2, 5, 8)},
+    }
     shares = {leaf.sharding.shard_shape(leaf.shape) for leaf in jax.tree.leaves(state.model)}
-    assert (
-        shares
-        == {
-            "lora": {(2, 4, 16), (2, 48, 4), (2, 16, 4), (2, 64, 4), (2, 4, 64)},
-            "prompt": {(5, 32)},
-            "prefix": {(2, 2, 5, 8)},
-        }[kind]
-    )
+    assert shares == expected[kind]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -228,8 +228,8 @@ def test_wrong_options_are_refused(wrong: dict[str, object], message: str) -> No
 def test_models_that_cannot_be_tuned_are_refused() -> None:
     model = our_model(CONFIG)
     with pytest.raises(InputError, match="int8"):
-        trainable(model.quantized(), LORA, RECIPE)
-    wider = GPTNeoX.init(model.config, heads=6, key=jax.random.key(0))
+        trainable(jax.eval_shape(model.quantized), LORA, RECIPE)
+    wider = model_shapes(model.config, model.dtype, stacked=False, heads=6)
     with pytest.raises(InputError, match="heads="):
         trainable(wider, LORA, RECIPE)
     with pytest.raises(InputError, match="vocabulary of 112"):
