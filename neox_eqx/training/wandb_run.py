@@ -59,7 +59,7 @@ class WandbRun:
                 settings=wandb.Settings(console="off"),
             )
         except wandb.Error as error:
-            reason = str(error).partition("\n")[0]
+            reason = str(error).partition("\n")[0].rstrip(".")
             raise InputError(
                 f"W&B: {reason}; to log without it pass --wandb-mode offline"
             ) from error
