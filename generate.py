@@ -42,6 +42,8 @@ class Options:
     """Prompts that run together."""
     mask_unknown_tokens: bool = False
     """Never choose ids that the tokenizer does not have."""
+    bitwise: bool = False
+    """Give a prompt the same bits whatever it runs with, on the same devices; --batch-size is 8."""
     stream: bool = True
     """Print text as it comes."""
 
@@ -61,6 +63,7 @@ def main(options: Options) -> None:
             mesh=options.mesh,
             quantize=options.quantize,
             mask_unknown_tokens=options.mask_unknown_tokens,
+            bitwise=options.bitwise,
         )
         work = (prompts, own_options)
         if options.stream and not options.output:

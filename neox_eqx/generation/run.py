@@ -1,6 +1,7 @@
 """A batch of requests through the loop, and what each of its rows has become."""
 
 import dataclasses
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -57,6 +58,7 @@ def run(
     known: np.ndarray | None = None,
     token_bytes: TokenBytes = (),
     stride: int | None = None,
+    multiple: int = 1,
 ) -> Iterator[list[Row]]:
     """Yields the rows of a batch as they grow, the completions of each request in turn.
 
@@ -64,7 +66,7 @@ def run(
     the number of tokens between two lists; None yields seldom and is fastest. All requests ask
     for the same number of samples, and of beams. Where `known` is given, (V,) of bool, only its
     tokens are chosen. `token_bytes` are what the vocabulary's tokens spell, for requests that
-    stop at texts.
+    stop at texts. What runs is filled up to a `multiple` of requests.
 
     Raises:
         InputError: a prompt does not fit, a token id is not the model's, or its logits became NaN.
@@ -76,8 +78,9 @@ def run(
         request.options.new_tokens(len(request.tokens), model.config.context_length)
         for request in requests
     ]
-    # On a mesh the prompts must divide over its data axis: more of the last, one token each.
-    missing = -len(requests) % (model.mesh.shape["data"] if model.mesh else 1)
+    # On a mesh the prompts must divide over its data axis. More of the last, of one token each.
+    data = model.mesh.shape["data"] if model.mesh else 1
+    missing = -len(requests) % math.lcm(multiple, data)
     requests = [*requests, *[requests[-1]] * missing]
     limits += [1] * missing
     tokens, valid = pad_prompts([request.tokens for request in requests], model.config.vocab_size)

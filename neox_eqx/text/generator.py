@@ -16,6 +16,7 @@ from tqdm import tqdm
 from neox_eqx.checkpoint.hub import resolve
 from neox_eqx.checkpoint.load import load
 from neox_eqx.errors import InputError
+from neox_eqx.generation.lengths import bucket
 from neox_eqx.generation.options import GenerationOptions, ResolvedOptions
 from neox_eqx.generation.run import Request, run
 from neox_eqx.generation.stop_strings import TokenBytes
@@ -25,6 +26,8 @@ from neox_eqx.text.completion import Completion, Event, GrowingText
 from neox_eqx.text.generation_config import bos_token_id, eos_token_ids, read_generation_config
 from neox_eqx.text.tokenizer import load_tokenizer, prompt_tokens
 from neox_eqx.text.words import bad_word_ids, token_bytes
+
+ROWS_OF_BITWISE = 8
 
 _DEFAULTS = GenerationOptions()
 
@@ -43,6 +46,9 @@ class TextGenerator:
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     mask_unknown_tokens: bool = False
     """Never choose ids that the tokenizer does not have (padding rows of the vocabulary)."""
+    bitwise: bool = False
+    """Give a request the same bits whatever it runs with, on the same devices: every program has
+    ROWS_OF_BITWISE prompts of one length in slots, filled up where there are fewer."""
 
     @classmethod
     def load(
@@ -53,6 +59,7 @@ class TextGenerator:
         mesh: Mesh | str | None = None,
         quantize: str | None = None,
         mask_unknown_tokens: bool = False,
+        bitwise: bool = False,
     ) -> "TextGenerator":
         """Loads a checkpoint directory in Hugging Face or native layout, or a Hub id.
 
@@ -69,7 +76,7 @@ class TextGenerator:
         what = f"{directory}, its tokenizer or generation_config.json,"
         check_equal(what, (tokenizer.to_str(), defaults))
         model = load(directory, dtype=dtype, mesh=mesh, quantize=quantize)
-        return cls(model, tokenizer, defaults, mask_unknown_tokens)
+        return cls(model, tokenizer, defaults, mask_unknown_tokens, bitwise)
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
@@ -160,7 +167,7 @@ class TextGenerator:
         texts_stop = any(request.options.stop_strings for request in requests)
         counts = [request.options.num_completions for request in requests]
         firsts = list(itertools.accumulate(counts, initial=0))
-        for batch in _batches(requests, batch_size, in_order=stride is not None):
+        for batch in self._batches(requests, batch_size, in_order=stride is not None):
             rows_of = run(
                 self.model,
                 [requests[index] for index in batch],
@@ -168,6 +175,7 @@ class TextGenerator:
                 known=self._known_tokens() if self.mask_unknown_tokens else None,
                 token_bytes=self._token_bytes if texts_stop else (),
                 stride=stride,
+                multiple=ROWS_OF_BITWISE if self.bitwise else 1,
             )
             growing = [text for index in batch for text in texts[firsts[index] : firsts[index + 1]]]
             for rows in rows_of:
@@ -199,6 +207,28 @@ class TextGenerator:
         ]
         return dataclasses.replace(options, bad_words=tuple(bad))
 
+    def _batches(
+        self, requests: Sequence[Request], size: int, *, in_order: bool
+    ) -> Iterator[list[int]]:
+        """Indices of requests that run together: as many beams and samples each, similar lengths.
+
+        `in_order` leaves them as they come, for a reader who waits for the first.
+        """
+
+        def kind(index: int) -> tuple[int, ...]:
+            options, length = requests[index].options, len(requests[index].tokens)
+            slots = bucket(length) if self.bitwise else 0
+            return options.num_beams, options.num_samples, slots
+
+        indices = list(range(len(requests)))
+        if not in_order:
+            indices.sort(key=lambda index: (kind(index), len(requests[index].tokens)))
+        size = ROWS_OF_BITWISE if self.bitwise else size
+        for _, group in itertools.groupby(indices, kind):
+            members = list(group)
+            for start in range(0, len(members), size):
+                yield members[start : start + size]
+
     @cached_property
     def _token_bytes(self) -> TokenBytes:
         return token_bytes(self.tokenizer)
@@ -227,21 +257,3 @@ def _warn_of_idle_options(options: GenerationOptions) -> None:
             "of no use; give a temperature to sample",
             stacklevel=2,
         )
-
-
-def _batches(requests: Sequence[Request], size: int, *, in_order: bool) -> Iterator[list[int]]:
-    """Indices of requests that run together: as many beams and samples each, of similar lengths.
-
-    `in_order` leaves them as they come, for a reader who waits for the first.
-    """
-
-    def kind(index: int) -> tuple[int, int]:
-        return requests[index].options.num_beams, requests[index].options.num_samples
-
-    indices = list(range(len(requests)))
-    if not in_order:
-        indices.sort(key=lambda index: (kind(index), len(requests[index].tokens)))
-    for _, group in itertools.groupby(indices, kind):
-        members = list(group)
-        for start in range(0, len(members), size):
-            yield members[start : start + size]
