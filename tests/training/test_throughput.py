@@ -1,6 +1,5 @@
 """The operations of a training step are those that PyTorch counts."""
 
-import jax
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -22,5 +21,4 @@ def test_operations_are_those_of_forward_and_backward_in_pytorch(name: str) -> N
 
 
 def test_the_rate_of_a_device_that_is_not_known_is_none() -> None:
-    assert throughput.peak_flops() is None
-    assert jax.devices()[0].device_kind not in throughput.PEAK_FLOPS
+    assert throughput.peak_flops() is None  # of a CPU
