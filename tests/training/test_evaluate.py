@@ -110,7 +110,7 @@ def test_exact_match_counts_the_answers_that_transformers_gets_right() -> None:
         right += final_result(tokenizer.decode(tokens, skip_special_tokens=True)) == problem.result
     assert 0 < right < len(problems)
     examples = [
-        Example(number, problem.question, f"\n{problem.answer}")
+        Example(number, problem.question, f"\nThe steps are free.\n#### {problem.result}")
         for number, problem in enumerate(problems)
     ]
     assert exact_match(TextGenerator.load(DEMO_MODEL), examples, 96) == right / len(problems)
