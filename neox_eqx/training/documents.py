@@ -64,7 +64,8 @@ def tokenize(
     for example in tqdm(examples, unit=" examples", desc="tokenizing", leave=False, disable=None):
         try:
             given = () if example.prompt is None else prompt_tokens(tokenizer, example.prompt, bos)
-            tokens = [*given, *_completion_tokens(tokenizer, example, given), *eos]
+            tokens = [*given, *_completion_tokens(tokenizer, example, given)]
+            tokens += eos if tokens[-1:] != eos else []
             _check_ids(tokens, config.vocab_size)
         except InputError as error:
             raise InputError(f"example {example.number}: {error}") from error

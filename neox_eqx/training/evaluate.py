@@ -41,15 +41,19 @@ def questions(examples: Iterable[Example], data: TrainingData) -> list[Example]:
 
 
 def exact_match(
-    generator: TextGenerator, examples: Sequence[Example], max_new_tokens: int
+    generator: TextGenerator,
+    examples: Sequence[Example],
+    max_new_tokens: int,
+    *,
+    batch_size: int = 8,
 ) -> float:
     """The share of `questions` whose completion, decoded greedily, is that of the example.
 
     What is compared is `final_answer` of both.
     """
     prompts = [example.prompt for example in examples if example.prompt is not None]
-    options = GenerationOptions(max_new_tokens=max_new_tokens, temperature=0.0)
-    completions = generator.generate(prompts, options)
+    options = GenerationOptions(max_new_tokens=max_new_tokens, temperature=0.0, num_beams=1)
+    completions = generator.generate(prompts, options, batch_size=batch_size)
     right = [
         final_answer(completion.text) == final_answer(example.completion)
         for completion, example in zip(completions, examples, strict=True)

@@ -76,15 +76,15 @@ def _dataset(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _examples(rows: Iterable[tuple[int, str, Mapping[str, Any]]]) -> Iterator[Example]:
-    kind: tuple[str, ...] | None = None
+    first: tuple[str, ...] | None = None
     for number, where, row in rows:
         own = next((kind for kind in _KINDS if row.keys() >= set(kind)), None)
         if own is None:
             kinds = ", or ".join(map(_listed, _KINDS))
             raise InputError(f"{where}: has {_listed(row)}; it needs {kinds}")
-        kind = kind or own
-        if own != kind:
-            raise InputError(f"{where}: has {_listed(own)}, and those before it {_listed(kind)}")
+        first = first or own
+        if own != first:
+            raise InputError(f"{where}: has {_listed(own)}, and those before it {_listed(first)}")
         *prompt, completion = (_text(where, name, row[name]) for name in own)
         if not completion.strip():
             raise InputError(f"{where}: the {own[-1]} is empty, and there is nothing to learn")

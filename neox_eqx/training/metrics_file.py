@@ -28,7 +28,7 @@ class MetricsFile:
         if self._path.exists():
             kept = [row for row in read_metrics(directory) if row["step"] <= resume_step]
             with whole_file(self._path) as file:
-                file.writelines(_line(row) for row in kept)
+                file.writelines(json.dumps(row) + "\n" for row in kept)
                 file.flush()
                 os.fsync(file.fileno())
         try:
@@ -37,8 +37,9 @@ class MetricsFile:
             raise self._failure(error) from error
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
+        finite = {name: n if math.isfinite(n) else None for name, n in numbers.items()}
         try:
-            self._file.write(_line({"step": step, **numbers}))
+            self._file.write(json.dumps({"step": step, **finite}) + "\n")
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
@@ -70,11 +71,3 @@ def read_metrics(directory: Path) -> list[dict[str, Any]]:
         if not isinstance(row.get("step"), int):
             raise InputError(f"{path}, line {number}: has no step, and is no row of metrics")
     return rows
-
-
-def _line(row: Mapping[str, Any]) -> str:
-    finite = {
-        name: value if value is not None and math.isfinite(value) else None
-        for name, value in row.items()
-    }
-    return json.dumps(finite) + "\n"

@@ -12,13 +12,14 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from neox_eqx.errors import InputError
+from neox_eqx.text.files import whole_file
 
 PROJECT = "neox_eqx"
 """Where runs go unless WANDB_PROJECT says otherwise."""
 
 
 class WandbRun:
-    """A run under the id that its directory keeps, so that a resumed run goes on as the same.
+    """A run under the id in `directory`/wandb-run-id, so that a resumed run goes on as the same.
 
     Its files are in `directory`/wandb. Offline those of a resumed run hold all of it: W&B would
     not join them to those from before, which may lack the last seconds before a kill.
@@ -58,7 +59,7 @@ class WandbRun:
                 settings=wandb.Settings(console="off"),
             )
         except wandb.Error as error:
-            reason = str(error).partition("\n")[0]
+            reason = str(error).partition("\n")[0].rstrip(".")
             raise InputError(
                 f"W&B: {reason}; to log without it pass --wandb-mode offline"
             ) from error
@@ -98,11 +99,8 @@ class WandbRun:
 
 
 def _run_id(directory: Path) -> str:
-    path = directory / "wandb" / "run-id"
-    try:
-        if not path.exists():
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(secrets.token_hex(4), encoding="utf-8")
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
+    path = directory / "wandb-run-id"
+    if not path.exists():
+        with whole_file(path) as file:
+            file.write(secrets.token_hex(4))
+    return path.read_text(encoding="utf-8")

@@ -105,21 +105,22 @@ def test_once_gives_every_document_once_and_fills_up_with_nothing() -> None:
 
 
 def test_the_fingerprint_is_of_all_that_the_batches_hang_on() -> None:
-    def fingerprint(lengths: list[int] = LENGTHS, given: int = 1, **own) -> str:
+    def fingerprint(lengths: list[int] = LENGTHS, given: int = 1, more: int = 0, **own) -> str:
         first, *rest = documents(lengths)
-        first = dataclasses.replace(first, given=given)
+        first = dataclasses.replace(first, given=given, tokens=first.tokens + more)
         return TrainingData.of([first, *rest], **{**SETTINGS, **own}).fingerprint
 
     assert fingerprint() == fingerprint()
     others = [
         fingerprint(LENGTHS[::-1]),
         fingerprint(given=2),
+        fingerprint(more=1),
         fingerprint(batch_size=2),
         fingerprint(seed=4),
         fingerprint(max_length=13),
         fingerprint(pack=True),
     ]
-    assert len({fingerprint(), *others}) == 7
+    assert len({fingerprint(), *others}) == 8
 
 
 def test_data_of_which_nothing_is_left_is_refused() -> None:

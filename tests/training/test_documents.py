@@ -61,6 +61,13 @@ def test_a_plain_text_is_learnt_from_its_second_token_on() -> None:
     assert made.given == 0 and made.learnt == len(made.tokens) - 1
 
 
+def test_a_text_that_ends_with_the_eos_token_has_it_once() -> None:
+    made = document(TOKENIZERS["byte level"], None, f"Two cats{EOS}")
+    assert (
+        made.tokens.tolist() == document(TOKENIZERS["byte level"], None, "Two cats").tokens.tolist()
+    )
+
+
 def test_an_empty_prompt_is_the_bos_token_as_in_generation() -> None:
     tokenizer = TOKENIZERS["byte level"]
     made = document(tokenizer, "", "Two cats")

@@ -13,7 +13,13 @@ from neox_eqx.sharding.mesh import make_mesh
 from neox_eqx.sharding.rules import TRAINING_RULES, parameter_shardings
 from neox_eqx.training.dataset import TrainingData
 from neox_eqx.training.documents import Document
-from neox_eqx.training.evaluate import eval_loss, exact_match, final_answer, inference_model
+from neox_eqx.training.evaluate import (
+    eval_loss,
+    exact_match,
+    final_answer,
+    inference_model,
+    questions,
+)
 from neox_eqx.training.examples import Example
 from neox_eqx.training.recipe import Recipe
 from scripts.word_problems import NEW_KINDS, PRETRAINING_KINDS, distinct_problems, final_result
@@ -70,6 +76,14 @@ def test_a_model_in_training_generates_where_load_would_place_it() -> None:
     assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), alone, model))
 
 
+def test_questions_are_the_prompts_that_are_not_too_long() -> None:
+    texts = documents(vocab_size=9)
+    examples = [Example(text.number, "Two cats", "8") for text in texts]
+    examples[1] = Example(1, None, "Two cats")
+    data = TrainingData.of(texts, batch_size=2, max_length=8)
+    assert [example.number for example in questions(examples, data)] == [3, 4]
+
+
 @pytest.mark.parametrize(
     ("text", "answer"),
     [
@@ -96,7 +110,7 @@ def test_exact_match_counts_the_answers_that_transformers_gets_right() -> None:
         right += final_result(tokenizer.decode(tokens, skip_special_tokens=True)) == problem.result
     assert 0 < right < len(problems)
     examples = [
-        Example(number, problem.question, f"\n{problem.answer}")
+        Example(number, problem.question, f"\nThe steps are free.\n#### {problem.result}")
         for number, problem in enumerate(problems)
     ]
     assert exact_match(TextGenerator.load(DEMO_MODEL), examples, 96) == right / len(problems)
