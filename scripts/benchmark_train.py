@@ -11,11 +11,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import jax
 from matrix_products import of_step, print_products, shares, timed
+from step_profile import busy_seconds, print_busy
 from trainer import Task
 
 from neox_eqx import GPTNeoX, GPTNeoXConfig, InputError
@@ -57,7 +59,8 @@ class Options:
     fused: bool = False
     """Ask PyTorch for its fused AdamW, which a plain loop does not."""
     profile: bool = False
-    """Time the step's matrix products alone too, by JAX and by PyTorch."""
+    """Show what our step's threads are at, and time its matrix products alone, by JAX and by
+    PyTorch."""
     json: Path | None = None
     """Write the figures here too."""
 
@@ -91,13 +94,21 @@ def main(options: Options) -> None:
     report = _report(options, answers)
     _print(report)
     if options.profile:
-        ours, theirs = report["step_seconds"].values()
-        found = of_step(config, options.batch_size, options.length, recipe)
-        products = report["products"] = timed(found, options.rounds)
-        report["shares"] = shares(products, ours, theirs)
-        print_products(products, ours, theirs)
+        report |= _profile(options, config, recipe, report["step_seconds"])
     if options.json:
         options.json.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def _profile(
+    options: Options, config: GPTNeoXConfig, recipe: Recipe, seconds: dict[str, float]
+) -> dict[str, Any]:
+    """What our step's threads are at, and its products beside PyTorch's; both are printed."""
+    rows, length = options.batch_size, options.length
+    busy = busy_seconds(config, rows, length, recipe, options.steps)
+    print_busy(busy)
+    products = timed(of_step(config, rows, length, recipe), options.rounds)
+    print_products(products, *seconds.values())
+    return {"busy": busy, "products": products, "shares": shares(products, *seconds.values())}
 
 
 def _config(options: Options) -> GPTNeoXConfig:
@@ -115,6 +126,7 @@ class _System:
     """A process that trains when it is told to."""
 
     def __init__(self, program: str, task: Task):
+        self._program = program
         path = Path(__file__).with_name(program)
         self._process = subprocess.Popen(
             [sys.executable, path, json.dumps(dataclasses.asdict(task))],
@@ -129,7 +141,7 @@ class _System:
         self._process.stdin.flush()
         answer = self._process.stdout.readline()
         if not answer:
-            raise InputError(f"{self._process.args[1]} failed; it says why above")
+            raise InputError(f"{self._program} failed; it says why above")
         return json.loads(answer)
 
     def __enter__(self) -> "_System":
@@ -157,7 +169,7 @@ def _report(options: Options, answers: dict[str, list[dict[str, Any]]]) -> dict[
     ours, theirs = PROGRAMS
     times = {name: [answer["seconds"] for answer in own] for name, own in answers.items()}
     seconds = {name: statistics.median(own[1:]) for name, own in times.items()}
-    losses = {name: sum((answer["losses"] for answer in own), []) for name, own in answers.items()}
+    losses = {name: list(chain(*(each["losses"] for each in own))) for name, own in answers.items()}
     peaks = {name: own[-1]["peak_bytes"] for name, own in answers.items()}
     added = {name: peak - answers[name][-1]["before_bytes"] for name, peak in peaks.items()}
     pairs = zip(losses[ours], losses[theirs], strict=True)
