@@ -45,7 +45,7 @@ class Options:
     batch_size: int = 32
     """Problems in an update."""
     learning_rate: float | None = None
-    """At its peak; 1e-3 if not given, and 2e-2 for LoRA."""
+    """At its peak; 1e-3 if not given, and 1e-2 for LoRA."""
     lora_rank: int = 0
     """Train only matrices of this rank that are added to the layers' own; 0 to train all."""
 
@@ -76,6 +76,10 @@ def main(options: Options) -> None:
 
 def training_options(options: Options) -> TrainingOptions:
     """What train.py is to be told."""
+    rank = options.lora_rank
+    tuning = Tuning()
+    if rank != 0:
+        tuning = Tuning(lora_rank=rank, lora_alpha=2.0 * rank, lora_targets=tuple(TARGETS))
     return TrainingOptions(
         model=str(DEMO_MODEL),
         data=options.output / "train.jsonl",
@@ -84,8 +88,8 @@ def training_options(options: Options) -> TrainingOptions:
         steps=options.steps,
         warmup_steps=options.steps // 10,
         batch_size=options.batch_size,
-        learning_rate=options.learning_rate or (2e-2 if options.lora_rank else 1e-3),
-        tuning=Tuning(lora_rank=options.lora_rank, lora_targets=tuple(TARGETS)),
+        learning_rate=options.learning_rate or (1e-2 if rank else 1e-3),
+        tuning=tuning,
         eval_every=options.steps,
         wandb_mode="disabled",
     )
