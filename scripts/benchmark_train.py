@@ -76,6 +76,7 @@ def main(options: Options) -> None:
     config = _config(options)
     recipe = Recipe(
         steps=(options.rounds + 1) * options.steps,
+        learning_rate=1e-3,  # enough that the losses tell if the updates differ
         remat=options.remat,
         loss_chunk=options.loss_chunk,
     )
@@ -96,7 +97,7 @@ def main(options: Options) -> None:
     if options.profile:
         report |= _profile(options, config, recipe, report["step_seconds"])
     if options.json:
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
+        options.json.write_text(json.dumps(report, indent=2, default=str) + "\n")
 
 
 def _profile(
@@ -174,7 +175,7 @@ def _report(options: Options, answers: dict[str, list[dict[str, Any]]]) -> dict[
     added = {name: peak - answers[name][-1]["before_bytes"] for name, peak in peaks.items()}
     pairs = zip(losses[ours], losses[theirs], strict=True)
     return {
-        "options": {**dataclasses.asdict(options), "json": str(options.json)},
+        "options": dataclasses.asdict(options),
         "round_seconds": times,
         "step_seconds": seconds,
         "peak_bytes": peaks,

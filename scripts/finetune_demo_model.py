@@ -1,7 +1,7 @@
 """Fine-tunes the demo model on kinds of word problems that it does not know.
 
-python scripts/finetune_demo_model.py --output RUN                  # all parameters
-python scripts/finetune_demo_model.py --output RUN --lora-rank 8    # LoRA on all projections
+python scripts/finetune_demo_model.py --output RUN                   # all parameters
+python scripts/finetune_demo_model.py --output RUN --lora-rank 16    # LoRA on all projections
 """
 
 import dataclasses
@@ -40,9 +40,9 @@ class Options:
     """To learn from."""
     held_out: int = EXAM_SIZE
     """Problems to examine it on before and after, 500 at most; none of them is learnt from."""
-    steps: int = 300
+    steps: int = 400
     """Updates of what is trained."""
-    batch_size: int = 32
+    batch_size: int = 16
     """Problems in an update."""
     learning_rate: float | None = None
     """At its peak; 1e-3 if not given, and 1e-2 for LoRA."""
