@@ -61,7 +61,6 @@ def main(options: Options) -> None:
     training = training_options(options)
     exam = exam_problems(options.kinds)
     lessons = problems(options.kinds, 0, without={problem.question for problem in exam})
-    options.output.mkdir(parents=True, exist_ok=True)
     write(training.data, islice(lessons, options.problems))
     write(options.output / "held_out.jsonl", exam[: options.held_out])
     began = time.monotonic()
@@ -98,7 +97,11 @@ def training_options(options: Options) -> TrainingOptions:
 def write(path: Path, lines: Iterable[Problem]) -> None:
     """A line of {"question", "answer"} for each problem."""
     text = "".join(json.dumps(dataclasses.asdict(problem)) + "\n" for problem in lines)
-    path.write_text(text, encoding="utf-8")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 if __name__ == "__main__":

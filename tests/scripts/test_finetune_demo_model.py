@@ -43,6 +43,7 @@ def test_problems_are_learnt_that_are_not_those_it_is_examined_on(tmp_path: Path
         (("--held-out", "501"), "held_out"),
         (("--problems", "0"), "problems"),
         (("--lora-rank", "-1"), "lora_rank"),
+        (("--output", "train.py"), "train.py"),
     ],
 )
 def test_wrong_options_end_in_one_line_and_status_2(
