@@ -14,6 +14,9 @@ from neox_eqx.checkpoint.load import load
 from neox_eqx.checkpoint.save import save
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
+from neox_eqx.generation.chunk import Chunk
+from neox_eqx.generation.chunk_result import ChunkResult
+from neox_eqx.generation.chunks import generate, prefill
 from neox_eqx.generation.options import GenerationOptions
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.presets import PRESETS
@@ -29,6 +32,8 @@ DEMO_MODEL = Path(__file__).parent / "demo_model"
 __all__ = [
     "DEMO_MODEL",
     "PRESETS",
+    "Chunk",
+    "ChunkResult",
     "Completion",
     "GPTNeoX",
     "GPTNeoXConfig",
@@ -37,8 +42,10 @@ __all__ = [
     "Piece",
     "RopeParameters",
     "TextGenerator",
+    "generate",
     "initialize",
     "load",
     "make_mesh",
+    "prefill",
     "save",
 ]

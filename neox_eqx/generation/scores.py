@@ -72,7 +72,13 @@ def _scores(
     model: GPTNeoX, hidden: Float[Array, "C D"], targets: Int[Array, " C"], candidates: int
 ) -> Scores:
     hidden = constrain(hidden, model.mesh, "rows", None)
-    logits = constrain(model.logits(hidden), model.mesh, "rows", "vocab")
+    return scores_of(
+        constrain(model.logits(hidden), model.mesh, "rows", "vocab"), targets, candidates
+    )
+
+
+def scores_of(logits: Float[Array, "C V"], targets: Int[Array, " C"], candidates: int) -> Scores:
+    """Scores each target by the logits of its place."""
     normaliser = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
     of_target = jnp.take_along_axis(logits, targets[:, None], axis=-1)
     best, tokens = lax.top_k(logits, candidates)

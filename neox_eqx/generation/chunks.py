@@ -1,0 +1,259 @@
+"""Reading and writing texts chunk by chunk, where many rows may share what stands before them."""
+
+import dataclasses
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from neox_eqx.errors import InputError
+from neox_eqx.generation.candidates import WithCandidates
+from neox_eqx.generation.chunk import Chunk, align_left
+from neox_eqx.generation.chunk_result import ChunkResult, text_of
+from neox_eqx.generation.history import align_right
+from neox_eqx.generation.loop import State, decode_all
+from neox_eqx.generation.option_values import check_number
+from neox_eqx.generation.options import GenerationOptions, ResolvedOptions
+from neox_eqx.generation.sampling import Sampler
+from neox_eqx.generation.scores import NOT_ASKED, Scores, scores_of, token_scores
+from neox_eqx.generation.stop_strings import TokenBytes
+from neox_eqx.generation.stopping import REASONS
+from neox_eqx.generation.strategy import Strategy
+from neox_eqx.model.neox import GPTNeoX
+from neox_eqx.model.segment import Segment
+from neox_eqx.sharding.distributed import is_first
+from neox_eqx.sharding.rules import constrain
+
+Options = GenerationOptions | ResolvedOptions
+
+
+class Tokenwise(NamedTuple):
+    """What a result tells of each token, and whether a NaN is among it."""
+
+    scores: Float[Array, "B T"]
+    candidates: Int[Array, "B T K"]
+    candidate_probs: Float[Array, "B T K"]
+    is_nan: Bool[Array, ""]
+
+
+def prefill(
+    model: GPTNeoX, prefix_chunks: Sequence[ChunkResult], chunk: Chunk, *, candidates: int = 0
+) -> ChunkResult:
+    """Reads a chunk after the chunks before it, with so many `candidates` for each place.
+
+    Example:
+        >>> model = GPTNeoX.init(GPTNeoXConfig(64, 32, 2, 4, 128), key=jax.random.key(0))
+        >>> prompt = prefill(model, [], Chunk.of([[5, 6, 7]]))
+        >>> tasks = prefill(model, [prompt], Chunk.of([[8, 9], [8], [10]]))
+        >>> tasks.scores.shape
+        (3, 16)
+
+    Raises:
+        InputError: a prefix does not belong here, a row has no token at all or is too long, or a
+            token id is not the model's.
+    """
+    before = text_of(model, prefix_chunks, len(chunk))
+    _check(model, before, chunk)
+    tokenwise, next_logits, segment = _read(
+        model,
+        jnp.asarray(chunk.tokens),
+        jnp.asarray(chunk.is_real),
+        tuple(result.segment for result in prefix_chunks),
+        prefix_chunks[-1].next_logits if prefix_chunks else None,
+        candidates=candidates,
+    )
+    scores, ids, probs, is_nan = jax.device_get(tokenwise)
+    _check_numbers(bool(is_nan))
+    return ChunkResult(model, before, chunk, scores, ids, probs, next_logits, segment)
+
+
+def generate(
+    model: GPTNeoX,
+    sampling: Options | Sequence[Options],
+    prefix_chunks: Sequence[ChunkResult],
+    sample_ids: Sequence[int],
+    steps: int,
+    *,
+    candidates: int = 0,
+    eos: Sequence[int] | None = None,
+    token_bytes: TokenBytes = (),
+) -> tuple[Chunk, ChunkResult]:
+    """Writes up to `steps` tokens after the prefix: a row for each of the `sample_ids`.
+
+    `sampling` is for all rows or one for each. A row's random numbers depend on its seed, its
+    sample id and the place in the whole text alone: the chunks may be split anywhere, and rows
+    be added. Rows end at one of the ids `eos`, by default those of the model's config, and at
+    what the options stop at; `token_bytes` are needed for stops that are texts.
+
+    Raises:
+        InputError: as `prefill`, or an option is out of range or does not fit.
+    """
+    text = text_of(model, prefix_chunks, len(prefix_chunks[-1]))
+    starts = text.repeat(len(sample_ids)).lengths
+    eos = model.config.eos_token_ids if eos is None else eos
+    sampler = _sampler(model, sampling, starts, sample_ids, steps, eos, token_bytes)
+    strategy = WithCandidates(sampler, candidates)
+    past = tuple(result.segment for result in prefix_chunks)
+    tokens, is_real = jnp.asarray(text.tokens), jnp.asarray(text.is_real)
+    state = _begin(model, tokens, is_real, prefix_chunks[-1].next_logits, strategy)
+    *_, state = decode_all(model, past, state, strategy)
+    rows = jax.device_get(state.rows)
+    _check_numbers(bool(np.isnan(rows.logprobs).any()))
+    chunk = Chunk(*align_left(rows.tokens, np.arange(rows.slots) < rows.lengths[:, None]))
+    width = chunk.tokens.shape[1]
+    ids, logprobs = jax.device_get(strategy.candidates(state.memory))
+    next_logits, segment = _end(model, past, state, slots=width)
+    return chunk, ChunkResult(
+        model,
+        text.repeat(len(chunk)),
+        chunk,
+        scores=rows.logprobs[:, :width],
+        candidates=np.where(chunk.is_real[..., None], ids[:, :width], 0),
+        candidate_probs=np.where(chunk.is_real[..., None], np.exp(logprobs[:, :width]), 0),
+        next_logits=next_logits,
+        segment=segment,
+        finish_reasons=tuple(str(REASONS[finish]) for finish in rows.finish),
+    )
+
+
+def _check(model: GPTNeoX, before: Chunk, chunk: Chunk) -> None:
+    vocab_size, context = model.config.vocab_size, model.config.context_length
+    lengths = before.lengths + chunk.lengths
+    if lengths.min() < 1:
+        row = int(lengths.argmin())
+        raise InputError(f"row {row} has no tokens; begin it with the model's BOS token")
+    if lengths.max() > context:
+        raise InputError(f"a row has {lengths.max()} tokens, but the model has {context} positions")
+    ids = chunk.tokens[chunk.is_real]
+    wrong = ids[(ids < 0) | (ids >= vocab_size)]
+    if len(wrong):
+        raise InputError(
+            f"token id {wrong[0]} is not in the model's vocabulary of {vocab_size}; "
+            "the tokenizer belongs to another model"
+        )
+
+
+def _check_numbers(is_nan: bool) -> None:
+    if is_nan:
+        raise InputError(
+            "the model's logits are NaN: its parameters hold NaN, or overflow in this dtype",
+            mine=is_first(),
+        )
+
+
+def _sampler(
+    model: GPTNeoX,
+    sampling: Options | Sequence[Options],
+    starts: Int[np.ndarray, " R"],
+    sample_ids: Sequence[int],
+    steps: int,
+    eos: Sequence[int],
+    token_bytes: TokenBytes,
+) -> Sampler:
+    """Chooses the tokens of rows that have `starts` tokens already."""
+    check_number("steps", steps, int, 1)
+    sampling = [sampling] * len(starts) if isinstance(sampling, Options) else sampling
+    if len(sampling) != len(starts):
+        raise InputError(f"there are {len(sampling)} options for {len(starts)} sample ids")
+    rows, limits = [], []
+    for own, start, sample in zip(sampling, starts.tolist(), sample_ids, strict=True):
+        options = own.resolve({}) if isinstance(own, GenerationOptions) else own
+        check_number("a sample id", sample, int, 0)
+        options.check_ids(model.config.vocab_size)
+        if options.num_samples != 1:
+            raise InputError("num_samples is of no use here: give a sample id for each row")
+        if options.stop_strings and not token_bytes:
+            raise InputError(f"stop: {options.stop_strings[0]!r} is a text; give token_bytes")
+        most = min(steps, options.max_new_tokens or steps)
+        options = dataclasses.replace(options, max_new_tokens=most)
+        rows.append(options)
+        limits.append(options.new_tokens(start, model.config.context_length))
+    sampler = Sampler.of(rows, limits, eos=eos, token_bytes=token_bytes)
+    return dataclasses.replace(sampler, sample=jnp.asarray(sample_ids, jnp.int32))
+
+
+@partial(jax.jit, static_argnames="candidates")
+def _read(
+    model: GPTNeoX,
+    tokens: Int[Array, "B T"],
+    is_real: Bool[Array, "B T"],
+    past: tuple[Segment, ...],
+    first_logits: Float[Array, "b V"] | None,
+    *,
+    candidates: int,
+) -> tuple[Tokenwise, Float[Array, "B V"], Segment]:
+    hidden, segment = model(tokens, is_real, past)
+    lengths = is_real.sum(-1)
+    last = jnp.maximum(lengths - 1, 0)[:, None, None]
+    next_logits = model.logits(jnp.take_along_axis(hidden, last, axis=1)[:, 0])
+    scores = _scores_after(model, hidden, jnp.where(is_real, tokens, NOT_ASKED), candidates)
+    is_nan = jnp.isnan(scores.logprob).any() | jnp.isnan(next_logits).any()
+    scores = jax.tree.map(lambda x: jnp.roll(x, 1, axis=1), scores)
+    is_scored = is_real
+    if first_logits is None:
+        is_scored &= jnp.arange(tokens.shape[1]) > 0
+    else:
+        first_logits = jnp.repeat(first_logits, len(tokens) // len(first_logits), axis=0)
+        first = scores_of(first_logits, tokens[:, 0], candidates)
+        scores = jax.tree.map(lambda all, one: all.at[:, 0].set(one), scores, first)
+        # Rows without a token of their own.
+        next_logits = jnp.where(lengths[:, None] > 0, next_logits, first_logits)
+    tokenwise = Tokenwise(
+        jnp.where(is_real, jnp.where(is_scored, scores.logprob, jnp.nan), 0),
+        jnp.where(is_scored[..., None], scores.candidates, 0),
+        jnp.where(is_scored[..., None], jnp.exp(scores.candidate_logprobs), 0),
+        is_nan,
+    )
+    tokenwise, next_logits = jax.tree.map(
+        lambda x: constrain(x, model.mesh), (tokenwise, next_logits)
+    )
+    return tokenwise, next_logits, segment
+
+
+def _scores_after(
+    model: GPTNeoX, hidden: Float[Array, "B T D"], tokens: Int[Array, "B T"], candidates: int
+) -> Scores:
+    """What each place says of the token that follows it in its row; of the last one nothing."""
+    rows, width = tokens.shape
+    targets = jnp.pad(tokens[:, 1:], ((0, 0), (0, 1)), constant_values=NOT_ASKED)
+    flat = hidden.reshape(rows * width, -1)
+    scores = token_scores(model, flat, targets.reshape(-1), candidates=candidates)
+    return jax.tree.map(lambda x: x.reshape(rows, width, *x.shape[1:]), scores)
+
+
+@jax.jit
+def _begin(
+    model: GPTNeoX,
+    tokens: Int[Array, "B T"],
+    is_real: Bool[Array, "B T"],
+    next_logits: Float[Array, "B V"],
+    strategy: Strategy,
+) -> State:
+    state = State.begin(model, strategy, align_right(tokens, is_real), next_logits)
+    return state.constrain(model.mesh)
+
+
+@partial(jax.jit, static_argnames="slots")
+def _end(
+    model: GPTNeoX, past: tuple[Segment, ...], state: State, *, slots: int
+) -> tuple[Float[Array, "R V"], Segment]:
+    """The logits after each row's last token, and the segment of each row up to there.
+
+    The loop leaves the newest token's keys and values out, and goes on in rows that are done.
+    """
+    last = (state.rows.lengths - 1)[:, None]
+    slot = jnp.arange(state.rows.slots)
+    earlier = Segment(state.generated.kv, slot < last)
+    token = jnp.take_along_axis(state.rows.tokens, last, axis=1)
+    hidden, newest = model(token, jnp.ones(token.shape, bool), (*past, earlier))
+
+    def with_last(old: Array, new: Array) -> Array:
+        return jnp.where((slot == last)[:, None, :, None], new, old)[..., :slots, :]
+
+    kv = jax.tree.map(with_last, earlier.kv, newest.kv)
+    segment = Segment(kv, (slot <= last)[:, :slots]).constrain(model.mesh)
+    return constrain(model.logits(hidden[:, 0]), model.mesh), segment
