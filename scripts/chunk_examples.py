@@ -3,7 +3,6 @@
 python scripts/chunk_examples.py
 """
 
-import jax
 import numpy as np
 from tokenizers import Tokenizer
 
@@ -19,6 +18,10 @@ from neox_eqx import (
 )
 
 QUESTION = "Tom has 3 boxes with 4 apples each. How many apples does Tom have?"
+THINGS = [
+    " boxes with 5 pens each. How many pens does Tom have?",
+    " pens and buys 2 more. How many pens does he have now?",
+]
 WARM = GenerationOptions(temperature=0.8)
 GREEDY = GenerationOptions(temperature=0)
 
@@ -57,3 +60,17 @@ def conversation(model: GPTNeoX, tokenizer: Tokenizer, turns: list[str]) -> list
         answers += answer.texts(tokenizer)
         said = [ChunkResult.join([*said, heard, spoken])]
     return answers
+
+
+def main() -> None:
+    generator = TextGenerator.load(DEMO_MODEL)
+    model, tokenizer = generator.model, generator.tokenizer
+    texts = [f"{QUESTION}\nThere are 3 x 4 = 12 apples.\n#### {n}" for n in (12, 13)]
+    print(score_texts(model, tokenizer, texts))
+    print(several_samples(model, tokenizer, "Tom has", 4))
+    print(many_prompts(model, tokenizer, "Tom has 3", THINGS))
+    print(conversation(model, tokenizer, [QUESTION, "\nHow many legs do 3 cats have?"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -136,7 +136,9 @@ def _taken(
     """The fields of a result whose slots are those that `source` numbers."""
 
     def pick(arrays: Sequence[np.ndarray]) -> np.ndarray:
-        flat = np.concatenate([array.reshape(-1, *array.shape[2:]) for array in arrays])
+        flat = np.concatenate(
+            [array.reshape(array.shape[0] * array.shape[1], *array.shape[2:]) for array in arrays]
+        )
         picked = flat[source]
         picked[~is_real] = 0
         return picked
