@@ -18,6 +18,7 @@ from neox_eqx.generation.chunk import Chunk
 from neox_eqx.generation.chunk_result import ChunkResult
 from neox_eqx.generation.chunks import generate, prefill
 from neox_eqx.generation.options import GenerationOptions
+from neox_eqx.generation.prefix_cache import PrefixCache
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.presets import PRESETS
 from neox_eqx.rope import RopeParameters
@@ -40,6 +41,7 @@ __all__ = [
     "GenerationOptions",
     "InputError",
     "Piece",
+    "PrefixCache",
     "RopeParameters",
     "TextGenerator",
     "generate",

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from neox_eqx.errors import InputError
 from neox_eqx.generation.chunk import NO_TEXT, Chunk, align_left
+from neox_eqx.generation.lengths import bucket
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.segment import Segment
 
@@ -37,8 +38,8 @@ class ChunkResult:
     """Of the token after each row's last, in float32."""
     segment: Segment
     """Keys and values."""
-    finish_reasons: tuple[str, ...] | None = None
-    """Why each row ends here, where it was generated: "eos", "stop" or "length"."""
+    finish_reasons: tuple[str | None, ...]
+    """Why each row ends here: "eos", "stop" or "length"; None where it was not generated."""
 
     @property
     def text(self) -> Chunk:
@@ -47,8 +48,8 @@ class ChunkResult:
 
     @property
     def nbytes(self) -> int:
-        """Of the keys and values, on all devices together."""
-        return sum(array.nbytes for array in jax.tree.leaves(self.segment.kv))
+        """Of keys, values and logits, on all devices together."""
+        return sum(array.nbytes for array in jax.tree.leaves((self.segment, self.next_logits)))
 
     def __len__(self) -> int:
         return len(self.chunk)
@@ -65,6 +66,8 @@ class ChunkResult:
         first, last = results[0], results[-1]
         rows = len(last)
         text_of(last.model, results, rows, after=first.before)
+        if first is last:
+            return first
         repeated = [np.repeat(places, rows // len(places), axis=0) for places in _places(results)]
         source, lengths = align_left(
             np.concatenate(repeated, axis=1),
@@ -76,6 +79,27 @@ class ChunkResult:
             **_taken(results, source, lengths),
         )
 
+    @classmethod
+    def stack(cls, results: Sequence["ChunkResult"]) -> "ChunkResult":
+        """One result with the rows of all, which stand in one batch from now on.
+
+        Raises:
+            InputError: they are of several models, or have not as many candidates.
+        """
+        for number, result in enumerate(results, 1):
+            check_model(f"result {number} of {len(results)}", result.model, results[0].model)
+        source, lengths = align_left(
+            _same_width(_places(results)),
+            _same_width([result.chunk.is_real for result in results]),
+        )
+        return cls(
+            model=results[0].model,
+            before=Chunk.of([row for result in results for row in result.before.rows]),
+            next_logits=jnp.concatenate([result.next_logits for result in results]),
+            finish_reasons=tuple(r for result in results for r in result.finish_reasons),
+            **_taken(results, source, lengths),
+        )
+
     def take(self, rows: Sequence[int]) -> "ChunkResult":
         """These rows alone, in this order; one may come several times."""
         chosen = np.array(rows)
@@ -84,9 +108,30 @@ class ChunkResult:
             self,
             before=self.before.take(rows),
             next_logits=self.next_logits[chosen],
-            finish_reasons=self.finish_reasons and tuple(self.finish_reasons[row] for row in rows),
+            finish_reasons=tuple(self.finish_reasons[row] for row in rows),
             **_taken([self], source, lengths),
         )
+
+    def cut(self, length: int, width: int | None = None) -> "ChunkResult":
+        """At most `length` tokens of each row, in `width` slots or a bucket.
+
+        What follows them was never worked out: the next logits are NaN.
+        """
+        lengths = np.minimum(self.chunk.lengths, length)
+        width = bucket(length) if width is None else width
+        source = _same_width([_places([self])[0][:, :width]], width)
+        return dataclasses.replace(
+            self,
+            next_logits=jnp.full_like(self.next_logits, jnp.nan),
+            finish_reasons=(None,) * len(self),
+            **_taken([self], source, lengths),
+        )
+
+
+def _same_width(arrays: Sequence[np.ndarray], width: int = 0) -> np.ndarray:
+    """The rows of all arrays, as wide as the widest."""
+    width = max(width, *(array.shape[1] for array in arrays))
+    return np.concatenate([np.pad(x, ((0, 0), (0, width - x.shape[1]))) for x in arrays])
 
 
 def text_of(
@@ -101,15 +146,16 @@ def text_of(
     text = after
     for number, result in enumerate(prefix_chunks, 1):
         where = f"chunk {number} of {len(prefix_chunks)}"
-        if result.model is not model:
-            _check_model(where, result.model, model)
+        check_model(where, result.model, model)
         if not text.repeat(len(result)).equals(result.before):
             raise InputError(f"{where} was not read after the text of the chunks before it")
         text = result.text
     return text.repeat(rows)
 
 
-def _check_model(where: str, theirs: GPTNeoX, ours: GPTNeoX) -> None:
+def check_model(where: str, theirs: GPTNeoX, ours: GPTNeoX) -> None:
+    if theirs is ours:
+        return
     for name in ("dtype", "mesh", "layout", "num_heads", "heads_together", "stacked", "config"):
         other, own = getattr(theirs, name), getattr(ours, name)
         if other != own:

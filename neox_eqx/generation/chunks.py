@@ -68,7 +68,9 @@ def prefill(
     )
     scores, ids, probs, is_nan = jax.device_get(tokenwise)
     _check_numbers(bool(is_nan))
-    return ChunkResult(model, before, chunk, scores, ids, probs, next_logits, segment)
+    return ChunkResult(
+        model, before, chunk, scores, ids, probs, next_logits, segment, (None,) * len(chunk)
+    )
 
 
 def generate(
@@ -116,7 +118,7 @@ def generate(
         candidate_probs=np.where(chunk.is_real[..., None], np.exp(logprobs[:, :width]), 0),
         next_logits=next_logits,
         segment=segment,
-        finish_reasons=tuple(str(REASONS[finish]) for finish in rows.finish),
+        finish_reasons=tuple(REASONS[finish] for finish in rows.finish),
     )
 
 
