@@ -191,7 +191,7 @@ def _taken(
 
     if len({part.candidates.shape[-1] for part in parts}) > 1:
         counts = ", ".join(str(part.candidates.shape[-1]) for part in parts)
-        raise InputError(f"chunks with {counts} candidates do not join")
+        raise InputError(f"these do not join: they have {counts} candidates")
     is_real = np.arange(source.shape[1]) < lengths[:, None]
     return {
         "chunk": Chunk(pick([part.chunk.tokens for part in parts]), lengths),

@@ -94,6 +94,8 @@ def generate(
     Raises:
         InputError: as `prefill`, or an option is out of range or does not fit.
     """
+    if not prefix_chunks:
+        raise InputError("generate needs a text to go on from: prefill the model's BOS token first")
     text = text_of(model, prefix_chunks, len(prefix_chunks[-1]))
     starts = text.repeat(len(sample_ids)).lengths
     eos = model.config.eos_token_ids if eos is None else eos
