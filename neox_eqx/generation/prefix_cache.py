@@ -20,6 +20,9 @@ class _Entry:
     """Of each beginning of the text; the last is of all of it."""
     result: ChunkResult
 
+    def begins_as(self, tokens: tuple[int, ...], count: int) -> bool:
+        return self.tokens[:count] == tokens[:count]
+
 
 class PrefixCache:
     """Reads texts from where they differ from every text that it has read before.
@@ -105,7 +108,7 @@ class PrefixCache:
         digests = _digests(tokens)
         for count in range(len(tokens), 1, -1):
             entry = next(reversed(self._known.get(digests[count - 1], [])), None)
-            if entry and entry.tokens[:count] == tokens[:count] and self._is_reusable(tokens):
+            if entry and entry.begins_as(tokens, count) and self._is_reusable(tokens):
                 self.hits += 1
                 self._touch(entry)
                 return entry, count

@@ -32,11 +32,10 @@ def story(model: GPTNeoX) -> list[ChunkResult]:
     chunks: list[ChunkResult] = []
     for chunk in (random_chunk(7), random_chunk(5, 1, 3)):
         chunks.append(prefill(model, chunks, chunk, candidates=CANDIDATES))
-    own = dict(candidates=CANDIDATES, eos=EOS)
-    chunks.append(generate(model, WARM, chunks, [0, 1] * 3, 12, **own)[1])
+    written = generate(model, WARM, chunks, [0, 1] * 3, 12, candidates=CANDIDATES, eos=EOS)
+    chunks.append(written[1])
     more = random_chunk(4, 0, 2, 5, 1, 3, seed=1)
     chunks.append(prefill(model, chunks, more, candidates=CANDIDATES))
-    chunks.append(generate(model, [WARM, GREEDY] * 3, chunks, [5] * 6, 9, **own)[1])
     return chunks
 
 
