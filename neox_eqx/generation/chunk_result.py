@@ -21,8 +21,8 @@ class ChunkResult:
     """A chunk that `model` has read or written, ready to stand before others.
 
     Scores and candidates say what the text before each token of the chunk, that of earlier chunks
-    included, makes of the token's place. A first token has no text before it: its score is NaN,
-    and its candidates have the probability 0. So has padding, whose score is 0.
+    included, makes of the token's place. They are NaN where that is not known: a first token has
+    no text before it. At padding they are 0.
     """
 
     model: GPTNeoX

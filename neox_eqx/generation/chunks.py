@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,19 +30,18 @@ from neox_eqx.sharding.rules import constrain
 Options = GenerationOptions | ResolvedOptions
 
 
-class Tokenwise(NamedTuple):
-    """What a result tells of each token, and whether a NaN is among it."""
-
-    scores: Float[Array, "B T"]
-    candidates: Int[Array, "B T K"]
-    candidate_probs: Float[Array, "B T K"]
-    is_nan: Bool[Array, ""]
-
-
 def prefill(
-    model: GPTNeoX, prefix_chunks: Sequence[ChunkResult], chunk: Chunk, *, candidates: int = 0
+    model: GPTNeoX,
+    prefix_chunks: Sequence[ChunkResult],
+    chunk: Chunk,
+    *,
+    candidates: int = 0,
+    scores: bool = True,
 ) -> ChunkResult:
     """Reads a chunk after the chunks before it, with so many `candidates` for each place.
+
+    Without `scores`, which are NaN then, only the last token of each row takes the time that the
+    whole vocabulary takes.
 
     Example:
         >>> model = GPTNeoX.init(GPTNeoXConfig(64, 32, 2, 4, 128), key=jax.random.key(0))
@@ -58,18 +56,30 @@ def prefill(
     """
     before = text_of(model, prefix_chunks, len(chunk))
     _check(model, before, chunk)
-    tokenwise, next_logits, segment = _read(
+    nothing = np.full((1, model.config.vocab_size), np.nan, np.float32)
+    is_scored = chunk.is_real & scores
+    told, next_logits, is_nan, segment = _read(
         model,
-        jnp.asarray(chunk.tokens),
-        jnp.asarray(chunk.is_real),
+        chunk.tokens,
+        chunk.is_real,
+        is_scored,
         tuple(result.segment for result in prefix_chunks),
-        prefix_chunks[-1].next_logits if prefix_chunks else None,
+        prefix_chunks[-1].next_logits if prefix_chunks else nothing,
         candidates=candidates,
     )
-    scores, ids, probs, is_nan = jax.device_get(tokenwise)
     _check_numbers(bool(is_nan))
+    told = jax.device_get(told)
+    unknown = np.where(chunk.is_real, np.float32(np.nan), np.float32(0))
     return ChunkResult(
-        model, before, chunk, scores, ids, probs, next_logits, segment, (None,) * len(chunk)
+        model,
+        before,
+        chunk,
+        scores=np.where(is_scored, told.logprob, unknown),
+        candidates=np.where(is_scored[..., None], told.candidates, 0),
+        candidate_probs=np.where(is_scored[..., None], np.exp(told.candidate_logprobs), 0),
+        next_logits=next_logits,
+        segment=segment,
+        finish_reasons=(None,) * len(chunk),
     )
 
 
@@ -102,8 +112,7 @@ def generate(
     sampler = _sampler(model, sampling, starts, sample_ids, steps, eos, token_bytes)
     strategy = WithCandidates(sampler, candidates)
     past = tuple(result.segment for result in prefix_chunks)
-    tokens, is_real = jnp.asarray(text.tokens), jnp.asarray(text.is_real)
-    state = _begin(model, tokens, is_real, prefix_chunks[-1].next_logits, strategy)
+    state = _begin(model, text.tokens, text.is_real, prefix_chunks[-1].next_logits, strategy)
     *_, state = decode_all(model, past, state, strategy)
     rows = jax.device_get(state.rows)
     _check_numbers(bool(np.isnan(rows.logprobs).any()))
@@ -185,37 +194,31 @@ def _read(
     model: GPTNeoX,
     tokens: Int[Array, "B T"],
     is_real: Bool[Array, "B T"],
+    is_scored: Bool[Array, "B T"],
     past: tuple[Segment, ...],
-    first_logits: Float[Array, "b V"] | None,
+    first_logits: Float[Array, "b V"],
     *,
     candidates: int,
-) -> tuple[Tokenwise, Float[Array, "B V"], Segment]:
+) -> tuple[Scores, Float[Array, "B V"], Bool[Array, ""], Segment]:
+    """Scores, the next logits, whether they hold a NaN, and the segment.
+
+    `first_logits` are those of the rows' first tokens, which the text before them gives.
+    """
     hidden, segment = model(tokens, is_real, past)
     lengths = is_real.sum(-1)
     last = jnp.maximum(lengths - 1, 0)[:, None, None]
     next_logits = model.logits(jnp.take_along_axis(hidden, last, axis=1)[:, 0])
-    scores = _scores_after(model, hidden, jnp.where(is_real, tokens, NOT_ASKED), candidates)
+    scores = _scores_after(model, hidden, jnp.where(is_scored, tokens, NOT_ASKED), candidates)
     is_nan = jnp.isnan(scores.logprob).any() | jnp.isnan(next_logits).any()
-    scores = jax.tree.map(lambda x: jnp.roll(x, 1, axis=1), scores)
-    is_scored = is_real
-    if first_logits is None:
-        is_scored &= jnp.arange(tokens.shape[1]) > 0
-    else:
-        first_logits = jnp.repeat(first_logits, len(tokens) // len(first_logits), axis=0)
-        first = scores_of(first_logits, tokens[:, 0], candidates)
-        scores = jax.tree.map(lambda all, one: all.at[:, 0].set(one), scores, first)
-        # Rows without a token of their own.
-        next_logits = jnp.where(lengths[:, None] > 0, next_logits, first_logits)
-    tokenwise = Tokenwise(
-        jnp.where(is_real, jnp.where(is_scored, scores.logprob, jnp.nan), 0),
-        jnp.where(is_scored[..., None], scores.candidates, 0),
-        jnp.where(is_scored[..., None], jnp.exp(scores.candidate_logprobs), 0),
-        is_nan,
+    first_logits = jnp.repeat(first_logits, len(tokens) // len(first_logits), axis=0)
+    first = scores_of(first_logits, tokens[:, 0], candidates)
+    scores = jax.tree.map(
+        lambda all, one: jnp.roll(all, 1, axis=1).at[:, 0].set(one), scores, first
     )
-    tokenwise, next_logits = jax.tree.map(
-        lambda x: constrain(x, model.mesh), (tokenwise, next_logits)
-    )
-    return tokenwise, next_logits, segment
+    # A row may have no token of its own here.
+    next_logits = jnp.where(lengths[:, None] > 0, next_logits, first_logits)
+    told = jax.tree.map(lambda x: constrain(x, model.mesh), (scores, next_logits))
+    return *told, is_nan, segment
 
 
 def _scores_after(

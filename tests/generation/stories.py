@@ -48,7 +48,7 @@ def check(hf: GPTNeoXForCausalLM, whole: ChunkResult) -> None:
         scores = logprobs.gather(1, torch.tensor(tokens[1:], dtype=torch.long)[:, None])[:, 0]
         best, candidates = logprobs.exp().topk(whole.candidates.shape[-1])
         assert np.isnan(whole.scores[row, 0])
-        assert not whole.candidate_probs[row, 0].any()
+        assert np.isnan(whole.candidate_probs[row, 0]).all()
         for name, expected in {"scores": scores, "candidate_probs": best}.items():
             ours = getattr(whole, name)[row, 1:length]
             np.testing.assert_allclose(ours, expected, atol=TOLERANCE, rtol=0)

@@ -61,6 +61,15 @@ def test_shared_keys_are_there_once(chunks: list[ChunkResult]) -> None:
     assert rows == [{1}, {3}, {6}, {6}]
 
 
+def test_a_chunk_may_be_read_without_scores(chunks: list[ChunkResult]) -> None:
+    prompt, tasks = chunks[:2]
+    plain = prefill(MODEL, [prompt], tasks.chunk, candidates=CANDIDATES, scores=False)
+    np.testing.assert_array_equal(np.isnan(plain.scores), plain.chunk.is_real)
+    np.testing.assert_array_equal(plain.next_logits, tasks.next_logits)
+    assert not plain.candidates.any() and tasks.candidates.any()
+    assert {plain.scores.dtype, tasks.scores.dtype} == {np.dtype(np.float32)}
+
+
 def test_joined_chunks_stand_before_others_as_they_did_apart(chunks: list[ChunkResult]) -> None:
     joined = ChunkResult.join(chunks[:3])
     more = prefill(MODEL, [joined], chunks[3].chunk, candidates=CANDIDATES)

@@ -10,12 +10,12 @@ from neox_eqx.errors import InputError
 from neox_eqx.generation import prefix_cache
 from neox_eqx.generation.chunk import Chunk
 from neox_eqx.generation.chunk_result import ChunkResult
-from neox_eqx.generation.chunks import generate, prefill
+from neox_eqx.generation.chunks import prefill
 from neox_eqx.generation.prefix_cache import PrefixCache
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.rope import RopeParameters
 from tests.generation.completions import random_prompts
-from tests.generation.stories import CONFIG, GREEDY, VOCAB, check, close
+from tests.generation.stories import CONFIG, VOCAB, check, close
 from tests.hf_models import pair
 
 HF, MODEL = pair(CONFIG)
@@ -63,10 +63,12 @@ def test_rows_of_a_batch_are_found_each_for_itself() -> None:
 def test_a_conversation_goes_on_from_its_last_answer() -> None:
     cache = PrefixCache(MODEL, PLENTY)
     prompt = cache.prefill(text(PREAMBLE).chunk)
-    answer, result = generate(MODEL, GREEDY, [prompt], [0], 5, eos=(), candidates=2)
-    cache.add([prompt, result])
+    answer = prefill(MODEL, [prompt], Chunk.of([ENDS[1]]))
+    some = np.zeros((*answer.scores.shape, 2), np.int32)
+    answer = dataclasses.replace(answer, candidates=some, candidate_probs=some.astype(np.float32))
+    cache.add([prompt, answer])
     assert len(cache) == 1  # the longer text has the shorter one in it
-    assert read(cache, PREAMBLE, answer.rows[0], ENDS[0]) == len(PREAMBLE) + 5 - 1
+    assert read(cache, PREAMBLE, ENDS[1], ENDS[0]) == len(PREAMBLE + ENDS[1]) - 1
 
 
 def test_what_was_of_no_use_for_longest_goes_first() -> None:
