@@ -1,5 +1,7 @@
 """Texts that are read and written in chunks, and what transformers says of them as a whole."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from transformers import GPTNeoXForCausalLM
@@ -18,6 +20,7 @@ CONFIG = config_json(32, 4, vocab_size=VOCAB, max_position_embeddings=160, rotar
 EOS = tuple(range(20))
 WARM = GenerationOptions(temperature=1.5, top_k=0, seed=7)
 GREEDY = GenerationOptions(temperature=0)
+MIXED = [WARM, WARM, GREEDY, GREEDY, WARM, WARM]
 # Only the order of float32 sums differs, from transformers' too. Measured: at most 8.1e-6.
 TOLERANCE = 2e-5
 CANDIDATES = 3
@@ -30,13 +33,19 @@ def random_chunk(*lengths: int, seed: int = 0) -> Chunk:
 def story(model: GPTNeoX) -> list[ChunkResult]:
     """A prompt, three tasks after it, two samples of each, and what follows those."""
     chunks: list[ChunkResult] = []
-    for chunk in (random_chunk(7), random_chunk(5, 1, 3)):
+    for chunk in (random_chunk(13), random_chunk(7, 1, 3)):
         chunks.append(prefill(model, chunks, chunk, candidates=CANDIDATES))
-    written = generate(model, WARM, chunks, [0, 1] * 3, 12, candidates=CANDIDATES, eos=EOS)
-    chunks.append(written[1])
+    chunks.append(written(model, chunks))
     more = random_chunk(4, 0, 2, 5, 1, 3, seed=1)
     chunks.append(prefill(model, chunks, more, candidates=CANDIDATES))
     return chunks
+
+
+def written(
+    model: GPTNeoX, chunks: list[ChunkResult], samples: Sequence[int] = (0, 1) * 3
+) -> ChunkResult:
+    """Two rows after each of three, a pair of them greedy."""
+    return generate(model, MIXED, chunks, samples, 12, candidates=CANDIDATES, eos=EOS)[1]
 
 
 def check(hf: GPTNeoXForCausalLM, whole: ChunkResult) -> None:

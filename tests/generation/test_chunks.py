@@ -30,11 +30,12 @@ from tests.generation.stories import (
     CONFIG,
     EOS,
     GREEDY,
-    WARM,
+    MIXED,
     check,
     close,
     random_chunk,
     story,
+    written,
 )
 from tests.generation.test_compiled import compilations
 from tests.hf_models import pair, stack_layers
@@ -87,37 +88,34 @@ def test_joined_chunks_stand_before_others_as_they_did_apart(chunks: list[ChunkR
 def test_any_split_of_a_text_gives_the_same(seed: int) -> None:
     """Scores, and what is written after it, by the engine of whole prompts."""
     random = np.random.default_rng(seed)
-    lengths = random.integers(0, 17, (3, 3))
-    lengths[0] = np.maximum(lengths[0], 1)
-    lengths[:, 0] = random.permutation([16, 14, 10])  # one length of the longest: one program
-    before: list[ChunkResult] = []
-    for place, own in enumerate(lengths.tolist()):
-        chunk = random_chunk(*own, seed=9 * seed + place)
-        before.append(prefill(MODEL, before, chunk, candidates=CANDIDATES))
-    whole = ChunkResult.join(before)
+    shared = int(random.integers(8, 17))
+    own = [24 - shared, *random.integers(0, 24 - shared, 2).tolist()]
+    chunks = [prefill(MODEL, [], random_chunk(shared, seed=seed), candidates=CANDIDATES)]
+    ends = random_chunk(*own, seed=seed + 10)
+    chunks.append(prefill(MODEL, chunks, ends, candidates=CANDIDATES))
+    whole = ChunkResult.join(chunks)
     check(HF, whole)
-    own = [WARM, WARM, GREEDY, GREEDY, WARM, WARM]
-    written, _ = generate(MODEL, own, before, [0, 1] * 3, 12, eos=())
     requests = [
         Request(row, dataclasses.replace(options.resolve({}), num_samples=2, max_new_tokens=12))
-        for row, options in zip(whole.chunk.rows, own[::2], strict=True)
+        for row, options in zip(whole.chunk.rows, MIXED[::2], strict=True)
     ]
-    assert written.rows == [row.tokens for row in ours(MODEL, requests)]
+    expected = [row.tokens for row in ours(MODEL, requests, EOS)]
+    assert written(MODEL, chunks).chunk.rows == expected
 
 
 def test_a_sample_depends_on_its_number_alone(chunks: list[ChunkResult]) -> None:
     rows = chunks[2].chunk.rows
-    swapped, _ = generate(MODEL, WARM, chunks[:2], [1, 0] * 3, 12, candidates=CANDIDATES, eos=EOS)
-    assert swapped.rows == [rows[row] for row in (1, 0, 3, 2, 5, 4)]
-    assert len(set(rows)) == 6
+    swapped = written(MODEL, chunks[:2], [1, 0] * 3)
+    assert swapped.chunk.rows == [rows[row] for row in (1, 0, 3, 2, 5, 4)]
+    assert len(set(rows)) == 5  # two are greedy
 
 
 def test_each_row_has_its_own_options(chunks: list[ChunkResult]) -> None:
     rows = chunks[2].chunk.rows
     row = next(number for number in range(1, 6) if len(rows[number]) > 4)
-    own = [WARM] * 6
-    own[0] = dataclasses.replace(WARM, max_new_tokens=1)
-    own[row] = dataclasses.replace(WARM, stop=(rows[row][1:3],))
+    own = MIXED.copy()
+    own[0] = dataclasses.replace(own[0], max_new_tokens=1)
+    own[row] = dataclasses.replace(own[row], stop=(rows[row][1:3],))
     ended, result = generate(MODEL, own, chunks[:2], [0, 1] * 3, 12, eos=EOS)
     lengths = {0: 1, row: 3}
     assert ended.rows == [tokens[: lengths.get(place)] for place, tokens in enumerate(rows)]
@@ -133,9 +131,11 @@ def test_a_mesh_gives_what_one_device_does(chunks: list[ChunkResult], tmp_path: 
 
 
 def test_a_conversation_compiles_nothing_until_it_meets_a_new_bucket() -> None:
+    hf, model = pair({**CONFIG, "num_hidden_layers": 1})
+
     def turn(said: list[ChunkResult], length: int) -> list[ChunkResult]:
-        heard = prefill(MODEL, said, random_chunk(length, seed=length))
-        _, spoken = generate(MODEL, GREEDY, [*said, heard], [0], 3, eos=())
+        heard = prefill(model, said, random_chunk(length, seed=length))
+        _, spoken = generate(model, GREEDY, [*said, heard], [0], 3, eos=())
         return [ChunkResult.join([*said, heard, spoken])]
 
     said = turn(turn([], 30), 2)
@@ -145,7 +145,7 @@ def test_a_conversation_compiles_nothing_until_it_meets_a_new_bucket() -> None:
     with compilations() as seen:  # control
         said = turn(said, 4)
     assert seen
-    check(HF, said[0])
+    check(hf, said[0])
 
 
 def forgetful(result: ChunkResult, seen: np.ndarray) -> ChunkResult:
@@ -237,7 +237,7 @@ def test_wrong_chunks_and_options_are_refused(chunks: list[ChunkResult]) -> None
     with refused("token id 96 is not in the model's vocabulary of 96"):
         prefill(MODEL, [], Chunk.of([[5, 96]]))
     with refused("a row has 161 tokens, but the model has 160 positions"):
-        prefill(MODEL, chunks[:1], random_chunk(154))
+        prefill(MODEL, chunks[:1], random_chunk(148))
     with refused("at least one row"):
         Chunk.of([])
     with refused("must be a list of texts"):
@@ -265,4 +265,4 @@ def test_wrong_chunks_and_options_are_refused(chunks: list[ChunkResult]) -> None
 def test_logits_of_nan_are_told() -> None:
     nan = eqx.tree_at(lambda m: m.final_layer_norm.bias, MODEL, replace_fn=lambda x: x * jnp.nan)
     with refused("the model's logits are NaN"):
-        prefill(nan, [], random_chunk(7), candidates=CANDIDATES)
+        prefill(nan, [], random_chunk(13), candidates=CANDIDATES)

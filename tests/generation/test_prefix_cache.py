@@ -18,7 +18,7 @@ from tests.generation.completions import random_prompts
 from tests.generation.stories import CONFIG, VOCAB, check, close
 from tests.hf_models import pair
 
-HF, MODEL = pair(CONFIG)
+HF, MODEL = pair({**CONFIG, "num_hidden_layers": 1})
 PREAMBLE, *ENDS = random_prompts(VOCAB, (9, 3, 4, 2), seed=3)
 OTHER = tuple(token + 1 for token in PREAMBLE)
 PLENTY = 2**30
