@@ -9,7 +9,7 @@ from typing import Literal
 
 import tyro
 
-from neox_eqx import DEMO_MODEL, GenerationOptions, InputError, Piece, TextGenerator
+from neox_eqx import DEMO_MODEL, Event, GenerationOptions, InputError, TextGenerator
 from neox_eqx.command_line import run
 from neox_eqx.sharding.distributed import agreed, check_equal, is_first, on_every_host
 from neox_eqx.text.files import read_prompts, whole_file
@@ -42,6 +42,8 @@ class Options:
     """Prompts that run together."""
     mask_unknown_tokens: bool = False
     """Never choose ids that the tokenizer does not have."""
+    bitwise: bool = False
+    """Give a prompt the same bits whatever it runs with, on the same devices; --batch-size is 8."""
     stream: bool = True
     """Print text as it comes."""
 
@@ -61,13 +63,13 @@ def main(options: Options) -> None:
             mesh=options.mesh,
             quantize=options.quantize,
             mask_unknown_tokens=options.mask_unknown_tokens,
+            bitwise=options.bitwise,
         )
         work = (prompts, own_options)
         if options.stream and not options.output:
             with agreed():
-                pieces = generator.stream(*work, batch_size=options.batch_size)
-            headings = [prompt for prompt, own in requests for _ in range(own.num_samples)]
-            _print_live(headings, pieces)
+                events = generator.stream(*work, batch_size=options.batch_size)
+            _print_live(events)
             return
         with agreed():
             completions = generator.generate(*work, batch_size=options.batch_size, progress=True)
@@ -92,16 +94,15 @@ def _requests(options: Options) -> list[tuple[str, GenerationOptions]]:
     return read_prompts(DEMO_MODEL / "questions.txt", shared)
 
 
-def _print_live(headings: list[str], pieces: Iterable[Piece]) -> None:
+def _print_live(events: Iterable[Event]) -> None:
     """Prints texts one after the other; of those that grow together, the first one live."""
-    texts = dict.fromkeys(range(len(headings)), "")
+    texts: dict[int, str] = {}
     finished = set()
     current = 0
-    print(headings[0], end="", flush=True)
-    for piece in pieces:
-        texts[piece.number] += piece.text
-        if piece.completion:
-            finished.add(piece.number)
+    for event in events:
+        texts[event.row] = texts.get(event.row, event.prompt) + event.text
+        if event.completion:
+            finished.add(event.row)
         while current in texts:
             print(texts[current], end="", flush=True)
             texts[current] = ""
@@ -110,8 +111,6 @@ def _print_live(headings: list[str], pieces: Iterable[Piece]) -> None:
             del texts[current]
             current += 1
             print("\n")
-            if current in texts:
-                print(headings[current], end="", flush=True)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from neox_eqx.presets import PRESETS
 from neox_eqx.rope import RopeParameters
 from neox_eqx.sharding.distributed import initialize
 from neox_eqx.sharding.mesh import make_mesh
-from neox_eqx.text.completion import Completion, Piece
+from neox_eqx.text.completion import Completion, Event
 from neox_eqx.text.generator import TextGenerator
 
 DEMO_MODEL = Path(__file__).parent / "demo_model"
@@ -36,11 +36,11 @@ __all__ = [
     "Chunk",
     "ChunkResult",
     "Completion",
+    "Event",
     "GPTNeoX",
     "GPTNeoXConfig",
     "GenerationOptions",
     "InputError",
-    "Piece",
     "PrefixCache",
     "RopeParameters",
     "TextGenerator",

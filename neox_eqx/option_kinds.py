@@ -34,6 +34,23 @@ def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
 
 
 @RULES.primitive_rule
+def _yes_no_or(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """A yes or no that knows more answers: true, false or one of them."""
+    kinds = [kind for kind in get_args(info.type) if kind is not types.NoneType]
+    if info.type_origin not in (types.UnionType, Union) or len(kinds) != 2 or kinds[0] is not bool:
+        return None
+    answers = {"true": True, "false": False, **{text: text for text in get_args(kinds[1])}}
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="{" + ",".join(answers) + "}",
+        instance_from_str=lambda texts: answers[texts[0]],
+        is_instance=lambda value: value is None or value in answers.values(),
+        str_from_instance=lambda value: ["unset" if value is None else str(value).lower()],
+        choices=tuple(answers),
+    )
+
+
+@RULES.primitive_rule
 def _texts(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
     """A list of texts or something else is a list of texts on a command line."""
     kinds = get_args(info.type)

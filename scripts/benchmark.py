@@ -22,14 +22,13 @@ from neox_eqx import GPTNeoX, InputError, load
 from neox_eqx.command_line import run
 from neox_eqx.generation.loop import decode_all, prefill
 from neox_eqx.generation.options import GenerationOptions
-from neox_eqx.generation.run import pad_prompts
-from neox_eqx.generation.sampling import Sampler
+from neox_eqx.generation.run import pad_prompts, strategy_of
 from neox_eqx.presets import preset
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Time prefill and decode of greedy generation, medians over rounds."""
+    """Time prefill and decode of generation, greedy if not told otherwise, medians over rounds."""
 
     model: str | None = None
     """A directory in Hugging Face layout or a Hub id."""
@@ -41,6 +40,14 @@ class Options:
     """Tokens of each prompt."""
     gen_len: int = 64
     """Tokens to generate after each prompt, 2 at least."""
+    num_beams: int = 1
+    """Beams of a search instead."""
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    bad_words: int = 0
+    """Forbid so many words of two tokens."""
+    top_p: float | None = None
+    """Sample with it at temperature 1; also timed in turn without."""
     cache_len: int | None = None
     """Time a second run, in turn with the first, whose rows may grow to so many positions. Slots
     are added as a text grows, so it costs nothing; a cache allocated for them all would show."""
@@ -87,6 +94,9 @@ def main(options: Options) -> None:
     if options.cache_len:
         seconds = {name: _medians(rounds[name])["decode"] for name in ("neox_eqx", "roomy")}
         report["roomy_decode_speed"] = seconds["neox_eqx"] / seconds["roomy"]
+    if options.top_p is not None:
+        seconds = {name: _medians(rounds[name])["decode"] for name in ("neox_eqx", "greedy")}
+        report["sampling_share"] = 1 - seconds["greedy"] / seconds["neox_eqx"]
     if options.against:
         report |= {"peer": options.against} | _comparison(rounds["neox_eqx"], rounds["peer"])
     _print(report)
@@ -99,6 +109,8 @@ def _check(options: Options) -> None:
         raise InputError("sizes and rounds must be at least 1, and --gen-len at least 2")
     if options.cache_len and options.cache_len < options.prompt_len + options.gen_len:
         raise InputError("--cache-len must be at least --prompt-len and --gen-len together")
+    if options.against and options.top_p is not None:
+        raise InputError("--against compares equal tokens; leave out --top-p")
     if options.against and options.quantize:
         raise InputError("--against compares the same weights; leave out --quantize")
     if options.json and not options.json.parent.is_dir():
@@ -106,16 +118,18 @@ def _check(options: Options) -> None:
 
 
 def _systems(options: Options, model: GPTNeoX) -> dict[str, Generate]:
+    longest = options.prompt_len + options.gen_len
     systems: dict[str, Generate] = {
-        "neox_eqx": lambda prompts: ours(
-            model, prompts, options, options.prompt_len + options.gen_len
-        )
+        "neox_eqx": lambda prompts: ours(model, prompts, options, longest)
     }
     if options.cache_len:
         room = options.cache_len
         systems["roomy"] = lambda prompts: ours(model, prompts, options, room)
     if options.against:
-        systems["peer"] = _peer(model, options.gen_len)
+        systems["peer"] = _peer(model, options)
+    if options.top_p is not None:
+        greedy = dataclasses.replace(options, top_p=None)
+        systems["greedy"] = lambda prompts: ours(model, prompts, greedy, longest)
     return systems
 
 
@@ -131,30 +145,49 @@ def _interleaved(
 
 
 def ours(model: GPTNeoX, prompts: np.ndarray, options: Options, room: int) -> Round:
-    """Generates `gen_len` tokens greedily in rows that could fill `room` positions."""
+    """Generates `gen_len` tokens in rows that could fill `room` positions."""
     rows = len(prompts)
     start = time.perf_counter()
     tokens, valid = pad_prompts(prompts.tolist(), model.config.vocab_size)
-    greedy = GenerationOptions(temperature=0.0).resolve({})
-    sampler = Sampler.of([greedy] * rows, [room - prompts.shape[1]] * rows)
-    prompt, begun = prefill(model, tokens, valid, sampler)
+    own = GenerationOptions(**_generation(options)).resolve({})
+    strategy = strategy_of([own] * rows, [room - prompts.shape[1]] * rows)
+    prompt, begun = prefill(model, tokens, valid, strategy)
     begun.rows.tokens.block_until_ready()
     first = time.perf_counter()
-    for state in decode_all(model, (prompt,), begun, sampler, stride=options.gen_len - 1):
+    for state in decode_all(model, (prompt,), begun, strategy, stride=options.gen_len - 1):
         if state.count >= options.gen_len:
             break
-    generated = np.asarray(state.rows.tokens)[:, : options.gen_len]
+    found, _ = strategy.results(state.rows, state.memory)
+    generated = np.asarray(found.tokens)[:: options.num_beams, : options.gen_len]
     end = time.perf_counter()
     cache = sum(leaf.nbytes for leaf in jax.tree.leaves((prompt.kv, state.generated.kv)))
     return Round(first - start, end - first, generated, cache)
 
 
-def _peer(model: GPTNeoX, count: int) -> Generate:
+def _generation(options: Options) -> dict[str, Any]:
+    """Options of generation, under the names of ours."""
+    words = np.random.default_rng(1).integers(1, 1000, (options.bad_words, 2)).tolist()
+    return {
+        "temperature": 0.0 if options.top_p is None else 1.0,
+        "top_k": 0,
+        "top_p": options.top_p,
+        "num_beams": options.num_beams,
+        "repetition_penalty": options.repetition_penalty,
+        "no_repeat_ngram_size": options.no_repeat_ngram_size,
+        "bad_words": tuple(map(tuple, words)),
+    }
+
+
+def _peer(model: GPTNeoX, options: Options) -> Generate:
     from transformers_peer import TransformersPeer  # only here: torch takes seconds to import
 
     peer = TransformersPeer(model)
-
-    return lambda prompts: Round(*peer.generate(prompts, count))
+    names = ("num_beams", "repetition_penalty", "no_repeat_ngram_size")
+    settings = {name: value for name, value in _generation(options).items() if name in names}
+    words = _generation(options)["bad_words"]
+    if words:
+        settings["bad_words_ids"] = [list(word) for word in words]
+    return lambda prompts: Round(*peer.generate(prompts, options.gen_len, **settings))
 
 
 def _model(options: Options) -> GPTNeoX:
@@ -252,6 +285,8 @@ def _print(report: dict[str, Any]) -> None:
     )
     if "roomy_decode_speed" in report:
         print(f"decode speed of rows that may grow on: {report['roomy_decode_speed']:.3f}")
+    if "sampling_share" in report:
+        print(f"share of a decode step that sampling takes: {report['sampling_share']:.1%}")
     if "peer" in report:
         ratios = "\t".join(f"{stage} {value:.2f}" for stage, value in report["ratio"].items())
         print(f"times faster than {report['peer']}: {ratios}")

@@ -3,11 +3,16 @@
 import os
 import time
 import warnings
+from typing import Any
 
 import numpy as np
 import torch
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
-from transformers.generation.streamers import BaseStreamer
+from transformers import (
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from neox_eqx import GPTNeoX
 from neox_eqx.checkpoint.names import HEAD, parameters
@@ -28,8 +33,13 @@ class TransformersPeer:
         self._model.eval()
 
     @torch.no_grad()
-    def generate(self, prompts: np.ndarray, count: int) -> tuple[float, float, np.ndarray]:
-        """Greedy tokens without stopping; seconds to the first of them, seconds for the rest."""
+    def generate(
+        self, prompts: np.ndarray, count: int, **settings: Any
+    ) -> tuple[float, float, np.ndarray]:
+        """Tokens without stopping; seconds to the first of them, seconds for the rest.
+
+        Greedy; `settings` are more of `generate`'s.
+        """
         clock = _FirstTokenClock()
         ids = torch.from_numpy(prompts)
         self._model.generation_config.eos_token_id = None
@@ -40,27 +50,26 @@ class TransformersPeer:
             max_new_tokens=count,
             do_sample=False,
             pad_token_id=0,
-            streamer=clock,
+            stopping_criteria=StoppingCriteriaList([clock]),
+            **settings,
         )
         end = time.perf_counter()
         assert clock.first is not None
         return clock.first - start, end - clock.first, tokens[:, prompts.shape[1] :].numpy()
 
 
-class _FirstTokenClock(BaseStreamer):
-    """Is handed the prompt, then each new token."""
+class _FirstTokenClock(StoppingCriteria):
+    """Is asked after each new token, and never stops."""
 
     def __init__(self) -> None:
-        self._calls = 0
         self.first: float | None = None
 
-    def put(self, value: torch.Tensor) -> None:
-        self._calls += 1
-        if self._calls == 2:
+    def __call__(
+        self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any
+    ) -> torch.Tensor:
+        if self.first is None:
             self.first = time.perf_counter()
-
-    def end(self) -> None:
-        pass
+        return torch.zeros(len(input_ids), dtype=torch.bool)
 
 
 def _state(model: GPTNeoX) -> dict[str, torch.Tensor]:

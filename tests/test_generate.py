@@ -22,7 +22,7 @@ from tests.generation.completions import theirs
 from tests.text.checkpoints import byte_level, save_checkpoint
 
 ROOT = Path(__file__).parents[1]
-KEYS = "prompt prompt_tokens sample seed text tokens finish_reason logprob".split()
+KEYS = "prompt prompt_tokens sample seed text tokens finish_reason logprob score".split()
 
 # Runs each list of arguments as a command of its own, in one process: starting takes seconds.
 MANY = """
@@ -93,7 +93,7 @@ def test_the_command_writes_the_tokens_of_transformers(
     assert [row["prompt"] for row in rows] == prompts
     assert [tuple(row["prompt_tokens"]) for row in rows] == ids
     assert [tuple(row["tokens"]) for row in rows] == expected
-    assert [row["logprob"] for row in rows] == pytest.approx(logprobs, abs=1e-4)
+    assert [row["logprob", "score"] for row in rows] == pytest.approx(logprobs, abs=1e-4)
 
 
 def test_rows_have_the_documented_keys_in_the_order_of_the_prompts(
@@ -105,6 +105,7 @@ def test_rows_have_the_documented_keys_in_the_order_of_the_prompts(
         {"prompt": "One", "num_samples": 2, "temperature": 1.5, "seed": 8},
         {"prompt": ""},
         {"prompt": "Two", "num_samples": 2, "temperature": 0.7, "top_p": 0.5, "min_p": 0.1},
+        {"prompt": "Six", "num_beams": 3, "num_return_sequences": 2, "early_stopping": "never"},
     ]
     prompts.write_text("".join(json.dumps(line) + "\n" for line in lines))
     shared = ("--seed", "5", "--max-new-tokens", "7", "--prompt", "first")
@@ -120,11 +121,15 @@ def test_rows_have_the_documented_keys_in_the_order_of_the_prompts(
         ("", 0, 5),
         ("Two", 0, 5),
         ("Two", 1, 5),
+        ("Six", 0, 5),
+        ("Six", 1, 5),
     ]
     for row in rows:
         assert len(row["tokens"]) <= (3 if "dogs" in row["prompt"] else 7)
         assert row["finish_reason"] == ("eos" if row["tokens"][-1] == 1 else "length")
         assert isinstance(row["text"], str) and row["logprob"] < 0
+        assert (row["score"] is None) == (row["prompt"] != "Six")
+    assert rows[-2]["score"] > rows[-1]["score"]
 
 
 def test_a_text_file_is_a_prompt_a_line_and_streaming_changes_no_output(

@@ -92,6 +92,17 @@ def biases(name: str, value: Any) -> tuple[tuple[tuple[int, ...], float], ...]:
     return tuple(dict(pairs).items())
 
 
+def early_stopping(name: str, value: Any) -> bool | str:
+    """One of transformers' three modes.
+
+    Raises:
+        InputError: it is none.
+    """
+    if value == "never" or isinstance(value, bool):
+        return value
+    raise InputError(f"{name} must be true, false or never, not {value!r}")
+
+
 def _id_of_key(name: str, key: Any) -> int:
     """JSON has texts for keys."""
     if isinstance(key, str) and key.isascii() and key.isdecimal():

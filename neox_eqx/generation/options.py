@@ -2,10 +2,17 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from neox_eqx.errors import InputError
-from neox_eqx.generation.option_values import Word, biases, check_number, token_ids, words
+from neox_eqx.generation.option_values import (
+    Word,
+    biases,
+    check_number,
+    early_stopping,
+    token_ids,
+    words,
+)
 
 DEFAULT_NEW_TOKENS = 20
 DEFAULT_TOP_K = 50
@@ -19,6 +26,7 @@ _OTHER_FORMS: dict[str, Callable[[str, Any], Any]] = {
     "sequence_bias": biases,
     "suppress_tokens": token_ids,
     "begin_suppress_tokens": token_ids,
+    "early_stopping": early_stopping,
 }
 
 
@@ -69,6 +77,16 @@ class GenerationOptions:
     """Token ids that are not generated."""
     stop: tuple[Word, ...] | None = None
     """Texts that end a completion, and stay in it."""
+    num_beams: int | None = None
+    """Beams of a search for likely texts; with a temperature their candidates are drawn. 1 is off.
+    """
+    num_return_sequences: int | None = None
+    """Texts to return of those that the beams found, the best first."""
+    length_penalty: float | None = None
+    """A found text's score is divided by its length to this power; above 0 favours long texts."""
+    early_stopping: bool | Literal["never"] | None = None
+    """When a search ends: as soon as every beam has found a text, where better ones are unlikely,
+    or only where there can be none."""
     num_samples: int = 1
     """Completions of each prompt; they share its prefill."""
     seed: int = 0
@@ -95,6 +113,9 @@ class GenerationOptions:
                 shown = "logit_bias" if name == "sequence_bias" and self.logit_bias else name
                 value = _OTHER_FORMS[name](shown, value)
             values[name] = value
+        # Without a search, it says nothing.
+        if self.num_return_sequences is None and values["num_beams"] == 1:
+            values["num_return_sequences"] = 1
         # These are the call's alone, or depend on more than one value.
         values |= {"num_samples": self.num_samples, "seed": self.seed}
         if self.temperature is None and not defaults.get("do_sample"):
@@ -130,6 +151,10 @@ class ResolvedOptions:
     suppress_tokens: tuple[int, ...] = ()
     begin_suppress_tokens: tuple[int, ...] = ()
     stop: tuple[Word, ...] = ()
+    num_beams: int = 1
+    num_return_sequences: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool | Literal["never"] = False
     num_samples: int = 1
     seed: int = 0
 
@@ -146,8 +171,16 @@ class ResolvedOptions:
         check_number("repetition_penalty", self.repetition_penalty, float, 0, _LARGEST, above=True)
         for name in ("presence_penalty", "frequency_penalty"):
             check_number(name, getattr(self, name), float, -_LARGEST, _LARGEST)
-        check_number("num_samples", self.num_samples, int, 1)
+        for name in ("num_beams", "num_return_sequences", "num_samples"):
+            check_number(name, getattr(self, name), int, 1)
+        check_number("length_penalty", self.length_penalty, float, -_LARGEST, _LARGEST)
         check_number("seed", self.seed, int, 0, 2**32 - 1)
+        self._check_beams()
+
+    @property
+    def num_completions(self) -> int:
+        """Of each prompt."""
+        return self.num_samples if self.num_beams == 1 else self.num_return_sequences
 
     def new_tokens(self, prompt_length: int, context_length: int) -> int:
         """How many tokens to generate after a prompt of this length, within the context.
@@ -211,6 +244,18 @@ class ResolvedOptions:
         yield from (("stop", ids) for ids in self.stop_sequences)
         yield "suppress_tokens", self.suppress_tokens
         yield "begin_suppress_tokens", self.begin_suppress_tokens
+
+    def _check_beams(self) -> None:
+        if self.num_beams > 1 and self.num_samples > 1:
+            raise InputError(
+                f"num_samples is {self.num_samples} and num_beams {self.num_beams}: a search has "
+                "one set of beams; give num_return_sequences for more of its texts"
+            )
+        if self.num_return_sequences > self.num_beams:
+            raise InputError(
+                f"num_return_sequences is {self.num_return_sequences}, but num_beams "
+                f"{self.num_beams}; for samples give num_samples"
+            )
 
     def _check_least(self, most: int, prompt_length: int) -> None:
         if self.min_new_tokens is not None:

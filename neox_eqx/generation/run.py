@@ -1,20 +1,24 @@
 """A batch of requests through the loop, and what each of its rows has become."""
 
 import dataclasses
+import math
+from collections import deque
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from neox_eqx.errors import InputError
+from neox_eqx.generation.beams import BeamSearch
 from neox_eqx.generation.lengths import bucket
-from neox_eqx.generation.loop import decode_all, prefill
+from neox_eqx.generation.loop import State, decode_all, prefill
 from neox_eqx.generation.options import ResolvedOptions
-from neox_eqx.generation.rows import Rows
 from neox_eqx.generation.sampling import Sampler
 from neox_eqx.generation.stop_strings import TokenBytes
 from neox_eqx.generation.stopping import REASONS
+from neox_eqx.generation.strategy import Strategy
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.sharding.distributed import is_first
 
@@ -32,12 +36,13 @@ class Row:
     """One completion, finished or not.
 
     `finish_reason` is None while it goes on, then "eos", "stop" or "length". `logprobs` are those
-    of the tokens under the model itself, before any processing.
+    of the tokens under the model itself, before any processing. `score` is that of a search.
     """
 
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish_reason: str | None
+    score: float | None = None
 
     @property
     def logprob(self) -> float:
@@ -53,35 +58,50 @@ def run(
     known: np.ndarray | None = None,
     token_bytes: TokenBytes = (),
     stride: int | None = None,
+    multiple: int = 1,
 ) -> Iterator[list[Row]]:
-    """Yields the rows of a batch as they grow, a row for each sample of each request in turn.
+    """Yields the rows of a batch as they grow, the completions of each request in turn.
 
-    The last list holds the finished rows. `stride` is the number of tokens between two lists;
-    None yields seldom and is fastest. All requests ask for the same number of samples. Where
-    `known` is given, (V,) of bool, only its tokens are chosen. `token_bytes` are what the
-    vocabulary's tokens spell, for requests that stop at texts.
+    The last list holds the finished rows; of a search with beams there is no other. `stride` is
+    the number of tokens between two lists; None yields seldom and is fastest. All requests ask
+    for the same number of samples, and of beams. Where `known` is given, (V,) of bool, only its
+    tokens are chosen. `token_bytes` are what the vocabulary's tokens spell, for requests that
+    stop at texts. What runs is filled up to a `multiple` of requests.
 
     Raises:
         InputError: a prompt does not fit, a token id is not the model's, or its logits became NaN.
     """
     for request in requests:
         request.options.check_ids(model.config.vocab_size)
-    samples = requests[0].options.num_samples
-    wanted = len(requests) * samples
+    wanted = [request.options.num_completions for request in requests]
     limits = [
         request.options.new_tokens(len(request.tokens), model.config.context_length)
         for request in requests
     ]
-    # On a mesh the prompts must divide over its data axis: more of the last, one token each.
-    missing = -len(requests) % (model.mesh.shape["data"] if model.mesh else 1)
+    # On a mesh the prompts must divide over its data axis. More of the last, of one token each.
+    data = model.mesh.shape["data"] if model.mesh else 1
+    missing = -len(requests) % math.lcm(multiple, data)
     requests = [*requests, *[requests[-1]] * missing]
     limits += [1] * missing
     tokens, valid = pad_prompts([request.tokens for request in requests], model.config.vocab_size)
     options = [request.options for request in requests]
-    sampler = Sampler.of(options, limits, eos=eos, known=known, token_bytes=token_bytes)
-    prompt, first = prefill(model, tokens, valid, sampler)
-    for state in decode_all(model, (prompt,), first, sampler, stride=stride):
-        yield _rows(state.rows)[:wanted]
+    strategy = strategy_of(options, limits, eos=eos, known=known, token_bytes=token_bytes)
+    prompt, first = prefill(model, tokens, valid, strategy)
+    states = decode_all(model, (prompt,), first, strategy, stride=stride)
+    if strategy.moves:  # what a search has found is not settled before its end
+        states = iter(deque(states, maxlen=1))
+    for state in states:
+        rows = _rows(state, strategy)
+        each = len(rows) // len(requests)
+        yield [row for place, count in enumerate(wanted) for row in rows[place * each :][:count]]
+
+
+def strategy_of(
+    options: Sequence[ResolvedOptions], limits: Sequence[int], **settings: Any
+) -> Strategy:
+    """How requests of as many beams are answered; the arguments are those of `Sampler.of`."""
+    kind = Sampler if options[0].num_beams == 1 else BeamSearch
+    return kind.of(options, limits, **settings)
 
 
 def pad_prompts(prompts: Sequence[Sequence[int]], vocab_size: int) -> tuple[jax.Array, jax.Array]:
@@ -106,11 +126,12 @@ def pad_prompts(prompts: Sequence[Sequence[int]], vocab_size: int) -> tuple[jax.
     return jnp.asarray(tokens), jnp.asarray(valid)
 
 
-def _rows(rows: Rows) -> list[Row]:
-    tokens, logprobs, lengths, finish = jax.device_get(
-        (rows.tokens, rows.logprobs, rows.lengths, rows.finish)
+def _rows(state: State, strategy: Strategy) -> list[Row]:
+    rows, scores = strategy.results(state.rows, state.memory)
+    tokens, logprobs, lengths, finish, running, scores = jax.device_get(
+        (rows.tokens, rows.logprobs, rows.lengths, rows.finish, state.rows.logprobs, scores)
     )
-    if np.isnan(logprobs).any():
+    if np.isnan(running).any():
         raise InputError(
             "the model's logits are NaN: its parameters hold NaN, or overflow in "
             "this dtype; try --dtype float32",
@@ -121,6 +142,7 @@ def _rows(rows: Rows) -> list[Row]:
             tuple(tokens[row, :length].tolist()),
             tuple(logprobs[row, :length].tolist()),
             REASONS[finish[row]],
+            None if scores is None else float(scores[row]),
         )
         for row, length in enumerate(lengths.tolist())
     ]

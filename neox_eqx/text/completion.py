@@ -26,16 +26,26 @@ class Completion:
     """"eos", "stop" or "length"."""
     logprob: float
     """Sum of the tokens' log-probabilities under the model itself, before any processing."""
+    score: float | None
+    """What beams are ordered by; None without."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Piece:
-    """Text that a completion grew by; `completion` is there with its last piece."""
+class Event:
+    """A token of a completion, as it comes."""
 
-    number: int
+    row: int
     """Of the completion, in the order in which `TextGenerator.generate` returns them."""
+    prompt: str
     text: str
+    """What can be read now: nothing where a character needs another token."""
+    token: int
+    logprob: float
+    """Of the token under the model itself, before any processing."""
+    finish_reason: str | None
+    """With the last token: "eos", "stop" or "length"."""
     completion: Completion | None
+    """With the last token: the whole."""
 
 
 class GrowingText:
@@ -48,20 +58,26 @@ class GrowingText:
         self._detokenizer = Detokenizer(tokenizer, request.tokens)
         self._seen = 0
         self._text = ""
-        self._finished = False
 
-    def read(self, row: Row) -> Iterator[Piece]:
-        """The piece that the row's new tokens complete, if there is one."""
-        if self._finished:
-            return
-        text = self._detokenizer.add(row.tokens[self._seen :])
+    def read(self, row: Row) -> Iterator[Event]:
+        """The events of the row's new tokens."""
+        for place in range(self._seen, len(row.tokens)):
+            token = row.tokens[place]
+            text = self._detokenizer.add([token])
+            is_last = row.finish_reason is not None and place + 1 == len(row.tokens)
+            if is_last:
+                text += self._detokenizer.end()
+            self._text += text
+            yield Event(
+                row=self._number,
+                prompt=self._prompt,
+                text=text,
+                token=token,
+                logprob=row.logprobs[place],
+                finish_reason=row.finish_reason if is_last else None,
+                completion=self._completion(row) if is_last else None,
+            )
         self._seen = len(row.tokens)
-        self._finished = row.finish_reason is not None
-        if self._finished:
-            text += self._detokenizer.end()
-        self._text += text
-        if text or self._finished:
-            yield Piece(self._number, text, self._completion(row) if self._finished else None)
 
     def _completion(self, row: Row) -> Completion:
         assert row.finish_reason
@@ -74,4 +90,5 @@ class GrowingText:
             tokens=row.tokens,
             finish_reason=row.finish_reason,
             logprob=row.logprob,
+            score=row.score,
         )

@@ -16,14 +16,15 @@ _NOT_APPLIED: dict[str, tuple[Any, ...]] = {
     "forced_bos_token_id": (),
     "forced_eos_token_id": (),
     "guidance_scale": (1,),
-    "num_beams": (1,),
-    "num_return_sequences": (1,),
     "penalty_alpha": (0,),
     "remove_invalid_values": (False,),
     "renormalize_logits": (False,),
 }
 _NOT_APPLIED_TO_SAMPLING: dict[str, tuple[Any, ...]] = {
     "top_h": (),
+}
+_NOT_APPLIED_WITHOUT_BEAMS: dict[str, tuple[Any, ...]] = {
+    "num_return_sequences": (1,),
 }
 
 
@@ -45,9 +46,14 @@ def read_generation_config(directory: Path) -> dict[str, Any]:
     sampled = fields.get("do_sample")
     if sampled not in (None, False, True):
         raise InputError(f"{file}: do_sample must be true or false, not {sampled!r}")
+    rules = dict(_NOT_APPLIED)
+    if sampled:
+        rules |= _NOT_APPLIED_TO_SAMPLING
+    if fields.get("num_beams") in (None, 1):
+        rules |= _NOT_APPLIED_WITHOUT_BEAMS
     ignored = [
         f"{name} {fields[name]!r}"
-        for name, neutral in (_NOT_APPLIED | (_NOT_APPLIED_TO_SAMPLING if sampled else {})).items()
+        for name, neutral in rules.items()
         if fields.get(name) is not None and fields[name] not in ((), [], {}, *neutral)
     ]
     if ignored:

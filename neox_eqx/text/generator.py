@@ -16,15 +16,18 @@ from tqdm import tqdm
 from neox_eqx.checkpoint.hub import resolve
 from neox_eqx.checkpoint.load import load
 from neox_eqx.errors import InputError
+from neox_eqx.generation.lengths import bucket
 from neox_eqx.generation.options import GenerationOptions, ResolvedOptions
 from neox_eqx.generation.run import Request, run
 from neox_eqx.generation.stop_strings import TokenBytes
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.sharding.distributed import agreed, check_equal
-from neox_eqx.text.completion import Completion, GrowingText, Piece
+from neox_eqx.text.completion import Completion, Event, GrowingText
 from neox_eqx.text.generation_config import read_generation_config
 from neox_eqx.text.tokenizer import load_tokenizer
 from neox_eqx.text.words import bad_word_ids, token_bytes
+
+ROWS_OF_BITWISE = 8
 
 _DEFAULTS = GenerationOptions()
 
@@ -43,6 +46,9 @@ class TextGenerator:
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     mask_unknown_tokens: bool = False
     """Never choose ids that the tokenizer does not have (padding rows of the vocabulary)."""
+    bitwise: bool = False
+    """Give a request the same bits whatever it runs with, on the same devices: every program has
+    ROWS_OF_BITWISE prompts of one length in slots, filled up where there are fewer."""
 
     @classmethod
     def load(
@@ -53,6 +59,7 @@ class TextGenerator:
         mesh: Mesh | str | None = None,
         quantize: str | None = None,
         mask_unknown_tokens: bool = False,
+        bitwise: bool = False,
     ) -> "TextGenerator":
         """Loads a checkpoint directory in Hugging Face or native layout, or a Hub id.
 
@@ -69,7 +76,7 @@ class TextGenerator:
         what = f"{directory}, its tokenizer or generation_config.json,"
         check_equal(what, (tokenizer.to_str(), defaults))
         model = load(directory, dtype=dtype, mesh=mesh, quantize=quantize)
-        return cls(model, tokenizer, defaults, mask_unknown_tokens)
+        return cls(model, tokenizer, defaults, mask_unknown_tokens, bitwise)
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
@@ -95,13 +102,13 @@ class TextGenerator:
         Raises:
             InputError: an option is out of range or a prompt does not fit.
         """
-        options = _one_each(options, prompts)
-        total = sum(own.num_samples for own in options)
+        requests = self._requests(prompts, options)
+        total = sum(request.options.num_completions for request in requests)
         finished = {}
         with tqdm(total=total, unit=" completions", disable=None if progress else True) as bar:
-            for piece in self._pieces(prompts, options, batch_size, stride=None):
-                if piece.completion:
-                    finished[piece.number] = piece.completion
+            for event in self._events(prompts, requests, batch_size, stride=None):
+                if event.completion:
+                    finished[event.row] = event.completion
                     bar.update()
         return [finished[number] for number in sorted(finished)]
 
@@ -111,25 +118,20 @@ class TextGenerator:
         options: GenerationOptions | Sequence[GenerationOptions] = _DEFAULTS,
         *,
         batch_size: int = 8,
-    ) -> Iterator[Piece]:
-        """What `generate` returns, piece by piece as the tokens come.
+    ) -> Iterator[Event]:
+        """What `generate` returns, token by token as they come; those of beams at their end.
 
         Raises:
-            InputError: an option is out of range or a prompt does not fit, before any piece.
+            InputError: an option is out of range or a prompt does not fit, before any token.
         """
-        return self._pieces(prompts, _one_each(options, prompts), batch_size, stride=1)
+        return self._events(prompts, self._requests(prompts, options), batch_size, stride=1)
 
-    def _pieces(
-        self,
-        prompts: Sequence[str],
-        options: Sequence[GenerationOptions],
-        batch_size: int,
-        stride: int | None,
-    ) -> Iterator[Piece]:
-        if batch_size < 1:
-            raise InputError(f"batch_size must be a whole number of at least 1, not {batch_size}")
+    def _requests(
+        self, prompts: Sequence[str], options: GenerationOptions | Sequence[GenerationOptions]
+    ) -> list[Request]:
         requests = []
-        for number, (prompt, own) in enumerate(zip(prompts, options, strict=True), 1):
+        each = zip(prompts, _one_each(options, prompts), strict=True)
+        for number, (prompt, own) in enumerate(each, 1):
             try:
                 requests.append(self._request(prompt, own))
             except InputError as error:
@@ -137,26 +139,38 @@ class TextGenerator:
                     raise
                 where = f"prompt {number} of {len(prompts)}, which begins {prompt[:30]!r}"
                 raise InputError(f"{where}: {error}") from error
-        return self._pieces_of(prompts, requests, batch_size, stride)
+        return requests
 
-    def _pieces_of(
+    def _events(
         self,
         prompts: Sequence[str],
         requests: Sequence[Request],
         batch_size: int,
         stride: int | None,
-    ) -> Iterator[Piece]:
+    ) -> Iterator[Event]:
+        if batch_size < 1:
+            raise InputError(f"batch_size must be a whole number of at least 1, not {batch_size}")
+        return self._events_of(prompts, requests, batch_size, stride)
+
+    def _events_of(
+        self,
+        prompts: Sequence[str],
+        requests: Sequence[Request],
+        batch_size: int,
+        stride: int | None,
+    ) -> Iterator[Event]:
         texts = [
             GrowingText(self.tokenizer, number, prompt, request, sample)
             for number, (prompt, request, sample) in enumerate(
                 (prompt, request, sample)
                 for prompt, request in zip(prompts, requests, strict=True)
-                for sample in range(request.options.num_samples)
+                for sample in range(request.options.num_completions)
             )
         ]
         texts_stop = any(request.options.stop_strings for request in requests)
-        firsts = list(itertools.accumulate((r.options.num_samples for r in requests), initial=0))
-        for batch in _batches(requests, batch_size, in_order=stride is not None):
+        counts = [request.options.num_completions for request in requests]
+        firsts = list(itertools.accumulate(counts, initial=0))
+        for batch in self._batches(requests, batch_size, in_order=stride is not None):
             rows_of = run(
                 self.model,
                 [requests[index] for index in batch],
@@ -164,6 +178,7 @@ class TextGenerator:
                 known=self._known_tokens() if self.mask_unknown_tokens else None,
                 token_bytes=self._token_bytes if texts_stop else (),
                 stride=stride,
+                multiple=ROWS_OF_BITWISE if self.bitwise else 1,
             )
             growing = [text for index in batch for text in texts[firsts[index] : firsts[index + 1]]]
             for rows in rows_of:
@@ -201,6 +216,28 @@ class TextGenerator:
         ]
         return dataclasses.replace(options, bad_words=tuple(bad))
 
+    def _batches(
+        self, requests: Sequence[Request], size: int, *, in_order: bool
+    ) -> Iterator[list[int]]:
+        """Indices of requests that run together: as many beams and samples each, similar lengths.
+
+        `in_order` leaves them as they come, for a reader who waits for the first.
+        """
+
+        def kind(index: int) -> tuple[int, ...]:
+            options, length = requests[index].options, len(requests[index].tokens)
+            slots = bucket(length) if self.bitwise else 0
+            return options.num_beams, options.num_samples, slots
+
+        indices = list(range(len(requests)))
+        if not in_order:
+            indices.sort(key=lambda index: (kind(index), len(requests[index].tokens)))
+        size = ROWS_OF_BITWISE if self.bitwise else size
+        for _, group in itertools.groupby(indices, kind):
+            members = list(group)
+            for start in range(0, len(members), size):
+                yield members[start : start + size]
+
     @cached_property
     def _token_bytes(self) -> TokenBytes:
         return token_bytes(self.tokenizer)
@@ -229,21 +266,3 @@ def _warn_of_idle_options(options: GenerationOptions) -> None:
             "of no use; give a temperature to sample",
             stacklevel=2,
         )
-
-
-def _batches(requests: Sequence[Request], size: int, *, in_order: bool) -> Iterator[list[int]]:
-    """Indices of requests that run together: as many samples each, and similar lengths.
-
-    `in_order` leaves them as they come, for a reader who waits for the first.
-    """
-
-    def samples(index: int) -> int:
-        return requests[index].options.num_samples
-
-    indices = list(range(len(requests)))
-    if not in_order:
-        indices.sort(key=lambda index: (samples(index), len(requests[index].tokens)))
-    for _, group in itertools.groupby(indices, samples):
-        members = list(group)
-        for start in range(0, len(members), size):
-            yield members[start : start + size]

@@ -8,6 +8,7 @@ import pytest
 from tokenizers import Tokenizer
 from transformers import GPTNeoXForCausalLM
 
+from neox_eqx import DEMO_MODEL
 from neox_eqx.errors import InputError
 from neox_eqx.generation.options import GenerationOptions
 from neox_eqx.text.completion import Completion
@@ -26,14 +27,14 @@ def streamed(
     options: GenerationOptions | list[GenerationOptions],
     batch_size: int = 8,
 ) -> tuple[list[Completion], list[str]]:
-    """The completions that the last pieces bring, and the joined texts of all pieces."""
+    """The completions that the last events bring, and the joined texts of all events."""
     finished: dict[int, Completion] = {}
     texts: dict[int, str] = {}
-    for piece in generator.stream(prompts, options, batch_size=batch_size):
-        assert piece.number not in finished
-        texts[piece.number] = texts.get(piece.number, "") + piece.text
-        if piece.completion:
-            finished[piece.number] = piece.completion
+    for event in generator.stream(prompts, options, batch_size=batch_size):
+        assert event.row not in finished
+        texts[event.row] = texts.get(event.row, "") + event.text
+        if event.completion:
+            finished[event.row] = event.completion
     return [finished[n] for n in sorted(finished)], [texts[n] for n in sorted(texts)]
 
 
@@ -191,8 +192,8 @@ def test_options_that_need_a_temperature_are_named_where_there_is_none(
 def test_a_stream_begins_with_the_first_prompt_however_long_it_is(
     generator: TextGenerator,
 ) -> None:
-    pieces = generator.stream(["How many animals went home?", "a", "b"], batch_size=1)
-    assert next(pieces).number == 0
+    events = generator.stream(["How many animals went home?", "a", "b"], batch_size=1)
+    assert next(events).row == 0
 
 
 def test_no_prompts_are_no_completions(generator: TextGenerator) -> None:
@@ -207,3 +208,38 @@ def test_layers_in_the_wrong_order_would_be_noticed(generator: TextGenerator) ->
     model = dataclasses.replace(generator.model, layers=layers[::-1])
     (swapped,) = dataclasses.replace(generator, model=model).generate(["Two cats"])
     assert swapped.tokens != generator.generate(["Two cats"])[0].tokens
+
+
+def test_bitwise_gives_a_prompt_the_same_bits_whatever_it_runs_with() -> None:
+    generator = TextGenerator.load(DEMO_MODEL)
+    question = "Tom has 3 boxes with 4 apples each. How many apples does Tom have?"
+    prompts = [question, "Tom", f"{question} {question}"]
+    options = [GenerationOptions(max_new_tokens=24, temperature=t) for t in (0.0, 1.0, 0.0)]
+
+    def logprobs(generator: TextGenerator, *, alone: bool) -> list[float]:
+        if not alone:
+            return [row.logprob for row in generator.generate(prompts, options)]
+        return [
+            generator.generate([prompt], own)[0].logprob
+            for prompt, own in zip(prompts, options, strict=True)
+        ]
+
+    # Control: sums in another order do give other bits.
+    assert logprobs(generator, alone=True) != logprobs(generator, alone=False)
+    generator = dataclasses.replace(generator, bitwise=True)
+    assert logprobs(generator, alone=True) == logprobs(generator, alone=False)
+
+
+def test_an_event_is_a_token_of_one_row(saved: Saved) -> None:
+    generator = TextGenerator.load(saved[0])
+    tokens: dict[int, list[int]] = {}
+    logprobs: dict[int, float] = {}
+    for event in generator.stream(PROMPTS[:2], WARM):
+        tokens.setdefault(event.row, []).append(event.token)
+        logprobs[event.row] = logprobs.get(event.row, 0) + event.logprob
+        assert (event.finish_reason is None) == (event.completion is None)
+        if event.completion:
+            assert event.finish_reason == event.completion.finish_reason
+            assert tuple(tokens[event.row]) == event.completion.tokens
+            assert logprobs[event.row] == pytest.approx(event.completion.logprob, abs=1e-4)
+    assert sorted(tokens) == [0, 1, 2, 3]

@@ -30,6 +30,7 @@ from neox_eqx.generation.processors.penalties import (
     SequenceBias,
 )
 from neox_eqx.generation.processors.warpers import (
+    AtLeast,
     EpsilonCutoff,
     EtaCutoff,
     MinP,
@@ -79,26 +80,30 @@ def processors_of(
     return tuple(chain)
 
 
-def warpers_of(rows: Rows) -> tuple[Warper, ...]:
-    """What holds where a row samples."""
+def warpers_of(rows: Rows, *, at_least: int = 1) -> tuple[Warper, ...]:
+    """What holds where a row samples; each leaves `at_least` so many tokens to draw from."""
     chain: list[Warper] = []
+
+    def add(warper: Any) -> None:
+        chain.append(warper if at_least == 1 else AtLeast(warper, at_least))
+
     if _differ(rows, "temperature", 1):
         temperature = np.array([row.temperature for row in rows])
         # At these bounds the distribution is at its limit, and float32 still divides.
         divisor = np.where(temperature == 0, 1, np.clip(temperature, 1e-30, 1e30))
         chain.append(Temperature(jnp.asarray(divisor, jnp.float32)))
     if _differ(rows, "top_k", 0):
-        chain.append(TopK(_ints(rows, "top_k"), bucket(max(row.top_k for row in rows))))
+        add(TopK(_ints(rows, "top_k"), bucket(max(row.top_k for row in rows))))
     if _differ(rows, "top_p", 1):
-        chain.append(TopP(_floats(rows, "top_p")))
+        add(TopP(_floats(rows, "top_p")))
     if _differ(rows, "min_p", 0):
-        chain.append(MinP(_floats(rows, "min_p")))
+        add(MinP(_floats(rows, "min_p")))
     if _differ(rows, "typical_p", 1):
-        chain.append(TypicalP(_floats(rows, "typical_p")))
+        chain.append(TypicalP(_floats(rows, "typical_p"), at_least))
     if _differ(rows, "epsilon_cutoff", 0):
-        chain.append(EpsilonCutoff(_floats(rows, "epsilon_cutoff")))
+        add(EpsilonCutoff(_floats(rows, "epsilon_cutoff")))
     if _differ(rows, "eta_cutoff", 0):
-        chain.append(EtaCutoff(_floats(rows, "eta_cutoff")))
+        add(EtaCutoff(_floats(rows, "eta_cutoff")))
     return tuple(chain)
 
 

@@ -32,6 +32,18 @@ class TopK(eqx.Module):
         return jnp.where(drop, -jnp.inf, logits)
 
 
+class AtLeast(eqx.Module):
+    """A filter that leaves the most likely `number` tokens in any case."""
+
+    filter: eqx.Module
+    number: int = eqx.field(static=True)
+
+    def __call__(self, logits: Float[Array, "R V"]) -> Float[Array, "R V"]:
+        largest, ids = lax.top_k(logits, min(self.number, logits.shape[-1]))
+        filtered = self.filter(logits)  # type: ignore[operator]
+        return jax.vmap(lambda row, ids, own: row.at[ids].set(own))(filtered, ids, largest)
+
+
 class TopP(eqx.Module):
     """Keeps the most likely tokens until their probability reaches p, the crossing one included.
 
@@ -73,6 +85,8 @@ class TypicalP(eqx.Module):
     """
 
     p: Float[Array, " R"]
+    at_least: int = eqx.field(static=True, default=1)
+    """So many of the nearest stay in any case."""
 
     def __call__(self, logits: Float[Array, "R V"]) -> Float[Array, "R V"]:
         logits = _settled(logits, self.p)
@@ -80,6 +94,8 @@ class TypicalP(eqx.Module):
         distance = jnp.abs(-logprobs - _entropy(logprobs)[:, None])
         nearness = ~_ordered(distance)
         boundary = _boundary(nearness, jax.nn.softmax(logits, axis=-1), self.p)
+        nearest = lax.top_k(nearness, min(self.at_least, logits.shape[-1]))[0]
+        boundary = jnp.minimum(boundary, nearest[:, -1])
         keep = (nearness >= boundary[:, None]) | (self.p >= 1)[:, None]
         return jnp.where(keep, logits, -jnp.inf)
 

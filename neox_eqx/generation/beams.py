@@ -1,0 +1,212 @@
+"""Beam search and beam sampling, as transformers defines them."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, UInt32
+
+from neox_eqx.generation.history import History
+from neox_eqx.generation.options import ResolvedOptions
+from neox_eqx.generation.processors.chain import Processor, Warper, processors_of, warpers_of
+from neox_eqx.generation.rows import Rows
+from neox_eqx.generation.stop_strings import TokenBytes
+from neox_eqx.generation.stopping import Ending
+from neox_eqx.generation.strategy import Choice, Strategy
+
+IMPOSSIBLE = -1e9
+"""Added to the score of what is not to be chosen, as in transformers: it still has an order."""
+EARLY_STOPPING = (False, True, "never")
+
+
+class Found(eqx.Module):
+    """What the search remembers of each prompt."""
+
+    score: Float[Array, "B K"]
+    """Of the running beams: sums of processed log-probabilities, the best first."""
+    texts: Rows
+    """The best K finished texts so far; where there are fewer, `finish` is 0."""
+    text_score: Float[Array, "B K"]
+    """Of those, divided by the length to the power of the length penalty, the best first."""
+    done: Bool[Array, " B"]
+    """Nothing that still runs is looked for."""
+
+
+class BeamSearch(Strategy):
+    """K beams for each prompt, which go on from the best of their candidates.
+
+    M candidates are looked at, so that K of them go on even where all others end. A candidate is
+    one of the K x V texts that are longer by a token; with a temperature they are drawn, without
+    replacement, in proportion to their probability.
+    """
+
+    moves: ClassVar[bool] = True
+    processors: tuple[Processor, ...]
+    warpers: tuple[Warper, ...]
+    greedy: Bool[Array, " B"]
+    seed: UInt32[Array, " B"]
+    length_penalty: Float[Array, " B"]
+    early_stopping: Int[Array, " B"]
+    """The place of each prompt's mode in EARLY_STOPPING."""
+    limit: Int[Array, " B"]
+    ending: Ending
+    """Of the candidates: B x M rows."""
+    beams: int = eqx.field(static=True)
+    candidates: int = eqx.field(static=True)
+    draws: bool = eqx.field(static=True)
+    """Whether some prompt is not greedy."""
+
+    @classmethod
+    def of(
+        cls,
+        requests: Sequence[ResolvedOptions],
+        limits: Sequence[int],
+        *,
+        eos: Sequence[int] = (),
+        known: np.ndarray | None = None,
+        token_bytes: TokenBytes = (),
+    ) -> "BeamSearch":
+        """Searches for requests of as many beams each; the arguments are those of `Sampler.of`."""
+        (beams,) = {options.num_beams for options in requests}
+        at_least = max(2, 1 + len(eos))
+        number = at_least * beams
+        rows = [options for options in requests for _ in range(beams)]
+        candidates = [options for options in requests for _ in range(number)]
+        greedy = np.array([options.temperature == 0 for options in requests])
+        modes = [EARLY_STOPPING.index(options.early_stopping) for options in requests]
+        return cls(
+            processors=processors_of(rows, eos, known),
+            warpers=() if greedy.all() else warpers_of(rows, at_least=at_least),
+            greedy=jnp.asarray(greedy),
+            seed=jnp.asarray([options.seed for options in requests], jnp.uint32),
+            length_penalty=jnp.asarray([o.length_penalty for o in requests], jnp.float32),
+            early_stopping=jnp.asarray(modes, jnp.int32),
+            limit=jnp.asarray(limits, jnp.int32),
+            ending=Ending.of(candidates, np.repeat(limits, number), eos, token_bytes),
+            beams=beams,
+            candidates=number,
+            draws=not greedy.all(),
+        )
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.seed) * self.beams
+
+    def begin(self, prompts: int, slots: int) -> Found:
+        """At first all beams are the same text: only the first of them has a future."""
+        shape = (prompts, self.beams)
+        return Found(
+            score=jnp.full(shape, IMPOSSIBLE, jnp.float32).at[:, 0].set(0),
+            texts=Rows.empty(prompts * self.beams, slots),
+            text_score=jnp.full(shape, -jnp.inf, jnp.float32),
+            done=jnp.zeros(prompts, bool),
+        )
+
+    def choose(
+        self, logits: Float[Array, "R V"], history: History, rows: Rows, memory: Found
+    ) -> Choice:
+        """The beams that go on from the best candidates; those that end join what is found."""
+        logprobs = jax.nn.log_softmax(logits, axis=-1)
+        score, parents, token = self._candidates(logprobs, history, memory)
+        logprob = logprobs.reshape(len(parents), self.beams, -1)
+        logprob = jax.vmap(lambda own, beam, token: own[beam, token])(logprob, parents, token)
+        longer = rows.take(parents).add(token.reshape(-1), logprob.reshape(-1), history.count)
+        count = history.count + 1
+        ended = longer.end(self.ending.reason(History(history.prompt, longer.tokens, count)))
+        ends = ended.done.reshape(score.shape)
+
+        going_on, order = lax.top_k(jnp.where(ends, score + IMPOSSIBLE, score), self.beams)
+        texts, text_score = self._best(memory, ended, score, count)
+        done = self._done(memory, texts, text_score, going_on[:, 0], ends.all(-1), count)
+        rows = longer.take(order).end(jnp.repeat(done.astype(jnp.int32), self.beams))
+        parents = jnp.take_along_axis(parents, order, axis=1)
+        return Choice(rows, parents, Found(going_on, texts, text_score, done))
+
+    def results(self, rows: Rows, memory: Found) -> tuple[Rows, Float[Array, " R"]]:
+        """The finished texts of each prompt, the best first."""
+        return memory.texts, memory.text_score.reshape(-1)
+
+    def _candidates(
+        self, logprobs: Float[Array, "R V"], history: History, memory: Found
+    ) -> tuple[Float[Array, "B M"], Int[Array, "B M"], Int[Array, "B M"]]:
+        """Scores of the candidates, the beams that they go on from, and their tokens.
+
+        What is processed are log-probabilities, which are not normalised again.
+        """
+        prompts, vocab = len(self.seed), logprobs.shape[-1]
+        for processor in self.processors:
+            logprobs = processor(logprobs, history)
+        order = logprobs
+        if self.draws:
+            for warper in self.warpers:
+                order = warper(order)
+            sampled = jnp.repeat(~self.greedy, self.beams)[:, None]
+            logprobs = order = jnp.where(sampled, order, logprobs)
+        score = (logprobs + memory.score.reshape(-1, 1)).reshape(prompts, -1)
+        order = score
+        if self.draws:
+            noise = _gumbel(self.seed, history.length[:: self.beams], score.shape[-1])
+            order = jnp.where(self.greedy[:, None], score, score + noise)
+        _, index = lax.top_k(order, self.candidates)
+        return jnp.take_along_axis(score, index, axis=1), index // vocab, index % vocab
+
+    def _best(
+        self, memory: Found, ended: Rows, score: Float[Array, "B M"], length: Int[Array, ""]
+    ) -> tuple[Rows, Float[Array, "B K"]]:
+        """The best of the finished texts so far, and of the first K candidates that have ended."""
+        new = score / length.astype(jnp.float32) ** self.length_penalty[:, None]
+        first = jnp.arange(self.candidates) < self.beams
+        eligible = ended.done.reshape(score.shape) & first & ~memory.done[:, None]
+        # Above what was never found, however unlikely it is.
+        new = jnp.where(eligible, jnp.maximum(new, jnp.finfo(jnp.float32).min), -jnp.inf)
+        text_score, order = lax.top_k(jnp.concatenate([memory.text_score, new], 1), self.beams)
+
+        def both(old: Array, new: Array) -> Array:
+            apart = (x.reshape(len(score), -1, *x.shape[1:]) for x in (old, new))
+            joined = jnp.concatenate([*apart], axis=1)
+            return joined.reshape(-1, *joined.shape[2:])
+
+        return jax.tree.map(both, memory.texts, ended).take(order), text_score
+
+    def _done(
+        self,
+        memory: Found,
+        texts: Rows,
+        text_score: Float[Array, "B K"],
+        best: Float[Array, " B"],
+        all_end: Bool[Array, " B"],
+        length: Int[Array, ""],
+    ) -> Bool[Array, " B"]:
+        """Whether each prompt's search is over, with `best` the score of its best running beam.
+
+        It is where the best beam, at its hypothetical final length, is not better than the worst
+        of K finished texts. That length is the present one, which is a guess: with a length
+        penalty above 0 a longer text may still be better. "never" takes the longest there.
+        """
+        full = texts.done.reshape(text_score.shape).all(-1)
+        never = EARLY_STOPPING.index("never")
+        longest = (self.early_stopping == never) & (self.length_penalty > 0)
+        final = jnp.where(longest, self.limit, length).astype(jnp.float32)
+        worst = jnp.where(full, text_score[:, -1], IMPOSSIBLE)
+        hopeless = best / final**self.length_penalty <= worst
+        enough = full & (self.early_stopping == EARLY_STOPPING.index(True))
+        return memory.done | hopeless | enough | all_end
+
+
+def _gumbel(
+    seed: UInt32[Array, " B"], position: Int[Array, " B"], size: int
+) -> Float[Array, "B S"]:
+    """Noise whose largest sums with log-probabilities are a draw without replacement.
+
+    Folded from (seed, position) and nothing else.
+    """
+
+    def one(seed: UInt32[Array, ""], position: Int[Array, ""]) -> Float[Array, " S"]:
+        key = jax.random.key(seed, impl="threefry2x32")
+        return jax.random.gumbel(jax.random.fold_in(key, position), (size,))
+
+    return jax.vmap(one)(seed, position)
