@@ -22,6 +22,7 @@ LAYERS = (
     "checkpoint",
     "generation",
     "text",
+    "scoring",
     "convert",
     "training",
     "planning",

@@ -1,0 +1,90 @@
+"""Texts, and completions after prompts, as token ids to score."""
+
+import contextlib
+from collections.abc import Iterator
+
+from tokenizers import Tokenizer
+
+from neox_eqx.errors import InputError
+from neox_eqx.scoring.pairs import Pair
+from neox_eqx.text.generator import TextGenerator
+
+Text = str | tuple[str, str]
+"""A text, or a prompt and its completion, of which the completion is scored."""
+
+
+def prefix_token(generator: TextGenerator) -> int:
+    """What stands before a completion that has no prompt: BOS, or EOS where there is none.
+
+    Raises:
+        InputError: the model has neither.
+    """
+    config = generator.model.config
+    bos = generator.defaults.get("bos_token_id", config.bos_token_id)
+    ends = generator.eos_token_ids
+    if bos is None and not ends:
+        raise InputError("the prompt is empty and the model has no BOS or EOS token to begin with")
+    return ends[0] if bos is None else bos
+
+
+def encode(tokenizer: Tokenizer, text: str, prefix: int | None = None) -> tuple[int, ...]:
+    """The ids of a text with what the tokenizer adds, unless it begins with `prefix` already.
+
+    Raises:
+        InputError: the text is not valid Unicode.
+    """
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise InputError(f"{text[:30]!r} is not valid Unicode; encode it as UTF-8")
+    begun = prefix is not None and text.startswith(
+        tokenizer.decode([prefix], skip_special_tokens=False)
+    )
+    return tuple(tokenizer.encode(text, add_special_tokens=not begun).ids)
+
+
+def encode_text(generator: TextGenerator, text: Text) -> Pair:
+    """The tokens of a text after its first, or those of a completion after its prompt.
+
+    A completion is what the prompt and it, as one text, have beyond the tokens of the prompt
+    alone. Spaces at the end of the prompt count as the beginning of the completion, since most
+    vocabularies have them in one token with the word that follows. So does
+    lm-evaluation-harness.
+
+    Raises:
+        InputError: there is nothing to score, or the model has no room for it.
+    """
+    config = generator.model.config
+    if isinstance(text, str):
+        ids = encode(generator.tokenizer, text)
+        if not ids:
+            raise InputError("the text is empty")
+        pair = Pair(ids[:1], ids[1:])
+    else:
+        pair = _encode_completion(generator, *text)
+    pair.check(config.vocab_size, config.context_length)
+    return pair
+
+
+def _encode_completion(generator: TextGenerator, prompt: str, completion: str) -> Pair:
+    if not completion:
+        raise InputError("the completion is empty")
+    tokenizer, prefix = generator.tokenizer, prefix_token(generator)
+    whole = prompt + completion
+    prompt = prompt.rstrip()
+    if prompt:
+        context = encode(tokenizer, prompt, prefix)
+        pair = Pair(context, encode(tokenizer, whole, prefix)[len(context) :])
+    else:
+        ids = tuple(tokenizer.encode(whole, add_special_tokens=False).ids)
+        pair = Pair((prefix,), ids[1:] if ids[:1] == (prefix,) else ids)
+    if not pair.tokens:
+        raise InputError(f"the completion {completion[:30]!r} adds no token to the prompt's")
+    return pair
+
+
+@contextlib.contextmanager
+def located(where: str) -> Iterator[None]:
+    """Puts `where` before the message of an InputError that the block raises."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
