@@ -26,6 +26,7 @@ LAYERS = (
     "convert",
     "training",
     "planning",
+    "harness",
     "__init__",
 )
 NARROWER = {
