@@ -63,7 +63,10 @@ class NeoXLM(TemplateLM):
         self._generator = TextGenerator.load(pretrained, dtype=dtype, mesh=mesh, quantize=quantize)
         self._batch_size = _number("batch_size", batch_size)
         self.max_length = max_length or self._generator.model.config.context_length
-        self._prefix = prefix_token(self._generator) if prefix_token_id is None else prefix_token_id
+        prefix = prefix_token(self._generator) if prefix_token_id is None else prefix_token_id
+        if prefix is None:
+            raise InputError("the model has no BOS or EOS token; give a prefix_token_id")
+        self._prefix = prefix
 
     @property
     def eot_token_id(self) -> int:

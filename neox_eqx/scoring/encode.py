@@ -13,21 +13,13 @@ Text = str | tuple[str, str]
 """A text, or a prompt and its completion, of which the completion is scored."""
 
 
-def prefix_token(generator: TextGenerator) -> int:
-    """What stands before a completion that has no prompt: BOS, or EOS where there is none.
-
-    Raises:
-        InputError: the model has neither.
-    """
-    config = generator.model.config
-    bos = generator.defaults.get("bos_token_id", config.bos_token_id)
-    ends = generator.eos_token_ids
-    if bos is None and not ends:
-        raise InputError("the prompt is empty and the model has no BOS or EOS token to begin with")
-    return ends[0] if bos is None else bos
+def prefix_token(generator: TextGenerator) -> int | None:
+    """What stands before a completion that has no prompt: BOS, or EOS where there is none."""
+    bos = generator.defaults.get("bos_token_id", generator.model.config.bos_token_id)
+    return next(iter(generator.eos_token_ids), None) if bos is None else bos
 
 
-def encode(tokenizer: Tokenizer, text: str, prefix: int | None = None) -> tuple[int, ...]:
+def encode(tokenizer: Tokenizer, text: str, prefix: int | None) -> tuple[int, ...]:
     """The ids of a text with what the tokenizer adds, unless it begins with `prefix` already.
 
     Raises:
@@ -54,7 +46,7 @@ def encode_text(generator: TextGenerator, text: Text) -> Pair:
     """
     config = generator.model.config
     if isinstance(text, str):
-        ids = encode(generator.tokenizer, text)
+        ids = encode(generator.tokenizer, text, prefix_token(generator))
         if not ids:
             raise InputError("the text is empty")
         pair = Pair(ids[:1], ids[1:])
@@ -74,6 +66,8 @@ def _encode_completion(generator: TextGenerator, prompt: str, completion: str) -
         context = encode(tokenizer, prompt, prefix)
         pair = Pair(context, encode(tokenizer, whole, prefix)[len(context) :])
     else:
+        if prefix is None:
+            raise InputError("the prompt is empty and the model has no BOS or EOS to begin with")
         ids = tuple(tokenizer.encode(whole, add_special_tokens=False).ids)
         pair = Pair((prefix,), ids[1:] if ids[:1] == (prefix,) else ids)
     if not pair.tokens:
