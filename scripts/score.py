@@ -18,7 +18,7 @@ from neox_eqx.scoring.encode import Text, encode_text, located
 from neox_eqx.scoring.files import read_texts
 from neox_eqx.scoring.pairs import Pair
 from neox_eqx.scoring.resume import partial_rows
-from neox_eqx.scoring.subject import model_digest, texts_digest
+from neox_eqx.scoring.subject import subject
 from neox_eqx.scoring.texts import TextScore, text_scores
 from neox_eqx.sharding.distributed import (
     agreed,
@@ -69,15 +69,10 @@ def main(options: Options) -> None:
         )
         with agreed():
             pairs = _encode(generator, places, texts)
-        subject = {
-            "model": model_digest(generator.model),
-            "dtype": str(generator.model.dtype),
-            "input": texts_digest(texts, pairs),
-            "number of candidates": str(options.top_candidates),
-        }
+        what = subject(generator.model, texts, pairs, options.top_candidates)
         with agreed():
             if rows:
-                rows.begin(subject)
+                rows.begin(what)
         is_there = np.zeros(len(texts), bool)
         if rows:
             is_there[list(rows.starts)] = True

@@ -25,12 +25,10 @@ def encode(tokenizer: Tokenizer, text: str, prefix: int | None) -> tuple[int, ..
     Raises:
         InputError: the text is not valid Unicode.
     """
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise InputError(f"{text[:30]!r} is not valid Unicode; encode it as UTF-8")
     begun = prefix is not None and text.startswith(
         tokenizer.decode([prefix], skip_special_tokens=False)
     )
-    return tuple(tokenizer.encode(text, add_special_tokens=not begun).ids)
+    return _ids(tokenizer, text, add_special_tokens=not begun)
 
 
 def encode_text(generator: TextGenerator, text: Text) -> Pair:
@@ -68,11 +66,17 @@ def _encode_completion(generator: TextGenerator, prompt: str, completion: str) -
     else:
         if prefix is None:
             raise InputError("the prompt is empty and the model has no BOS or EOS to begin with")
-        ids = tuple(tokenizer.encode(whole, add_special_tokens=False).ids)
+        ids = _ids(tokenizer, whole, add_special_tokens=False)
         pair = Pair((prefix,), ids[1:] if ids[:1] == (prefix,) else ids)
     if not pair.tokens:
         raise InputError(f"the completion {completion[:30]!r} adds no token to the prompt's")
     return pair
+
+
+def _ids(tokenizer: Tokenizer, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise InputError(f"{text[:30]!r} is not valid Unicode; encode it as UTF-8")
+    return tuple(tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
 
 
 @contextlib.contextmanager

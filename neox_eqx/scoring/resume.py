@@ -26,20 +26,27 @@ def partial_rows(output: Path) -> Iterator["PartialRows"]:
         raise InputError(f"{output}: is a directory; name a file")
     path = output.with_name(f"{output.name}.partial")
     in_place = output.exists() and not output.is_file()
-    try:
-        file: IO[bytes] = tempfile.TemporaryFile() if in_place else path.open("a+b")
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise InputError(f"{path}: another process is writing it") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
-    with file:
+    with tempfile.TemporaryFile() if in_place else _open_alone(path) as file:
         rows = PartialRows(output, path, file)
         try:
             yield rows
         finally:
             if not rows.starts and not in_place:
                 path.unlink(missing_ok=True)
+
+
+def _open_alone(path: Path) -> IO[bytes]:
+    """The file to read and to add to, which no other process then opens so."""
+    try:
+        file = path.open("a+b")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise InputError(f"{path}: another process is writing it") from error
+    return file
 
 
 class PartialRows:

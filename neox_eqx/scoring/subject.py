@@ -18,14 +18,19 @@ _MIX = 0x9E3779B1
 """An odd number whose bits have no pattern: 2**32 divided by the golden ratio."""
 
 
-def model_digest(model: GPTNeoX) -> str:
-    """Of the config and of every bit of the parameters, wherever they came from and lie."""
-    return _digest([repr(model.config), *map(str, np.asarray(_checksums(model)))])
+def subject(
+    model: GPTNeoX, texts: Sequence[Text], pairs: Sequence[Pair], top_candidates: int
+) -> dict[str, str]:
+    """All that the rows of these texts come of; `pairs` are the tokens that a tokenizer made.
 
-
-def texts_digest(texts: Sequence[Text], pairs: Sequence[Pair]) -> str:
-    """Of the texts and of the tokens that a tokenizer made of them."""
-    return _digest(map(repr, zip(texts, pairs, strict=True)))
+    The model is its config and every bit of its parameters, wherever they came from and lie.
+    """
+    return {
+        "model": _digest([repr(model.config), *map(str, np.asarray(_checksums(model)))]),
+        "dtype": str(model.dtype),
+        "input": _digest(map(repr, zip(texts, pairs, strict=True))),
+        "number of candidates": str(top_candidates),
+    }
 
 
 def _digest(texts: Iterable[str]) -> str:

@@ -122,6 +122,7 @@ def test_a_tokenizer_that_adds_bos_adds_one(
         ("7" * 66, "has 66 tokens, but the model has 64 positions, which score a text of 65"),
         (("7" * 60, "7" * 6), "has 66 tokens"),
         ("\ud83d", "is not valid Unicode"),
+        (("", "\ud83d"), "is not valid Unicode"),
     ],
 )
 def test_a_text_that_cannot_be_scored_is_named(
