@@ -18,6 +18,7 @@ from neox_eqx.generation.options import GenerationOptions
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.presets import PRESETS
 from neox_eqx.rope import RopeParameters
+from neox_eqx.scoring.texts import TextScore, score_texts
 from neox_eqx.sharding.distributed import initialize
 from neox_eqx.sharding.mesh import make_mesh
 from neox_eqx.text.completion import Completion, Event
@@ -37,8 +38,10 @@ __all__ = [
     "InputError",
     "RopeParameters",
     "TextGenerator",
+    "TextScore",
     "initialize",
     "load",
     "make_mesh",
     "save",
+    "score_texts",
 ]

@@ -73,7 +73,10 @@ def _scores(
 ) -> Scores:
     hidden = constrain(hidden, model.mesh, "rows", None)
     logits = constrain(model.logits(hidden), model.mesh, "rows", "vocab")
-    normaliser = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+    # Less the largest before all else: of a token that is nearly certain, whose logarithm is
+    # near 0, the difference of two large numbers would leave little.
+    logits = logits - logits.max(-1, keepdims=True)
+    normaliser = jnp.log(jnp.exp(logits).sum(-1, keepdims=True))
     of_target = jnp.take_along_axis(logits, targets[:, None], axis=-1)
     best, tokens = lax.top_k(logits, candidates)
     return Scores(
