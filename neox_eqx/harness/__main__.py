@@ -17,7 +17,7 @@ _DEFAULTS = {("--model", "-M"): "neox_eqx", ("--batch_size", "-b"): "8"}
 
 def main(args: Sequence[str]) -> None:
     """Runs the harness's command with `args`; a mistake of the user's ends with status 2."""
-    sys.argv[1:] = _completed(args)
+    sys.argv[1:] = with_defaults(args)
     try:
         cli_evaluate()
     except InputError as error:
@@ -26,8 +26,8 @@ def main(args: Sequence[str]) -> None:
         sys.exit(2)
 
 
-def _completed(args: Sequence[str]) -> list[str]:
-    """`args` of a run with our model and batch size, where they name none."""
+def with_defaults(args: Sequence[str]) -> list[str]:
+    """`args`, those of a run with our model and batch size where they name none."""
     if not args or args[0] in ("ls", "validate", "-h", "--help"):
         return list(args)
     completed = ["run", *args[args[0] == "run" :]]

@@ -27,7 +27,9 @@ from neox_eqx.text.generator import TextGenerator
 
 _STRIDE = 16
 """Tokens between two looks at whether every row of a batch has met a text to stop at."""
-_OPTION_NAMES = {field.name for field in dataclasses.fields(GenerationOptions)}
+# One text is asked for, of one row, and it ends at the harness's own texts.
+_FIXED: dict[str, Any] = {"num_beams": 1, "num_samples": 1, "num_return_sequences": 1, "stop": ()}
+_OPTION_NAMES = {field.name for field in dataclasses.fields(GenerationOptions)} - _FIXED.keys()
 
 TokenRequest = tuple[tuple[str, str] | None, list[int], list[int]]
 """Context and continuation as texts, if the cache is to have the answer, and as tokens."""
@@ -161,15 +163,16 @@ class NeoXLM(TemplateLM):
         until, limit = handle_stop_sequences(given.pop("until"), end), given.pop("max_gen_toks")
         if not given.pop("do_sample"):
             given["temperature"] = 0.0
-        if unknown := given.keys() - _OPTION_NAMES:
-            raise InputError(f"gen_kwargs: unknown option {', '.join(sorted(unknown))}")
+        for name in given.keys() - _OPTION_NAMES:
+            if name not in _FIXED or given[name] != _FIXED[name]:
+                raise InputError(f"gen_kwargs: {name} {given[name]!r} is not supported")
         if limit >= self.max_length:
             raise InputError(
                 f"max_gen_toks is {limit}, but the model has {self.max_length} positions; "
                 "leave some for the context"
             )
         ids = self.tok_encode(context)[-(self.max_length - limit) :] or [self._prefix]
-        options = GenerationOptions(**{"seed": seed} | given, max_new_tokens=limit)
+        options = GenerationOptions(**{"seed": seed} | given | _FIXED, max_new_tokens=limit)
         return Request(tuple(ids), options.resolve(self._generator.defaults)), until
 
     def _generate(self, asked: Sequence[tuple[Request, list[str]]]) -> list[str]:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from neox_eqx import DEMO_MODEL
+from neox_eqx import DEMO_MODEL, InputError
+from tests.sharding.processes import finish
 
 ROOT = Path(__file__).parents[2]
 # Measured 1.7e-6 of a perplexity, the exponential of 50, and its error 6.7e-6.
@@ -83,14 +84,11 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict,
     model = place / "model"
     shutil.copytree(DEMO_MODEL, model)
     (model / "generation_config.json").write_text('{"eos_token_id": 0, "pad_token_id": 0}')
-    processes = {name: _start(place, name) for name in ("neox_eqx", "hf")}
-    results = {}
-    for name, process in processes.items():
-        out, err = process.communicate(timeout=300)
-        assert process.returncode == 0, err
-        assert "local_rolling" in out
-        results[name] = _read(place / name)
-    return results
+    backends = ("neox_eqx", "hf")
+    ended = finish([_start(place, backend) for backend in backends], within=500)
+    assert [one.status for one in ended] == [0, 0], ended
+    assert all(task in one.out for task in TASKS for one in ended)
+    return {backend: _read(place / backend) for backend in backends}
 
 
 def _start(place: Path, backend: str) -> subprocess.Popen[str]:
@@ -151,3 +149,42 @@ def test_both_backends_answer_each_request_alike(
                 assert answer[1] == expected[1]
                 greedy.add(answer[1])
     assert len(greedy) == 2
+
+
+@pytest.mark.filterwarnings("ignore")  # of the harness and what it imports
+def test_what_cannot_be_asked_is_said_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    from lm_eval.api.instance import Instance
+
+    from neox_eqx.harness.__main__ import main, with_defaults
+    from neox_eqx.harness.adapter import NeoXLM
+
+    with pytest.raises(SystemExit) as ended:
+        main(["--model_args", "pretrained=./absent", "--tasks", "arc_easy"])
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert ended.value.code == 2
+    assert last.startswith("neox_eqx.harness: error: ./absent: no such directory")
+    with pytest.raises(InputError, match="batch_size must be a whole number of at least 1, or aut"):
+        NeoXLM(str(DEMO_MODEL), batch_size="x")
+    model = NeoXLM(str(DEMO_MODEL), max_length=32, batch_size="auto")
+    cases: dict[str, dict[str, Any]] = {
+        "num_beams 4 is not supported": {"num_beams": 4, "max_gen_toks": 8},
+        "typo 1 is not supported": {"typo": 1, "max_gen_toks": 8},
+        "max_gen_toks is 256, but the model has 32 positions": {"num_beams": 1},
+    }
+    for message, settings in cases.items():
+        with pytest.raises(InputError, match=message):
+            model.generate_until([Instance("generate_until", {}, ("Tom", settings), 0)])
+    with pytest.raises(InputError, match="a continuation has 33 tokens, but the model has 32"):
+        model.loglikelihood(
+            [Instance("loglikelihood", {}, ("Tom", "7" * 33), 0)], disable_tqdm=True
+        )
+    runs = {
+        "--tasks a": "run --tasks a --model neox_eqx --batch_size 8",
+        "run -M hf --tasks a": "run -M hf --tasks a --batch_size 8",
+        "run -b 4 -M=hf": "run -b 4 -M=hf",
+        "--config a.yaml": "run --config a.yaml",
+        "ls tasks": "ls tasks",
+        "": "",
+    }
+    for given, completed in runs.items():
+        assert " ".join(with_defaults(given.split())) == completed
