@@ -16,7 +16,7 @@ from neox_eqx.text.files import whole_file
 def partial_rows(output: Path) -> Iterator["PartialRows"]:
     """The rows of the file `output`, in one beside it that is named so and `.partial`.
 
-    It stays if the block ends before `finish`, unless it has no row. Where `output` is a pipe or
+    It stays if the block ends before `finish`, unless it is empty. Where `output` is a pipe or
     a device, nothing stays.
 
     Raises:
@@ -31,7 +31,7 @@ def partial_rows(output: Path) -> Iterator["PartialRows"]:
         try:
             yield rows
         finally:
-            if not rows.starts and not in_place:
+            if not in_place and not file.seek(0, 2):
                 path.unlink(missing_ok=True)
 
 
@@ -46,6 +46,8 @@ def _open_alone(path: Path) -> IO[bytes]:
     except BlockingIOError as error:
         file.close()
         raise InputError(f"{path}: another process is writing it") from error
+    except OSError:
+        pass  # a file system without locks
     return file
 
 
@@ -54,6 +56,7 @@ class PartialRows:
 
     def __init__(self, output: Path, path: Path, file: IO[bytes]):
         self._output, self._path, self._file = output, path, file
+        self._header = b""
         self.starts: dict[int, int] = {}
         """The byte where each row's line begins: the rows may be more than fit into memory."""
 
@@ -61,10 +64,11 @@ class PartialRows:
         """Finds the rows that are there; `subject` describes all that they come of.
 
         Raises:
-            InputError: they come of something else.
+            InputError: they come of something else, or the file is none of these.
         """
         self._file.seek(0)
         first = self._file.readline()
+        others = self._differences(first, subject)
         start = len(first)
         # A line may be the last that was written, and not whole.
         for line in self._file:
@@ -75,17 +79,18 @@ class PartialRows:
             start += len(line)
         if not self.starts:
             start = 0
-        elif others := _differences(first, subject):
+        elif others:
             raise InputError(
                 f"{self._path}: has rows of {others}; remove it, or name another --output"
             )
         self._file.truncate(start)
-        if start == 0:
-            self._file.write(json.dumps(subject).encode() + b"\n")
+        self._header = json.dumps(subject).encode() + b"\n"
 
     def add(self, place: int, row: Mapping[str, Any]) -> None:
         """Keeps a row from now on, whatever becomes of this process."""
-        self.starts[place] = self._file.seek(0, 2)
+        if not self._file.seek(0, 2):
+            self._file.write(self._header)
+        self.starts[place] = self._file.tell()
         line = f"{place}\t{json.dumps(row)}\n"
         self._file.write(line.encode())
         self._file.flush()
@@ -96,12 +101,14 @@ class PartialRows:
             for place in sorted(self.starts):
                 self._file.seek(self.starts[place])
                 whole.write(self._file.readline().decode().partition("\t")[2])
-        self.starts = {}
+        self._file.truncate(0)
 
-
-def _differences(first: bytes, subject: Mapping[str, str]) -> str:
-    try:
-        found = json.loads(first)
-    except ValueError:
-        found = {}
-    return " and ".join(f"another {name}" for name in subject if found.get(name) != subject[name])
+    def _differences(self, first: bytes, subject: Mapping[str, str]) -> str:
+        try:
+            found = json.loads(first or b"{}")
+            different = [name for name in subject if found.get(name) != subject[name]]
+        except (ValueError, AttributeError) as error:
+            raise InputError(
+                f"{self._path}: is no file of rows; remove it, or name another --output"
+            ) from error
+        return " and ".join(f"another {name}" for name in different)

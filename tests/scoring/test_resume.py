@@ -57,7 +57,20 @@ def test_rows_of_something_else_are_refused_and_kept(tmp_path: Path) -> None:
         assert str(raised.value) == (
             f"{partial}: has rows of {others}; remove it, or name another --output"
         )
+    # Nor are they lost with a mistake that is found before they are looked at.
+    with pytest.raises(InputError, match="mistake"), partial_rows(output):
+        raise InputError("a mistake")
     assert partial.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"notes\n", b"[1]\n", b"half of a download"])
+def test_a_file_of_someone_else_is_left_alone(tmp_path: Path, content: bytes) -> None:
+    partial = tmp_path / "out.jsonl.partial"
+    partial.write_bytes(2 * content)
+    with pytest.raises(InputError, match="out.jsonl.partial: is no file of rows; remove it, or"):
+        with partial_rows(tmp_path / "out.jsonl") as rows:
+            rows.begin(SUBJECT)
+    assert partial.read_bytes() == 2 * content
 
 
 def test_a_run_without_a_row_leaves_nothing_and_is_of_whatever_comes_next(tmp_path: Path) -> None:
