@@ -4,7 +4,6 @@ python scripts/score.py --model MODEL --input texts.txt --output scores.jsonl
 """
 
 import dataclasses
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
@@ -14,9 +13,8 @@ from tqdm import tqdm
 
 from neox_eqx import InputError, TextGenerator
 from neox_eqx.command_line import run
-from neox_eqx.scoring.encode import Text, encode_text, located
+from neox_eqx.scoring.encode import encode_texts
 from neox_eqx.scoring.files import read_texts
-from neox_eqx.scoring.pairs import Pair
 from neox_eqx.scoring.resume import partial_rows
 from neox_eqx.scoring.subject import subject
 from neox_eqx.scoring.texts import TextScore, text_scores
@@ -68,7 +66,7 @@ def main(options: Options) -> None:
             options.model, dtype=options.dtype, mesh=options.mesh, quantize=options.quantize
         )
         with agreed():
-            pairs = _encode(generator, places, texts)
+            pairs = encode_texts(generator, texts, places)
         what = subject(generator.model, texts, pairs, options.top_candidates)
         with agreed():
             if rows:
@@ -93,14 +91,6 @@ def main(options: Options) -> None:
                     rows.add(left[index], _row(score))
         if rows:
             rows.finish()
-
-
-def _encode(generator: TextGenerator, places: Sequence[str], texts: Sequence[Text]) -> list[Pair]:
-    pairs = []
-    for place, text in zip(places, texts, strict=True):
-        with located(place):
-            pairs.append(encode_text(generator, text))
-    return pairs
 
 
 def _row(score: TextScore) -> dict[str, Any]:

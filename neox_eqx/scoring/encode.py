@@ -1,7 +1,6 @@
 """Texts, and completions after prompts, as token ids to score."""
 
-import contextlib
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 from tokenizers import Tokenizer
 
@@ -29,6 +28,23 @@ def encode(tokenizer: Tokenizer, text: str, prefix: int | None) -> tuple[int, ..
         tokenizer.decode([prefix], skip_special_tokens=False)
     )
     return _ids(tokenizer, text, add_special_tokens=not begun)
+
+
+def encode_texts(
+    generator: TextGenerator, texts: Sequence[Text], places: Sequence[str]
+) -> list[Pair]:
+    """What `encode_text` makes of each; `places` say where they stand.
+
+    Raises:
+        InputError: with the place of the text that cannot be scored.
+    """
+    pairs = []
+    for text, place in zip(texts, places, strict=True):
+        try:
+            pairs.append(encode_text(generator, text))
+        except InputError as error:
+            raise InputError(f"{place}: {error}") from error
+    return pairs
 
 
 def encode_text(generator: TextGenerator, text: Text) -> Pair:
@@ -77,12 +93,3 @@ def _ids(tokenizer: Tokenizer, text: str, *, add_special_tokens: bool) -> tuple[
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise InputError(f"{text[:30]!r} is not valid Unicode; encode it as UTF-8")
     return tuple(tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
-
-
-@contextlib.contextmanager
-def located(where: str) -> Iterator[None]:
-    """Puts `where` before the message of an InputError that the block raises."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from error

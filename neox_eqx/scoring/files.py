@@ -31,7 +31,7 @@ def _text(fields: str | dict[str, Any], where: str) -> Text:
     names = fields.keys() & {"text", "prompt", "completion"}
     if names not in ({"text"}, {"prompt", "completion"}):
         raise InputError(f'{where}: needs either "text" or "prompt" and "completion"')
-    for name in names:
+    for name in sorted(names):
         if not isinstance(fields[name], str):
             raise InputError(f'{where}: "{name}" must be a text, not {fields[name]!r}')
     return fields["text"] if "text" in fields else (fields["prompt"], fields["completion"])

@@ -9,7 +9,7 @@ from tqdm import tqdm
 from neox_eqx.errors import InputError
 from neox_eqx.generation.option_values import check_number
 from neox_eqx.model.neox import GPTNeoX
-from neox_eqx.scoring.encode import Text, encode_text, located
+from neox_eqx.scoring.encode import Text, encode_texts
 from neox_eqx.scoring.pairs import Candidate, Pair, PairScore, score_pairs
 from neox_eqx.text.generator import TextGenerator
 
@@ -60,10 +60,8 @@ def score_texts(
     """
     if isinstance(texts, str):
         raise InputError(f"texts must be a list of texts, not the text {texts[:30]!r}")
-    pairs = []
-    for number, text in enumerate(texts, 1):
-        with located(f"text {number} of {len(texts)}"):
-            pairs.append(encode_text(generator, text))
+    places = [f"text {number} of {len(texts)}" for number in range(1, len(texts) + 1)]
+    pairs = encode_texts(generator, texts, places)
     total = sum(len(pair.tokens) for pair in pairs)
     scores = {}
     with tqdm(total=total, unit=" tokens", disable=None if progress else True) as bar:

@@ -26,16 +26,16 @@ def add(output: Path, *places: int, torn: bytes = b"") -> None:
 def test_a_run_goes_on_with_the_rows_that_are_whole(tmp_path: Path, torn: bytes) -> None:
     output = tmp_path / "out.jsonl"
     add(output, 3, 1, torn=torn)
+    add(output, 2, torn=torn)
     assert not output.exists()
     with partial_rows(output) as rows:
         rows.begin(SUBJECT)
-        assert set(rows.starts) == {1, 3}
-        rows.add(2, {"place": 2})
+        assert set(rows.starts) == {1, 2, 3}
         rows.add(0, {"place": 0})
         rows.finish()
     whole = r"""{"place": 0}
 {"place": 1, "text": "\uc548\ub155\n"}
-{"place": 2}
+{"place": 2, "text": "\uc548\ub155\n"}
 {"place": 3, "text": "\uc548\ub155\n"}
 """
     assert output.read_text() == whole

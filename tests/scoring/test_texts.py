@@ -59,17 +59,17 @@ def test_scores_come_in_the_order_of_the_texts_and_are_those_of_transformers(
     assert score_texts(generator, texts[:1])[0].candidates is None
 
 
-def test_a_completion_that_is_generated_greedily_is_greedy(
+def test_a_completion_is_greedy_if_all_its_tokens_are(
     saved: tuple[TextGenerator, GPTNeoXForCausalLM],
 ) -> None:
     generator, _ = saved
-    (completion,) = generator.generate(["Two cats"])
-    ids = completion.prompt_tokens + completion.tokens[:1]
-    generated = generator.tokenizer.decode(list(ids), skip_special_tokens=False)
-    first, other = score_texts(
-        generator, [("Two cats", generated.removeprefix("Two cats")), ("Two cats", "👍🏽")]
-    )
-    assert first.is_greedy and not other.is_greedy
+    sizes = dict(batch_size=2, top_candidates=2)
+    (score,) = score_texts(generator, [("Two cats", " and")] * 2, **sizes)[:1]
+    likeliest = generator.tokenizer.decode([score.candidates[0][0].token])
+    texts = [("Two cats", likeliest), ("Two cats", likeliest + "👍🏽")]
+    one, more = score_texts(generator, texts, **sizes)
+    assert one.tokens == (score.candidates[0][0].token,) == more.tokens[:1]
+    assert one.is_greedy and not more.is_greedy
 
 
 def test_a_completion_is_what_the_whole_text_has_beyond_the_prompts_tokens(
