@@ -22,6 +22,7 @@ from neox_eqx.generation.prefix_cache import PrefixCache
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.presets import PRESETS
 from neox_eqx.rope import RopeParameters
+from neox_eqx.scoring.texts import TextScore, score_texts
 from neox_eqx.sharding.distributed import initialize
 from neox_eqx.sharding.mesh import make_mesh
 from neox_eqx.text.completion import Completion, Event
@@ -44,10 +45,12 @@ __all__ = [
     "PrefixCache",
     "RopeParameters",
     "TextGenerator",
+    "TextScore",
     "generate",
     "initialize",
     "load",
     "make_mesh",
     "prefill",
     "save",
+    "score_texts",
 ]

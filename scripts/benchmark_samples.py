@@ -15,7 +15,7 @@ from transformers_peer import TransformersPeer
 
 from neox_eqx import Chunk, GenerationOptions, GPTNeoX, TextGenerator, generate, prefill
 from neox_eqx.command_line import run
-from neox_eqx.generation.loop import prefill as prefill_batch
+from neox_eqx.generation import loop
 from neox_eqx.generation.run import pad_prompts
 from neox_eqx.generation.sampling import Sampler
 from neox_eqx.presets import preset
@@ -51,16 +51,15 @@ def main(options: Options) -> None:
             seconds[name].append(time.perf_counter() - start)
     medians = {name: statistics.median(own[1:]) for name, own in seconds.items()}
     for name, median in medians.items():
-        speed = medians["samples"] and median / medians["samples"]
-        print(f"{name}: {median:.3f} s, {speed:.2f} times the time of samples")
+        print(f"{name}: {median:.3f} s, {median / medians['samples']:.2f} times the first")
 
 
 def _check_shapes(model: GPTNeoX, prompt: list[int], samples: int) -> None:
     """The prompt's keys are there once, whatever the number of samples."""
     own = GenerationOptions(temperature=1.0, num_samples=samples).resolve({})
     tokens, valid = pad_prompts([prompt], model.config.vocab_size)
-    segment, state = jax.eval_shape(prefill_batch, model, tokens, valid, Sampler.of([own], [1]))
-    assert {len(array.shape) and array.shape[-4] for array in jax.tree.leaves(segment.kv)} == {1}
+    segment, state = jax.eval_shape(loop.prefill, model, tokens, valid, Sampler.of([own], [1]))
+    assert {array.shape[-4] for array in jax.tree.leaves(segment.kv)} == {1}
     assert len(state.rows.tokens) == samples
 
 

@@ -154,6 +154,11 @@ def text_of(
 
 
 def check_model(where: str, theirs: GPTNeoX, ours: GPTNeoX) -> None:
+    """Raises unless both are the same model; one that was loaded anew is another.
+
+    Raises:
+        InputError: they are not; the message begins with `where` and says what differs.
+    """
     if theirs is ours:
         return
     for name in ("dtype", "mesh", "layout", "num_heads", "heads_together", "stacked", "config"):

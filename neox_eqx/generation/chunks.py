@@ -2,30 +2,25 @@
 
 import dataclasses
 from collections.abc import Sequence
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Int
 
 from neox_eqx.errors import InputError
 from neox_eqx.generation.candidates import WithCandidates
 from neox_eqx.generation.chunk import Chunk, align_left
 from neox_eqx.generation.chunk_result import ChunkResult, text_of
-from neox_eqx.generation.history import align_right
-from neox_eqx.generation.loop import State, decode_all
+from neox_eqx.generation.chunk_steps import begin, end, read
+from neox_eqx.generation.loop import decode_all
 from neox_eqx.generation.option_values import check_number
 from neox_eqx.generation.options import GenerationOptions, ResolvedOptions
 from neox_eqx.generation.sampling import Sampler
-from neox_eqx.generation.scores import NOT_ASKED, Scores, scores_of, token_scores
 from neox_eqx.generation.stop_strings import TokenBytes
 from neox_eqx.generation.stopping import REASONS
-from neox_eqx.generation.strategy import Strategy
 from neox_eqx.model.neox import GPTNeoX
-from neox_eqx.model.segment import Segment
 from neox_eqx.sharding.distributed import is_first
-from neox_eqx.sharding.rules import constrain
 
 Options = GenerationOptions | ResolvedOptions
 
@@ -58,7 +53,7 @@ def prefill(
     _check(model, before, chunk)
     nothing = np.full((1, model.config.vocab_size), np.nan, np.float32)
     is_scored = chunk.is_real & scores
-    told, next_logits, is_nan, segment = _read(
+    told, next_logits, is_nan, segment = read(
         model,
         chunk.tokens,
         chunk.is_real,
@@ -112,14 +107,14 @@ def generate(
     sampler = _sampler(model, sampling, starts, sample_ids, steps, eos, token_bytes)
     strategy = WithCandidates(sampler, candidates)
     past = tuple(result.segment for result in prefix_chunks)
-    state = _begin(model, text.tokens, text.is_real, prefix_chunks[-1].next_logits, strategy)
+    state = begin(model, text.tokens, text.is_real, prefix_chunks[-1].next_logits, strategy)
     *_, state = decode_all(model, past, state, strategy)
     rows = jax.device_get(state.rows)
     _check_numbers(bool(np.isnan(rows.logprobs).any()))
     chunk = Chunk(*align_left(rows.tokens, np.arange(rows.slots) < rows.lengths[:, None]))
     width = chunk.tokens.shape[1]
     ids, logprobs = jax.device_get(strategy.candidates(state.memory))
-    next_logits, segment = _end(model, past, state, slots=width)
+    next_logits, segment = end(model, past, state, slots=width)
     return chunk, ChunkResult(
         model,
         text.repeat(len(chunk)),
@@ -177,8 +172,9 @@ def _sampler(
         options = own.resolve({}) if isinstance(own, GenerationOptions) else own
         check_number("a sample id", sample, int, 0)
         options.check_ids(model.config.vocab_size)
-        if options.num_samples != 1:
-            raise InputError("num_samples is of no use here: give a sample id for each row")
+        for name in ("num_samples", "num_beams"):
+            if getattr(options, name) != 1:
+                raise InputError(f"chunks take no {name}: give a sample id for each row")
         if options.stop_strings and not token_bytes:
             raise InputError(f"stop: {options.stop_strings[0]!r} is a text; give token_bytes")
         most = min(steps, options.max_new_tokens or steps)
@@ -187,80 +183,3 @@ def _sampler(
         limits.append(options.new_tokens(start, model.config.context_length))
     sampler = Sampler.of(rows, limits, eos=eos, token_bytes=token_bytes)
     return dataclasses.replace(sampler, sample=jnp.asarray(sample_ids, jnp.int32))
-
-
-@partial(jax.jit, static_argnames="candidates")
-def _read(
-    model: GPTNeoX,
-    tokens: Int[Array, "B T"],
-    is_real: Bool[Array, "B T"],
-    is_scored: Bool[Array, "B T"],
-    past: tuple[Segment, ...],
-    first_logits: Float[Array, "b V"],
-    *,
-    candidates: int,
-) -> tuple[Scores, Float[Array, "B V"], Bool[Array, ""], Segment]:
-    """Scores, the next logits, whether they hold a NaN, and the segment.
-
-    `first_logits` are those of the rows' first tokens, which the text before them gives.
-    """
-    hidden, segment = model(tokens, is_real, past)
-    lengths = is_real.sum(-1)
-    last = jnp.maximum(lengths - 1, 0)[:, None, None]
-    next_logits = model.logits(jnp.take_along_axis(hidden, last, axis=1)[:, 0])
-    scores = _scores_after(model, hidden, jnp.where(is_scored, tokens, NOT_ASKED), candidates)
-    is_nan = jnp.isnan(scores.logprob).any() | jnp.isnan(next_logits).any()
-    first_logits = jnp.repeat(first_logits, len(tokens) // len(first_logits), axis=0)
-    first = scores_of(first_logits, tokens[:, 0], candidates)
-    scores = jax.tree.map(
-        lambda all, one: jnp.roll(all, 1, axis=1).at[:, 0].set(one), scores, first
-    )
-    # A row may have no token of its own here.
-    next_logits = jnp.where(lengths[:, None] > 0, next_logits, first_logits)
-    told = jax.tree.map(lambda x: constrain(x, model.mesh), (scores, next_logits))
-    return *told, is_nan, segment
-
-
-def _scores_after(
-    model: GPTNeoX, hidden: Float[Array, "B T D"], tokens: Int[Array, "B T"], candidates: int
-) -> Scores:
-    """What each place says of the token that follows it in its row; of the last one nothing."""
-    rows, width = tokens.shape
-    targets = jnp.pad(tokens[:, 1:], ((0, 0), (0, 1)), constant_values=NOT_ASKED)
-    flat = hidden.reshape(rows * width, -1)
-    scores = token_scores(model, flat, targets.reshape(-1), candidates=candidates)
-    return jax.tree.map(lambda x: x.reshape(rows, width, *x.shape[1:]), scores)
-
-
-@jax.jit
-def _begin(
-    model: GPTNeoX,
-    tokens: Int[Array, "B T"],
-    is_real: Bool[Array, "B T"],
-    next_logits: Float[Array, "B V"],
-    strategy: Strategy,
-) -> State:
-    state = State.begin(model, strategy, align_right(tokens, is_real), next_logits)
-    return state.constrain(model.mesh)
-
-
-@partial(jax.jit, static_argnames="slots")
-def _end(
-    model: GPTNeoX, past: tuple[Segment, ...], state: State, *, slots: int
-) -> tuple[Float[Array, "R V"], Segment]:
-    """The logits after each row's last token, and the segment of each row up to there.
-
-    The loop leaves the newest token's keys and values out, and goes on in rows that are done.
-    """
-    last = (state.rows.lengths - 1)[:, None]
-    slot = jnp.arange(state.rows.slots)
-    earlier = Segment(state.generated.kv, slot < last)
-    token = jnp.take_along_axis(state.rows.tokens, last, axis=1)
-    hidden, newest = model(token, jnp.ones(token.shape, bool), (*past, earlier))
-
-    def with_last(old: Array, new: Array) -> Array:
-        return jnp.where((slot == last)[:, None, :, None], new, old)[..., :slots, :]
-
-    kv = jax.tree.map(with_last, earlier.kv, newest.kv)
-    segment = Segment(kv, (slot <= last)[:, :slots]).constrain(model.mesh)
-    return constrain(model.logits(hidden[:, 0]), model.mesh), segment

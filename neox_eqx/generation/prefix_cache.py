@@ -5,6 +5,8 @@ import hashlib
 from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
 
+import numpy as np
+
 from neox_eqx.errors import InputError
 from neox_eqx.generation.chunk import Chunk
 from neox_eqx.generation.chunk_result import ChunkResult, check_model
@@ -62,6 +64,8 @@ class PrefixCache:
 
     def prefill(self, chunk: Chunk) -> ChunkResult:
         """What `prefill(model, [], chunk)` returns, where only what is new of each row is read.
+
+        Scores of tokens that are known are those of the first time; there are no candidates.
 
         Raises:
             InputError: as `prefill`.
@@ -151,7 +155,7 @@ def _digests(tokens: tuple[int, ...]) -> tuple[bytes, ...]:
     """Of the first token, of the first two, ..., of all."""
     text = hashlib.sha256()
     digests = []
-    for token in tokens:
-        text.update(token.to_bytes(4, "little"))
+    for token in np.array(tokens, np.int32):
+        text.update(token.tobytes())
         digests.append(text.digest())
     return tuple(digests)

@@ -72,14 +72,16 @@ def _scores(
     model: GPTNeoX, hidden: Float[Array, "C D"], targets: Int[Array, " C"], candidates: int
 ) -> Scores:
     hidden = constrain(hidden, model.mesh, "rows", None)
-    return scores_of(
-        constrain(model.logits(hidden), model.mesh, "rows", "vocab"), targets, candidates
-    )
+    logits = constrain(model.logits(hidden), model.mesh, "rows", "vocab")
+    return scores_of(logits, targets, candidates)
 
 
 def scores_of(logits: Float[Array, "C V"], targets: Int[Array, " C"], candidates: int) -> Scores:
     """Scores each target by the logits of its place."""
-    normaliser = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+    # Less the largest before all else: of a token that is nearly certain, whose logarithm is
+    # near 0, the difference of two large numbers would leave little.
+    logits = logits - logits.max(-1, keepdims=True)
+    normaliser = jnp.log(jnp.exp(logits).sum(-1, keepdims=True))
     of_target = jnp.take_along_axis(logits, targets[:, None], axis=-1)
     best, tokens = lax.top_k(logits, candidates)
     return Scores(

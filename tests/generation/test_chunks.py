@@ -254,8 +254,10 @@ def test_wrong_chunks_and_options_are_refused(chunks: list[ChunkResult]) -> None
         generate(MODEL, GREEDY, chunks[:2], range(4), 3)
     with refused("steps must be a whole number of at least 1"):
         write(steps=0)
-    with refused("num_samples"):
+    with refused("chunks take no num_samples"):
         write(dataclasses.replace(GREEDY, num_samples=2))
+    with refused("chunks take no num_beams"):
+        write(dataclasses.replace(GREEDY, num_beams=2))
     with refused("'x' is a text"):
         write(dataclasses.replace(GREEDY, stop=("x",)))
     with refused("suppress_tokens: token id 96"):
