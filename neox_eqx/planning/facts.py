@@ -56,8 +56,8 @@ class Facts:
 
 
 def decode_facts(model: GPTNeoX, compiled: Compiled, chip: Chip) -> Facts:
-    _, prompt, state, *_ = compiled.arguments
-    cache = local_bytes((prompt.kv, state.generated.kv))
+    _, _, state, *_ = compiled.arguments
+    cache = cache_bytes(compiled)
     # Each key and each value is multiplied and added once.
     attention = 2 * cache / model.dtype.itemsize
     return _facts(
@@ -66,7 +66,7 @@ def decode_facts(model: GPTNeoX, compiled: Compiled, chip: Chip) -> Facts:
         read_program(compiled.program.as_text()).loop_body(),
         chip,
         minimum=weights_read(model) + cache,
-        flops=2 * len(state.lengths) * _matrix_elements(model) + attention,
+        flops=2 * len(state.rows.lengths) * _matrix_elements(model) + attention,
         aliased=local_bytes(state.generated.kv),
     )
 

@@ -43,13 +43,13 @@ def test_settings_that_do_nothing_are_no_reason_to_warn(tmp_path: Path) -> None:
 
 
 def test_settings_that_are_not_applied_are_named_in_one_warning(tmp_path: Path) -> None:
-    fields = {"num_beams": 4, "top_p": 0.9, "forced_eos_token_id": 5, "repetition_penalty": 1.2}
+    fields = {"guidance_scale": 4, "num_beams": 3, "top_p": 0.9, "forced_eos_token_id": 5}
     with pytest.warns(UserWarning) as warned:
         assert read_generation_config(written(tmp_path, fields)) == fields
     (warning,) = warned
     message = str(warning.message)
-    assert "sets forced_eos_token_id 5, num_beams 4, which" in message
-    assert "top_p" not in message and "\n" not in message
+    assert "sets forced_eos_token_id 5, guidance_scale 4, which" in message
+    assert "top_p" not in message and "num_beams" not in message and "\n" not in message
 
 
 @pytest.mark.parametrize(
