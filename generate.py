@@ -34,6 +34,8 @@ class Options:
     generation: tyro.conf.OmitArgPrefixes[GenerationOptions] = GenerationOptions()
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Of parameters and computation; float32 on a CPU, bfloat16 on an accelerator."""
+    soft_prompt: Path | None = None
+    """A directory with a soft prompt or a prefix, of train.py or PEFT, to stand before prompts."""
     quantize: Literal["int8"] | None = None
     """Round the weights of the layers, and of a head that is not the embedding, to 8 bits."""
     mesh: str = "auto"
@@ -64,6 +66,7 @@ def main(options: Options) -> None:
             quantize=options.quantize,
             mask_unknown_tokens=options.mask_unknown_tokens,
             bitwise=options.bitwise,
+            soft_prompt=options.soft_prompt,
         )
         work = (prompts, own_options)
         if options.stream and not options.output:

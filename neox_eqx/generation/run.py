@@ -20,6 +20,7 @@ from neox_eqx.generation.stop_strings import TokenBytes
 from neox_eqx.generation.stopping import REASONS
 from neox_eqx.generation.strategy import Strategy
 from neox_eqx.model.neox import GPTNeoX
+from neox_eqx.model.segment import Segment
 from neox_eqx.sharding.distributed import is_first
 
 
@@ -57,6 +58,7 @@ def run(
     eos: Sequence[int],
     known: np.ndarray | None = None,
     token_bytes: TokenBytes = (),
+    past: tuple[Segment, ...] = (),
     stride: int | None = None,
     multiple: int = 1,
 ) -> Iterator[list[Row]]:
@@ -66,7 +68,8 @@ def run(
     the number of tokens between two lists; None yields seldom and is fastest. All requests ask
     for the same number of samples, and of beams. Where `known` is given, (V,) of bool, only its
     tokens are chosen. `token_bytes` are what the vocabulary's tokens spell, for requests that
-    stop at texts. What runs is filled up to a `multiple` of requests.
+    stop at texts. The `past`, segments of one row, stands before all prompts. What runs is filled
+    up to a `multiple` of requests.
 
     Raises:
         InputError: a prompt does not fit, a token id is not the model's, or its logits became NaN.
@@ -75,8 +78,7 @@ def run(
         request.options.check_ids(model.config.vocab_size)
     wanted = [request.options.num_completions for request in requests]
     limits = [
-        request.options.new_tokens(len(request.tokens), model.config.context_length)
-        for request in requests
+        request.options.new_tokens(len(request.tokens), room(model, past)) for request in requests
     ]
     # On a mesh the prompts must divide over its data axis. More of the last, of one token each.
     data = model.mesh.shape["data"] if model.mesh else 1
@@ -86,8 +88,8 @@ def run(
     tokens, valid = pad_prompts([request.tokens for request in requests], model.config.vocab_size)
     options = [request.options for request in requests]
     strategy = strategy_of(options, limits, eos=eos, known=known, token_bytes=token_bytes)
-    prompt, first = prefill(model, tokens, valid, strategy)
-    states = decode_all(model, (prompt,), first, strategy, stride=stride)
+    prompt, first = prefill(model, tokens, valid, strategy, past)
+    states = decode_all(model, (*past, prompt), first, strategy, stride=stride)
     if strategy.moves:  # what a search has found is not settled before its end
         states = iter(deque(states, maxlen=1))
     for state in states:
@@ -102,6 +104,11 @@ def strategy_of(
     """How requests of as many beams are answered; the arguments are those of `Sampler.of`."""
     kind = Sampler if options[0].num_beams == 1 else BeamSearch
     return kind.of(options, limits, **settings)
+
+
+def room(model: GPTNeoX, past: Sequence[Segment]) -> int:
+    """How many tokens the model has positions for after the past."""
+    return model.config.context_length - sum(segment.slots for segment in past)
 
 
 def pad_prompts(prompts: Sequence[Sequence[int]], vocab_size: int) -> tuple[jax.Array, jax.Array]:

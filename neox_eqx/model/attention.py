@@ -12,14 +12,15 @@ from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.model.dropout import Dropout
 from neox_eqx.model.flash import Flash
 from neox_eqx.model.layers import Linear
+from neox_eqx.model.lora import LoRALinear
 from neox_eqx.model.rotary import Rotary
 from neox_eqx.model.segment import KV
 from neox_eqx.sharding.rules import Place, anywhere
 
 
 class Attention(eqx.Module):
-    query_key_value: Linear
-    dense: Linear
+    query_key_value: Linear | LoRALinear
+    dense: Linear | LoRALinear
     num_heads: int = eqx.field(static=True)
 
     @classmethod

@@ -12,14 +12,15 @@ from neox_eqx.model.attention import Attention
 from neox_eqx.model.dropout import Dropout
 from neox_eqx.model.flash import Flash
 from neox_eqx.model.layers import LayerNorm, Linear
+from neox_eqx.model.lora import LoRALinear
 from neox_eqx.model.rotary import Rotary
 from neox_eqx.model.segment import KV
 from neox_eqx.sharding.rules import Place, anywhere
 
 
 class MLP(eqx.Module):
-    dense_h_to_4h: Linear
-    dense_4h_to_h: Linear
+    dense_h_to_4h: Linear | LoRALinear
+    dense_4h_to_h: Linear | LoRALinear
     hidden_act: str = eqx.field(static=True)
 
     @classmethod

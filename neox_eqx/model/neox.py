@@ -114,16 +114,25 @@ class GPTNeoX(eqx.Module):
         A token's position is the number of valid tokens before it in its row, so padding may
         stand anywhere. `valid` is False at padding, whose hidden states mean nothing.
         """
+        return self.read(self.embed_in(tokens), valid, past)
+
+    def read(
+        self,
+        embeddings: Float[Array, "B T D"],
+        valid: Bool[Array, "B T"],
+        past: Sequence[Segment] = (),
+    ) -> tuple[Float[Array, "B T D"], Segment]:
+        """As a call, of embeddings that need not be those of tokens."""
         positions = _positions(valid, past)
         mask: Bool[Array, "B T U"] | Flash
-        if not past and Flash.fits(tokens.shape[1], self.mesh):
+        if not past and Flash.fits(valid.shape[1], self.mesh):
             mask = Flash(valid.astype(jnp.int32), self.mesh)
         else:
             mask = _mask(valid, past)
         longest = jnp.where(valid, positions, 0).max(-1) + 1
         rotary = Rotary.at(self.config, positions, longest)
         # Zero at padding: whatever stood there, NaN included, is multiplied by attention's zeros.
-        x = jnp.where(valid[..., None], self.embed_in(tokens), 0)
+        x = jnp.where(valid[..., None], embeddings, 0)
         x = self.place(x, "batch", None, "embed")
         x, kv = self._run_layers(x, rotary, past, mask)
         x = self.place(x, "batch", None, "embed")

@@ -16,18 +16,19 @@ from tqdm import tqdm
 from neox_eqx.checkpoint.hub import resolve
 from neox_eqx.checkpoint.load import load
 from neox_eqx.errors import InputError
-from neox_eqx.generation.lengths import bucket
 from neox_eqx.generation.options import GenerationOptions, ResolvedOptions
-from neox_eqx.generation.run import Request, run
+from neox_eqx.generation.run import Request, room, run
 from neox_eqx.generation.stop_strings import TokenBytes
 from neox_eqx.model.neox import GPTNeoX
+from neox_eqx.model.prompt import read_prompt
+from neox_eqx.model.segment import Segment
 from neox_eqx.sharding.distributed import agreed, check_equal
+from neox_eqx.text.batches import ROWS_OF_BITWISE, batches
 from neox_eqx.text.completion import Completion, Event, GrowingText
 from neox_eqx.text.generation_config import read_generation_config
+from neox_eqx.text.soft_prompt import agreed_prompt
 from neox_eqx.text.tokenizer import load_tokenizer
 from neox_eqx.text.words import bad_word_ids, token_bytes
-
-ROWS_OF_BITWISE = 8
 
 _DEFAULTS = GenerationOptions()
 
@@ -49,6 +50,8 @@ class TextGenerator:
     bitwise: bool = False
     """Give a request the same bits whatever it runs with, on the same devices: every program has
     ROWS_OF_BITWISE prompts of one length in slots, filled up where there are fewer."""
+    past: tuple[Segment, ...] = ()
+    """What stands before every prompt."""
 
     @classmethod
     def load(
@@ -60,11 +63,14 @@ class TextGenerator:
         quantize: str | None = None,
         mask_unknown_tokens: bool = False,
         bitwise: bool = False,
+        soft_prompt: str | Path | None = None,
     ) -> "TextGenerator":
         """Loads a checkpoint directory in Hugging Face or native layout, or a Hub id.
 
         `dtype` is that of the parameters and of the computation: float32 on a CPU and bfloat16
-        on an accelerator unless given. `mesh` and `quantize` are those of `load`.
+        on an accelerator unless given. `mesh` and `quantize` are those of `load`. `soft_prompt`
+        is a directory of PEFT's format with a soft prompt, or a prefix of keys and values, which
+        stands before every prompt and takes positions of the context.
 
         Raises:
             InputError: something is missing or broken; the message names the file.
@@ -75,8 +81,11 @@ class TextGenerator:
             defaults = read_generation_config(directory)
         what = f"{directory}, its tokenizer or generation_config.json,"
         check_equal(what, (tokenizer.to_str(), defaults))
+        # Before the model, which may take minutes to load.
+        prompts = [agreed_prompt(soft_prompt, directory / "config.json")] if soft_prompt else []
         model = load(directory, dtype=dtype, mesh=mesh, quantize=quantize)
-        return cls(model, tokenizer, defaults, mask_unknown_tokens, bitwise)
+        past = tuple(read_prompt(prompt, model) for prompt in prompts)
+        return cls(model, tokenizer, defaults, mask_unknown_tokens, bitwise, past)
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
@@ -170,13 +179,16 @@ class TextGenerator:
         texts_stop = any(request.options.stop_strings for request in requests)
         counts = [request.options.num_completions for request in requests]
         firsts = list(itertools.accumulate(counts, initial=0))
-        for batch in self._batches(requests, batch_size, in_order=stride is not None):
+        for batch in batches(
+            requests, batch_size, in_order=stride is not None, bitwise=self.bitwise
+        ):
             rows_of = run(
                 self.model,
                 [requests[index] for index in batch],
                 eos=self.eos_token_ids,
                 known=self._known_tokens() if self.mask_unknown_tokens else None,
                 token_bytes=self._token_bytes if texts_stop else (),
+                past=self.past,
                 stride=stride,
                 multiple=ROWS_OF_BITWISE if self.bitwise else 1,
             )
@@ -202,7 +214,7 @@ class TextGenerator:
             tokens = (bos,)
         request = Request(tokens, self._with_ids(options.resolve(self.defaults)))
         request.options.check_ids(self.model.config.vocab_size)
-        request.options.new_tokens(len(tokens), self.model.config.context_length)
+        request.options.new_tokens(len(tokens), room(self.model, self.past))
         if request.options.temperature == 0:
             _warn_of_idle_options(options)
         return request
@@ -215,28 +227,6 @@ class TextGenerator:
             for ids in (bad_word_ids(self.tokenizer, word) if isinstance(word, str) else [word])
         ]
         return dataclasses.replace(options, bad_words=tuple(bad))
-
-    def _batches(
-        self, requests: Sequence[Request], size: int, *, in_order: bool
-    ) -> Iterator[list[int]]:
-        """Indices of requests that run together: as many beams and samples each, similar lengths.
-
-        `in_order` leaves them as they come, for a reader who waits for the first.
-        """
-
-        def kind(index: int) -> tuple[int, ...]:
-            options, length = requests[index].options, len(requests[index].tokens)
-            slots = bucket(length) if self.bitwise else 0
-            return options.num_beams, options.num_samples, slots
-
-        indices = list(range(len(requests)))
-        if not in_order:
-            indices.sort(key=lambda index: (kind(index), len(requests[index].tokens)))
-        size = ROWS_OF_BITWISE if self.bitwise else size
-        for _, group in itertools.groupby(indices, kind):
-            members = list(group)
-            for start in range(0, len(members), size):
-                yield members[start : start + size]
 
     @cached_property
     def _token_bytes(self) -> TokenBytes:

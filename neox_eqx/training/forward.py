@@ -1,5 +1,7 @@
 """The model's forward pass as training needs it: no keys and values are kept."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -9,7 +11,9 @@ from neox_eqx.model.block import Block
 from neox_eqx.model.dropout import Dropout
 from neox_eqx.model.flash import Flash
 from neox_eqx.model.neox import GPTNeoX
+from neox_eqx.model.prompt import Prompt
 from neox_eqx.model.rotary import Rotary
+from neox_eqx.model.segment import KV, Segment
 from neox_eqx.sharding.rules import constrain
 from neox_eqx.training.batch import Batch
 from neox_eqx.training.gather import gather
@@ -17,23 +21,34 @@ from neox_eqx.training.recipe import Recipe
 
 
 def hidden_states(
-    model: GPTNeoX, batch: Batch, recipe: Recipe, dropout: Dropout | None = None
+    model: GPTNeoX,
+    batch: Batch,
+    recipe: Recipe,
+    dropout: Dropout | None = None,
+    prompt: Prompt | None = None,
 ) -> Float[Array, "B T D"]:
-    """The final hidden states, in the model's dtype; at padding they mean nothing."""
+    """The final hidden states, in the model's dtype; at padding they mean nothing.
+
+    The prompt stands before each document. Nothing of it is dropped out while it is read.
+    """
     mesh = model.mesh
-    positions = batch.positions()
+    past = None if prompt is None else prompt.segment(model)
+    positions = batch.positions() + (0 if past is None else past.slots)
     rotary = Rotary.at(model.config, positions, positions.max(-1) + 1)
     table = gather(model.embed_in, mesh).weight
     x = jnp.where(batch.documents[..., None] > 0, _look_up(table, batch.tokens), 0)
     x = constrain(x, mesh, "rows", None, None)
     if dropout is not None:
         x = dropout.drop_hidden(x, 0)
-    x = _run_layers(model, x, rotary, _mask(model, batch), recipe, dropout)
+    x = _run_layers(model, x, rotary, past, _mask(model, batch, past), recipe, dropout)
     return gather(model.final_layer_norm, mesh)(x)
 
 
-def _mask(model: GPTNeoX, batch: Batch) -> Bool[Array, "B T T"] | Flash:
-    """The kernel knows no dropout."""
+def _mask(model: GPTNeoX, batch: Batch, past: Segment | None) -> Bool[Array, "B T U"] | Flash:
+    """The kernel knows neither dropout nor a past."""
+    if past is not None:
+        whole = jnp.ones((*batch.tokens.shape, past.slots), bool)
+        return jnp.concatenate([whole, batch.mask()], axis=-1)
     length = batch.tokens.shape[1]
     if model.config.attention_dropout == 0 and Flash.fits(length, model.mesh):
         return Flash(batch.documents, model.mesh)
@@ -44,26 +59,30 @@ def _run_layers(
     model: GPTNeoX,
     x: Float[Array, "B T D"],
     rotary: Rotary,
-    mask: Bool[Array, "B T T"] | Flash,
+    past: Segment | None,
+    mask: Bool[Array, "B T U"] | Flash,
     recipe: Recipe,
     dropout: Dropout | None,
 ) -> Float[Array, "B T D"]:
     """Each layer gathers its parameters for itself, and again when it is computed again."""
 
-    def run(x: Float[Array, "B T D"], block: Block, index: int | Int[Array, ""]):
+    def run(
+        x: Float[Array, "B T D"], block: Block, past: tuple[KV, ...], index: int | Int[Array, ""]
+    ) -> Float[Array, "B T D"]:
         block = gather(block, model.mesh)
         own = None if dropout is None else dropout.layer(index)
-        x, _ = block(x, rotary, (), mask, own)
+        x, _ = block(x, rotary, past, mask, own)
         return constrain(x, model.mesh, "rows", None, None)
 
     if recipe.remat:
         run = jax.checkpoint(run)
     if isinstance(model.layers, tuple):
         for index, block in enumerate(model.layers):
-            x = run(x, block, index)
+            x = run(x, block, () if past is None else (past.layer(index),), index)
         return x
-    indices = jnp.arange(model.config.num_hidden_layers)
-    return lax.scan(lambda x, layer: (run(x, *layer), None), x, (model.layers, indices))[0]
+    past_kv: Any = () if past is None else (past.kv,)  # one KV, as the layers are
+    layers = (model.layers, past_kv, jnp.arange(model.config.num_hidden_layers))
+    return lax.scan(lambda x, layer: (run(x, *layer), None), x, layers)[0]
 
 
 @jax.custom_vjp

@@ -7,19 +7,19 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float32, Int
 
-from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.training.recipe import Recipe
+from neox_eqx.training.trained import Trained
 
 
-def first_moments(recipe: Recipe, model: GPTNeoX) -> optax.OptState:
+def first_moments(recipe: Recipe, model: Trained) -> optax.OptState:
     """The optimiser's state before the first update."""
     return _optimizer(recipe).init(model)
 
 
 def update(
-    recipe: Recipe, gradients: GPTNeoX, moments: optax.OptState, model: GPTNeoX
-) -> tuple[GPTNeoX, optax.OptState]:
-    """The model and the optimiser's state after one update."""
+    recipe: Recipe, gradients: Trained, moments: optax.OptState, model: Trained
+) -> tuple[Trained, optax.OptState]:
+    """What is trained and the optimiser's state after one update."""
     # optax mixes dtypes, as in b1 ** count, which the caller may have forbidden.
     with jax.numpy_dtype_promotion("standard"):
         updates, moments = _optimizer(recipe).update(gradients, moments, model)
@@ -57,8 +57,8 @@ def _optimizer(recipe: Recipe) -> optax.GradientTransformation:
     )
 
 
-def _decaying(model: GPTNeoX) -> GPTNeoX:
-    """True in place of each matrix, and False of each bias and norm."""
+def _decaying(model: Trained) -> Trained:
+    """True in place of each matrix, LoRA's too, and False of each bias, norm and prompt."""
 
     def of_layer(layer: Any) -> Any:
         def decays(path: tuple[Any, ...], _: jax.Array) -> bool:

@@ -13,18 +13,18 @@ from jaxtyping import Array, Int
 
 from neox_eqx.checkpoint.fit import model_shapes
 from neox_eqx.config import GPTNeoXConfig
-from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.sharding.rules import TRAINING_RULES, parameter_shardings, sharding
 from neox_eqx.training.batch import Batch
 from neox_eqx.training.optimizer import first_moments
 from neox_eqx.training.recipe import Recipe
+from neox_eqx.training.trained import Trained
 
 
 class TrainState(eqx.Module):
     """All that a checkpoint needs beside the recipe and the place in the data, which is `step`."""
 
-    model: GPTNeoX
-    """The trained parameters in float32; None in place of each that is frozen."""
+    model: Trained
+    """What is trained, in float32; None in place of each parameter that is frozen."""
     optimizer: optax.OptState
     step: Int[Array, ""]
     """Batches so far, those that were skipped included."""
@@ -34,7 +34,7 @@ class TrainState(eqx.Module):
     """Of these the last ones, with none between them that was taken."""
 
     @classmethod
-    def start(cls, model: GPTNeoX, recipe: Recipe) -> "TrainState":
+    def start(cls, model: Trained, recipe: Recipe) -> "TrainState":
         """The state before the first step, spread over the model's mesh.
 
         The parameters are copied, since a step consumes its state.
@@ -48,7 +48,7 @@ class TrainState(eqx.Module):
         return self if mesh is None else lax.with_sharding_constraint(self, state_shardings(self))
 
 
-def _fresh(model: GPTNeoX, recipe: Recipe) -> TrainState:
+def _fresh(model: Trained, recipe: Recipe) -> TrainState:
     # Three zeros, and not one in three places: the buffers of a state are donated one by one.
     counts = [jnp.zeros((), jnp.int32) for _ in range(3)]
     return TrainState(model, first_moments(recipe, model), *counts).constrain()
@@ -62,10 +62,10 @@ def state_shardings(state: TrainState) -> TrainState:
     parameters = parameter_shardings(state.model, mesh, TRAINING_RULES)
 
     def place(node: Any) -> Any:
-        """The optimiser's state holds trees like the model's, and single numbers."""
-        return parameters if isinstance(node, GPTNeoX) else everywhere
+        """The optimiser's state holds trees like the parameters', and single numbers."""
+        return parameters if isinstance(node, Trained) else everywhere
 
-    return jax.tree.map(place, state, is_leaf=lambda node: isinstance(node, GPTNeoX))
+    return jax.tree.map(place, state, is_leaf=lambda node: isinstance(node, Trained))
 
 
 def abstract_step(

@@ -1,12 +1,14 @@
 """The training step: a batch's loss and gradients, and the update they make."""
 
 from functools import partial
+from typing import TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float32, Int
 
 from neox_eqx.model.dropout import Dropout
@@ -19,6 +21,9 @@ from neox_eqx.training.loss import cross_entropy
 from neox_eqx.training.optimizer import learning_rate, update
 from neox_eqx.training.recipe import Recipe
 from neox_eqx.training.state import TrainState
+from neox_eqx.training.trained import Trained, join
+
+Parameters = TypeVar("Parameters")
 
 
 class Metrics(eqx.Module):
@@ -41,8 +46,8 @@ def train_step(
 ) -> tuple[TrainState, Metrics]:
     """One update by one batch; the state's buffers are used for the new one.
 
-    `frozen` holds the parameters that `state.model` has None for. A batch in which nothing has a
-    weight has no loss: it counts as not finite.
+    `frozen` is what `trainable` returns with the trained; its buffers stay. A batch in which
+    nothing has a weight has no loss: it counts as not finite.
     """
     loss, weight, gradients = loss_and_gradients(state.model, batch, recipe, state.step, frozen)
     norm = optax.tree.norm(gradients)
@@ -66,12 +71,12 @@ def train_step(
 
 
 def loss_and_gradients(
-    model: GPTNeoX,
+    trained: Trained,
     batch: Batch,
     recipe: Recipe,
     step: Int[Array, ""],
     frozen: GPTNeoX | None = None,
-) -> tuple[Float32[Array, ""], Float32[Array, ""], GPTNeoX]:
+) -> tuple[Float32[Array, ""], Float32[Array, ""], Trained]:
     """The mean loss by weight, the sum of the weights, and the gradients in float32.
 
     A batch in parts gives what it gives as a whole, since each part's sum is divided by the
@@ -80,61 +85,65 @@ def loss_and_gradients(
     weight = batch.targets()[1].sum().astype(jnp.float32)
     key = jax.random.fold_in(jax.random.key(recipe.seed), step)
 
-    def gradients_of(part: Batch, index: Int[Array, ""]) -> tuple[Float32[Array, ""], GPTNeoX]:
-        def mean(trained: GPTNeoX) -> Float32[Array, ""]:
-            whole = trained if frozen is None else eqx.combine(trained, frozen)
-            return summed_loss(whole, part, recipe, jax.random.fold_in(key, index)) / weight
+    def gradients_of(part: Batch, index: Int[Array, ""]) -> tuple[Float32[Array, ""], Trained]:
+        def mean(trained: Trained) -> Float32[Array, ""]:
+            own_key = jax.random.fold_in(key, index)
+            return summed_loss(trained, part, recipe, own_key, frozen) / weight
 
         # By the parameters as they are computed with: the gradients of all layers are held at
         # once, and would take twice the bytes in float32 without being any more exact.
-        loss, gradients = jax.value_and_grad(mean)(_cast(model, recipe.compute_dtype))
+        loss, gradients = jax.value_and_grad(mean)(_cast(trained, recipe.compute_dtype))
         return loss, _spread(_cast(gradients, "float32"))
 
     if recipe.accumulate == 1:
         loss, gradients = gradients_of(batch, jnp.int32(0))
         return loss, weight, gradients
 
-    def add(total: tuple[Float32[Array, ""], GPTNeoX], part: tuple[Batch, Int[Array, ""]]):
+    def add(total: tuple[Float32[Array, ""], Trained], part: tuple[Batch, Int[Array, ""]]):
         return jax.tree.map(jnp.add, total, gradients_of(*part)), None
 
-    zeros = _spread(jax.tree.map(jnp.zeros_like, model))
-    parts = (_split(batch, recipe.accumulate, model), jnp.arange(recipe.accumulate))
+    zeros = _spread(jax.tree.map(jnp.zeros_like, trained))
+    parts = (_split(batch, recipe.accumulate, trained.mesh), jnp.arange(recipe.accumulate))
     (loss, gradients), _ = lax.scan(add, (jnp.float32(0), zeros), parts)
     return loss, weight, gradients
 
 
 def summed_loss(
-    model: GPTNeoX, batch: Batch, recipe: Recipe, key: jax.Array | None = None
+    trained: Trained,
+    batch: Batch,
+    recipe: Recipe,
+    key: jax.Array | None = None,
+    frozen: GPTNeoX | None = None,
 ) -> Float32[Array, ""]:
     """The sum over the batch of weight × cross-entropy of the next token.
 
     With a key the config's dropout is applied, as in training; without, as in evaluation, none.
     """
     # Before anything is gathered, so that half the bytes travel.
-    model = _cast(model, recipe.compute_dtype)
+    model, prompt = join(*_cast((trained, frozen), recipe.compute_dtype))
     dropout = None if key is None else Dropout.of(model.config, key)
-    hidden = hidden_states(model, batch, recipe, dropout)
+    hidden = hidden_states(model, batch, recipe, dropout, prompt)
     head = gather(model.head, model.mesh)
     targets, weights = batch.targets()
     return cross_entropy(hidden, head.weight, targets, weights, recipe.loss_chunk, model.mesh)
 
 
-def _split(batch: Batch, parts: int, model: GPTNeoX) -> Batch:
+def _split(batch: Batch, parts: int, mesh: Mesh | None) -> Batch:
     """The parts as a leading axis: of each device's rows as many in every part."""
 
     def split(x: Array) -> Array:
         rows, length = x.shape
         x = x.reshape(rows // parts, parts, length).swapaxes(0, 1)
-        return constrain(x, model.mesh, None, "rows", None)
+        return constrain(x, mesh, None, "rows", None)
 
     return jax.tree.map(split, batch)
 
 
-def _cast(model: GPTNeoX, dtype: str) -> GPTNeoX:
-    return jax.tree.map(lambda x: x.astype(dtype), model)
+def _cast(parameters: Parameters, dtype: str) -> Parameters:
+    return jax.tree.map(lambda x: x.astype(dtype), parameters)
 
 
-def _spread(gradients: GPTNeoX) -> GPTNeoX:
+def _spread(gradients: Trained) -> Trained:
     mesh = gradients.mesh
     if mesh is None:
         return gradients

@@ -5,11 +5,19 @@ import functools
 import math
 import re
 
+import jax
+import jax.numpy as jnp
+
 from neox_eqx.config import GPTNeoXConfig
+from neox_eqx.model.adapt import TARGETS
+from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.sharding.mesh import make_mesh
+from neox_eqx.training.batch import Batch
 from neox_eqx.training.recipe import Recipe
-from neox_eqx.training.state import abstract_step
+from neox_eqx.training.state import TrainState, abstract_step
 from neox_eqx.training.step import train_step
+from neox_eqx.training.trained import trainable
+from neox_eqx.training.tuning import Tuning
 
 ROWS, LENGTH, VOCAB, LAYERS = 16, 64, 320, 3
 # No two of its sizes are the same, nor any product of the batch's that is looked for.
@@ -65,6 +73,33 @@ def test_a_layer_leaves_its_input_for_its_gradient_and_nothing_else() -> None:
     assert all(shape == [LAYERS, ROWS, LENGTH, 48] for shape in kept)
     more = kept_for_all_layers(program(dataclasses.replace(RECIPE, remat=False)))  # control
     assert max(math.prod(shape) for shape in more) > LAYERS * ROWS * LENGTH * 48
+
+
+def products(text: str) -> list[list[int]]:
+    """Shapes of the results of matrix products, in a program that is not compiled yet."""
+    found = re.findall(r"dot_general .* -> tensor<([\dx]+)xf32>", text)
+    return [[int(size) for size in shape.split("x")] for shape in found]
+
+
+def test_lora_is_not_summed_up_and_the_frozen_have_no_gradients() -> None:
+    model = GPTNeoX.init(CONFIG, stacked=True, key=jax.random.key(0))
+    tuning = Tuning(lora_rank=4, lora_targets=tuple(TARGETS))
+    trained, frozen = trainable(model, tuning, RECIPE)
+    rows = jnp.ones((ROWS, LENGTH), jnp.int32)
+    batch = Batch(rows, rows, rows.astype(jnp.float32))
+    weights = ([144, 48], [48, 48], [176, 48], [48, 176])
+    lowered = train_step.lower(TrainState.start(trained, RECIPE), batch, RECIPE, frozen)
+    everything = train_step.lower(TrainState.start(model, RECIPE), batch, RECIPE)  # control
+    assert all(weight not in products(lowered.as_text()) for weight in weights)
+    assert all(weight in products(everything.as_text()) for weight in weights)
+    # The gradient of the head is in the program, and compiling it takes that out.
+    assert made(lowered.compile().as_text(), "320,48") == []
+    assert made(program(), "320,48")
+
+
+def made(text: str, shape: str) -> list[str]:
+    """The operations of a compiled program that make arrays of this shape."""
+    return re.findall(rf"= f32\[{shape}\]\S* (?!parameter|get-tuple|bitcast)([\w-]+)\(", text)
 
 
 def weight_dtypes(recipe: Recipe) -> set[str]:

@@ -1,0 +1,85 @@
+"""What was trained beside a model, as a directory that the PEFT package loads."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from neox_eqx.checkpoint.destination import new_directory
+from neox_eqx.checkpoint.names import parameters
+from neox_eqx.checkpoint.safetensors_file import write_tensors
+from neox_eqx.config import GPTNeoXConfig
+from neox_eqx.model.adapt import adapted
+from neox_eqx.model.neox import GPTNeoX
+from neox_eqx.model.prompt import Prefix, Prompt
+from neox_eqx.sharding.distributed import is_first
+
+CONFIG = "adapter_config.json"
+TENSORS = "adapter_model.safetensors"
+EMBEDDINGS = "prompt_embeddings"
+"""The one tensor of a soft prompt, and of a prefix too."""
+
+
+def save_adapter(
+    trained: GPTNeoX | Prompt, directory: str | Path, *, config: GPTNeoXConfig, base_model: str
+) -> None:
+    """Writes the A and B of a model with LoRA, a soft prompt or a prefix in PEFT's format.
+
+    `config` is that of the model it is for, and `base_model` where PEFT finds that: a directory
+    or a Hub id. On several hosts all processes call it and the first writes. `directory` must be
+    absent or empty, and comes into being whole.
+
+    Raises:
+        InputError: the directory holds something, or cannot be written.
+    """
+    if jax.process_count() > 1:
+        trained = multihost_utils.process_allgather(trained, tiled=True)
+    if not is_first():
+        return
+    kind, tensors = _lora(trained) if isinstance(trained, GPTNeoX) else _prompt(trained, config)
+    both = dict(task_type="CAUSAL_LM", base_model_name_or_path=base_model, inference_mode=True)
+    with new_directory(Path(directory)) as partial:
+        text = json.dumps(both | kind, indent=2) + "\n"
+        (partial / CONFIG).write_text(text, encoding="utf-8")
+        layout = [(name, tensor.shape, tensor.dtype) for name, tensor in tensors.items()]
+        write_tensors(partial / TENSORS, layout, tensors.values())
+
+
+def _lora(trained: GPTNeoX) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    tensors: dict[str, np.ndarray] = {}
+    for leaf in parameters(trained):
+        array = np.asarray(leaf.array)
+        layers = array if leaf.stacked else array[None]
+        for name, layer in zip(leaf.names, layers, strict=True):
+            tensors[f"base_model.model.{name}"] = layer
+    lora = adapted(trained)[0]
+    targets = {name.split(".")[-3] for name in tensors}  # before lora_A.weight
+    own = {
+        "peft_type": "LORA",
+        "r": lora.rank,
+        "lora_alpha": lora.alpha,
+        "bias": "none",
+        "target_modules": sorted(targets),
+    }
+    return own, tensors
+
+
+def _prompt(prompt: Prompt, config: GPTNeoXConfig) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """A row a position: its embedding; or the keys of the first layer, its values, and so on."""
+    if isinstance(prompt, Prefix):
+        both = np.stack([prompt.key, prompt.value], axis=1)
+        rows = both.transpose(3, 0, 1, 2, 4).reshape(both.shape[3], -1)
+    else:
+        rows = np.asarray(prompt.embeddings)
+    own = {
+        "peft_type": "PREFIX_TUNING" if isinstance(prompt, Prefix) else "PROMPT_TUNING",
+        "num_virtual_tokens": len(rows),
+        "token_dim": config.hidden_size,
+        "num_layers": config.num_hidden_layers,
+        "num_attention_heads": config.num_attention_heads,
+        "num_transformer_submodules": 1,
+    }
+    return own, {EMBEDDINGS: rows}

@@ -1,0 +1,68 @@
+"""A model with LoRA on some of its Linears, and back to a plain one."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+from jaxtyping import PRNGKeyArray
+
+from neox_eqx.model.layers import Linear
+from neox_eqx.model.lora import LoRALinear
+from neox_eqx.model.neox import GPTNeoX
+
+TARGETS = {
+    "query_key_value": "attention",
+    "dense": "attention",
+    "dense_h_to_4h": "mlp",
+    "dense_4h_to_h": "mlp",
+}
+"""The Linears of a Block that can be adapted, and where in it they are."""
+
+
+def adapt(
+    model: GPTNeoX, targets: Sequence[str], rank: int, alpha: float, key: PRNGKeyArray
+) -> GPTNeoX:
+    """The model with LoRA on each of the `targets`, which changes nothing yet.
+
+    What it adds counts alpha / rank times.
+    """
+
+    def linears(model: GPTNeoX) -> list[Linear]:
+        blocks = model.layers if isinstance(model.layers, tuple) else (model.layers,)
+        return [
+            getattr(getattr(block, TARGETS[name]), name) for block in blocks for name in targets
+        ]
+
+    plain = linears(model)
+    keys = jax.random.split(key, len(plain))
+    with_lora = [
+        LoRALinear.init(linear, rank, alpha, key) for linear, key in zip(plain, keys, strict=True)
+    ]
+    return eqx.tree_at(linears, model, with_lora)
+
+
+def merge(model: GPTNeoX) -> GPTNeoX:
+    """The model with plain Linears that compute the same."""
+    return jax.tree.map(
+        lambda node: node.merged() if _is_adapted(node) else node, model, is_leaf=_is_adapted
+    )
+
+
+def adapted(model: GPTNeoX) -> list[LoRALinear]:
+    """The Linears of a model that LoRA is on."""
+    return list(filter(_is_adapted, jax.tree.leaves(model, is_leaf=_is_adapted)))
+
+
+def split(model: GPTNeoX) -> tuple[GPTNeoX, GPTNeoX]:
+    """The A and B of a model, and all else, each with None in the place of the other."""
+    chosen = jax.tree.map(lambda _: False, model)
+    return eqx.partition(model, eqx.tree_at(_matrices, chosen, replace_fn=lambda _: True))
+
+
+def _matrices(model: GPTNeoX) -> list[Any]:
+    return [linear.weight for node in adapted(model) for linear in (node.lora_A, node.lora_B)]
+
+
+def _is_adapted(node: Any) -> bool:
+    return isinstance(node, LoRALinear)

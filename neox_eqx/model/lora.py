@@ -1,0 +1,63 @@
+"""Low-rank adaptation (Hu et al. 2021, arXiv:2106.09685), of a Linear."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from neox_eqx.model.layers import Linear
+
+
+class LoRALinear(eqx.Module):
+    """y = x Wᵀ + b + alpha / rank · B (A x), where the sum W + alpha / rank · B A is never there.
+
+    The names are PEFT's. `lora_A` is (rank, in) and `lora_B` (out, rank), both without a bias.
+    Their axes bring them their places on a mesh, where a rank is whole everywhere.
+    """
+
+    base_layer: Linear
+    lora_A: Linear
+    lora_B: Linear
+    alpha: float = eqx.field(static=True)
+
+    @classmethod
+    def init(cls, base: Linear, rank: int, alpha: float, key: PRNGKeyArray) -> "LoRALinear":
+        """What changes nothing yet, as PEFT begins: B is 0, and A uniform within 1/√in.
+
+        A and B are in float32, with a layer axis where the weight has one.
+        """
+        *layers, out, size = base.weight.shape
+        bound = size**-0.5
+        a = jax.random.uniform(key, (*layers, rank, size), jnp.float32, -bound, bound)
+        b = jnp.zeros((*layers, out, rank), jnp.float32)
+        of_out, of_in = base.axes
+        return cls(base, Linear(a, None, ("rank", of_in)), Linear(b, None, (of_out, "rank")), alpha)
+
+    @property
+    def rank(self) -> int:
+        return self.lora_A.weight.shape[-2]
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
+
+    def __call__(self, x: Float[Array, "*B in"]) -> Float[Array, "*B out"]:
+        return self.add_bias(self.product(x))
+
+    def product(self, x: Float[Array, "*B in"]) -> Float[Array, "*B out"]:
+        within = self.lora_A(x)
+        within = within * jnp.asarray(self.scale, within.dtype)
+        return self.base_layer.product(x) + self.lora_B(within)
+
+    def add_bias(self, y: Float[Array, "*B out"]) -> Float[Array, "*B out"]:
+        return self.base_layer.add_bias(y)
+
+    def merged(self) -> Linear:
+        """The Linear that does the same, summed in float32 and rounded once to its dtype."""
+        base, precision = self.base_layer, lax.Precision.HIGHEST
+        a, b = (linear.weight.astype(jnp.float32) for linear in (self.lora_A, self.lora_B))
+        weight = base.weight.astype(jnp.float32) + self.scale * jnp.matmul(
+            b, a, precision=precision
+        )
+        return eqx.tree_at(lambda linear: linear.weight, base, weight.astype(base.weight.dtype))

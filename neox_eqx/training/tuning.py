@@ -1,0 +1,54 @@
+"""Which parameters a run trains."""
+
+import dataclasses
+
+from neox_eqx.errors import InputError
+from neox_eqx.model.adapt import TARGETS
+
+_SIZES = ("lora_rank", "prompt_tokens", "prefix_tokens")
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuning:
+    """What is trained: all parameters, unless one of the three others is asked for.
+
+    Raises:
+        InputError: more than one is, or a number is out of its range.
+    """
+
+    lora_rank: int = 0
+    """Train only matrices of this rank that are added to the layers' own; 0 for none."""
+    lora_alpha: float = 8.0
+    """What LoRA adds counts alpha / rank times."""
+    lora_targets: tuple[str, ...] = ("query_key_value",)
+    """Of query_key_value, dense, dense_h_to_4h and dense_4h_to_h, those that LoRA is on."""
+    prompt_tokens: int = 0
+    """Train only the embeddings of so many positions before the text; 0 for none."""
+    prefix_tokens: int = 0
+    """Train only the keys and values of so many positions before the text; 0 for none."""
+    prompt_text: str = ""
+    """What a soft prompt or a prefix begins as; tokens at random if not given."""
+
+    def __post_init__(self) -> None:
+        sizes = {name: getattr(self, name) for name in _SIZES}
+        for name, size in sizes.items():
+            if size < 0:
+                raise InputError(f"{name} must not be below 0, not {size}")
+        if sum(size > 0 for size in sizes.values()) > 1:
+            raise InputError(f"of {', '.join(_SIZES)} only one can be above 0")
+        if not self.lora_alpha > 0:
+            raise InputError(f"lora_alpha must be above 0, not {self.lora_alpha}")
+        wrong = [name for name in self.lora_targets if name not in TARGETS]
+        if wrong or not self.lora_targets:
+            raise InputError(
+                f"lora_targets must be of {', '.join(TARGETS)}, not {', '.join(wrong) or 'none'}"
+            )
+        if len(set(self.lora_targets)) < len(self.lora_targets):
+            raise InputError(f"lora_targets names one twice: {', '.join(self.lora_targets)}")
+        if self.prompt_text and not self.positions:
+            raise InputError("prompt_text is of use with prompt_tokens or prefix_tokens only")
+
+    @property
+    def positions(self) -> int:
+        """How many stand before each text, and count in its length."""
+        return self.prompt_tokens or self.prefix_tokens
