@@ -39,7 +39,7 @@ def prefill(
     whole vocabulary takes.
 
     Example:
-        >>> model = GPTNeoX.init(GPTNeoXConfig(64, 32, 2, 4, 128), key=jax.random.key(0))
+        >>> model = GPTNeoX.init(GPTNeoXConfig(64, 32, 1, 4, 128), key=jax.random.key(0))
         >>> prompt = prefill(model, [], Chunk.of([[5, 6, 7]]))
         >>> tasks = prefill(model, [prompt], Chunk.of([[8, 9], [8], [10]]))
         >>> tasks.scores.shape

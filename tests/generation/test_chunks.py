@@ -1,6 +1,7 @@
 """A text may be read and written in chunks that share what stands before them."""
 
 import dataclasses
+import doctest
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,11 @@ import pytest
 from tokenizers.processors import TemplateProcessing
 
 from neox_eqx.checkpoint.load import load
+from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
+from neox_eqx.generation import chunk as chunk_module
+from neox_eqx.generation import chunks as chunks_module
+from neox_eqx.generation import prefix_cache
 from neox_eqx.generation.chunk import Chunk
 from neox_eqx.generation.chunk_result import ChunkResult
 from neox_eqx.generation.chunks import generate, prefill
@@ -268,3 +273,10 @@ def test_logits_of_nan_are_told() -> None:
     nan = eqx.tree_at(lambda m: m.final_layer_norm.bias, MODEL, replace_fn=lambda x: x * jnp.nan)
     with refused("the model's logits are NaN"):
         prefill(nan, [], random_chunk(13), candidates=CANDIDATES)
+
+
+def test_the_examples_of_docstrings() -> None:
+    names = {"GPTNeoX": GPTNeoX, "GPTNeoXConfig": GPTNeoXConfig, "jax": jax, "Chunk": Chunk}
+    for module in (chunk_module, chunks_module, prefix_cache):
+        result = doctest.testmod(module, extraglobs=names)
+        assert result.attempted and not result.failed
