@@ -105,9 +105,9 @@ class Chunk:
         """`rows` rows: each of these as often as it takes, next to each other.
 
         Raises:
-            InputError: `rows` is no multiple of the rows there are.
+            InputError: `rows` is 0, or no multiple of the rows there are.
         """
-        if rows % len(self):
+        if rows < 1 or rows % len(self):
             raise InputError(f"{len(self)} rows cannot stand before {rows}: {rows} is no multiple")
         times = rows // len(self)
         return Chunk(np.repeat(self.tokens, times, axis=0), np.repeat(self.lengths, times))

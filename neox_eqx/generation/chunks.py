@@ -49,6 +49,7 @@ def prefill(
         InputError: a prefix does not belong here, a row has no token at all or is too long, or a
             token id is not the model's.
     """
+    check_number("candidates", candidates, int, 0, model.config.vocab_size)
     before = text_of(model, prefix_chunks, len(chunk))
     _check(model, before, chunk)
     nothing = np.full((1, model.config.vocab_size), np.nan, np.float32)
@@ -101,6 +102,7 @@ def generate(
     """
     if not prefix_chunks:
         raise InputError("generate needs a text to go on from: prefill the model's BOS token first")
+    check_number("candidates", candidates, int, 0, model.config.vocab_size)
     text = text_of(model, prefix_chunks, len(prefix_chunks[-1]))
     starts = text.repeat(len(sample_ids)).lengths
     eos = model.config.eos_token_ids if eos is None else eos

@@ -257,6 +257,10 @@ def test_wrong_chunks_and_options_are_refused(chunks: list[ChunkResult]) -> None
         write(samples=[-1])
     with refused("3 rows cannot stand before 4"):
         generate(MODEL, GREEDY, chunks[:2], range(4), 3)
+    with refused("1 rows cannot stand before 0"):
+        write(samples=[])
+    with refused("candidates must be a whole number from 0 to 96"):
+        prefill(MODEL, [], random_chunk(3), candidates=97)
     with refused("steps must be a whole number of at least 1"):
         write(steps=0)
     with refused("chunks take no num_samples"):
