@@ -22,7 +22,7 @@ import jax
 import tyro
 from jax.experimental import multihost_utils
 
-from neox_eqx.errors import InputError
+from neox_eqx.errors import InputError, Stopped
 from neox_eqx.option_kinds import RULES
 
 Options = TypeVar("Options")
@@ -44,8 +44,9 @@ def run(
 
     A mistake of the user's, in an option or raised as `InputError`, ends in one line on stderr
     and exit status 2. Ctrl-C ends quietly with 130, and a reader that leaves, as in `| head`,
-    with 141: the statuses that a shell gives to a program that these signals end. A process of
-    a pod that fails ends at once, and so the others do.
+    with 141: the statuses that a shell gives to a program that these signals end. `Stopped` ends
+    it with a line and a status of its own. A process of a pod that fails ends at once, and so the
+    others do.
     """
     program = Path(sys.argv[0]).name
     _interrupt_until_it_ends()
@@ -65,6 +66,11 @@ def run(
         if error.mine is not None:
             _end_together()
         _exit(2)
+    except Stopped as stopped:
+        if jax.process_index() == 0:
+            print(f"{program}: {stopped}", file=sys.stderr)
+        _end_together()
+        _exit(stopped.status)
     except KeyboardInterrupt:
         # At once: JAX may still compute, and to take it down under that ends in a crash.
         os._exit(130)
@@ -99,7 +105,9 @@ def _interrupt_until_it_ends() -> None:
         raise KeyboardInterrupt
 
     def is_dropped(report: Any) -> None:
-        if report.exc_type is not KeyboardInterrupt:
+        # A write of tensorstore's that fails leaves others, which call an event loop that is gone.
+        is_late = str(report.exc_value) == "Event loop is closed"
+        if report.exc_type is not KeyboardInterrupt and not is_late:
             sys.__unraisablehook__(report)
 
     if threading.current_thread() is threading.main_thread():

@@ -1,4 +1,4 @@
-"""The one kind of error that is the user's to mend."""
+"""How a program ends before its work is done."""
 
 
 class InputError(ValueError):
@@ -12,3 +12,14 @@ class InputError(ValueError):
         super().__init__(message)
         self.mine = mine
         """Of an error that all processes of a pod raise together: whether this one tells it."""
+
+
+class Stopped(Exception):
+    """The program ends early, in all processes of a pod together, and says why in one line.
+
+    Command lines print the line and exit with `status`.
+    """
+
+    def __init__(self, message: str, status: int):
+        super().__init__(message)
+        self.status = status

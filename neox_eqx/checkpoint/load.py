@@ -1,12 +1,13 @@
 """From a checkpoint to a model in memory, one tensor at a time."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, Sharding, SingleDeviceSharding
+from jax.sharding import Mesh, SingleDeviceSharding
 from tqdm import tqdm
 
 from neox_eqx.checkpoint.entry import Entry
@@ -34,6 +35,7 @@ def load(
     stacked: bool | None = None,
     mesh: Mesh | str | None = None,
     quantize: str | None = None,
+    rules: Mapping[str, str] | None = None,
 ) -> GPTNeoX:
     """The model of a checkpoint directory in Hugging Face's or native layout, or of a Hub id.
 
@@ -48,6 +50,9 @@ def load(
     `quantize="int8"` rounds the weights of the layers, and of a head that is not the embedding, to
     8 bits with a scale for each row; all else and the computation are in `dtype`.
 
+    `rules` are a table that says where parameters lie on the mesh, as `TRAINING_RULES` does; by
+    default it is the layout's.
+
     Raises:
         InputError: the checkpoint is absent, incomplete or corrupt, in any process. All missing,
             unexpected and mis-shaped tensors are named at once, before memory is taken for any.
@@ -56,16 +61,42 @@ def load(
     Example:
         >>> model = load("EleutherAI/pythia-70m")  # doctest: +SKIP
     """
-    with agreed():
-        directory = resolve(source)
-        config = GPTNeoXConfig.from_file(directory / "config.json")
-        entries = read_entries(directory)
     return load_entries(
-        directory, config, entries, dtype=dtype, stacked=stacked, mesh=mesh, quantize=quantize
+        *_found(source),
+        dtype=dtype,
+        stacked=stacked,
+        mesh=mesh,
+        quantize=quantize,
+        rules=rules,
     )
 
 
+def load_shapes(source: str | Path, **how: Any) -> GPTNeoX:
+    """What `load` would return, with a ShapeDtypeStruct in its place for each array.
+
+    Raises:
+        InputError: as `load` does; but no tensor is read.
+    """
+    return _arranged(*_found(source), **how)[0]
+
+
 def load_entries(
+    directory: Path, config: GPTNeoXConfig, entries: Iterable[Entry], **how: Any
+) -> GPTNeoX:
+    """As `load`, of tensors and a config that were found in `directory`, which errors name."""
+    shapes, tensors = _arranged(directory, config, entries, **how)
+    arrays = _arrays(_with_progress(parameters(shapes)), tensors)
+    return jax.tree.unflatten(jax.tree.structure(shapes), list(arrays))
+
+
+def _found(source: str | Path) -> tuple[Path, GPTNeoXConfig, list[Entry]]:
+    with agreed():
+        directory = resolve(source)
+        config = GPTNeoXConfig.from_file(directory / "config.json")
+        return directory, config, read_entries(directory)
+
+
+def _arranged(
     directory: Path,
     config: GPTNeoXConfig,
     entries: Iterable[Entry],
@@ -74,8 +105,9 @@ def load_entries(
     stacked: bool | None = None,
     mesh: Mesh | str | None = None,
     quantize: str | None = None,
-) -> GPTNeoX:
-    """As `load`, of tensors and a config that were found in `directory`, which errors name."""
+    rules: Mapping[str, str] | None = None,
+) -> tuple[GPTNeoX, dict[str, Entry]]:
+    """The shapes of the parameters in their places, and the tensors to fill them from."""
     on_cpu = jax.default_backend() == "cpu"
     dtype = _dtype("float32" if on_cpu else "bfloat16") if dtype is None else _dtype(dtype)
     stacked = not on_cpu if stacked is None else stacked
@@ -90,15 +122,13 @@ def load_entries(
         asked = Arrangement.parse(mesh if isinstance(mesh, str) else "auto")
         mesh = make_mesh(config, mesh) if isinstance(mesh, str) else checked_mesh(config, mesh)
     sizes = (dict(mesh.shape), asked.heads_of(config), asked.layout)
-    how = (config, dtype, stacked, *sizes, quantize)
     if jax.process_count() > 1:
+        how = (config, dtype, stacked, *sizes, quantize)
         check_equal(f"{directory}, its configuration or tensors,", (*how, _fingerprint(tensors)))
     shapes = arranged_shapes(config, dtype, mesh, asked, stacked=stacked, quantize=quantize)
     if mesh.size == 1:
         shapes = dataclasses.replace(shapes, mesh=None)
-    places = jax.tree.leaves(_places(shapes, mesh))
-    arrays = _arrays(_with_progress(parameters(shapes)), places, tensors)
-    return jax.tree.unflatten(jax.tree.structure(shapes), list(arrays))
+    return _placed(shapes, mesh, rules), tensors
 
 
 def _dtype(dtype: jax.typing.DTypeLike) -> jnp.dtype:
@@ -134,21 +164,26 @@ def _with_progress(parameters: list[Parameter]) -> Iterator[Parameter]:
             progress.update(parameter.array.size * parameter.array.dtype.itemsize)
 
 
-def _places(shapes: GPTNeoX, mesh: Mesh) -> GPTNeoX:
-    """Where each parameter is to lie."""
+def _placed(shapes: GPTNeoX, mesh: Mesh, rules: Mapping[str, str] | None) -> GPTNeoX:
+    """The shapes, each with the sharding that says where its parameter is to lie."""
     if mesh.size > 1:
-        return parameter_shardings(shapes, mesh, LAYOUTS[shapes.layout])
-    device = SingleDeviceSharding(mesh.devices.flat[0])
-    return jax.tree.map(lambda _: device, shapes)
+        places = parameter_shardings(shapes, mesh, rules or LAYOUTS[shapes.layout])
+    else:
+        device = SingleDeviceSharding(mesh.devices.flat[0])
+        places = jax.tree.map(lambda _: device, shapes)
+    return jax.tree.map(
+        lambda shape, where: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=where),
+        shapes,
+        places,
+    )
 
 
-def _arrays(
-    parameters: Iterator[Parameter], places: list[Sharding], tensors: dict[str, Entry]
-) -> Iterator[jax.Array]:
+def _arrays(parameters: Iterator[Parameter], tensors: dict[str, Entry]) -> Iterator[jax.Array]:
     """The parameters in their places. A scale is of the same tensor as its weight, before it."""
     scales: dict[str, jax.Array] = {}
-    for parameter, where in zip(parameters, places, strict=True):
+    for parameter in parameters:
         layer, kind = parameter.names[0].rsplit(".", 1)
+        where = parameter.array.sharding
         if kind == "scale":
             yield spread(scales.pop(layer), where)
         elif parameter.array.dtype == jnp.int8:

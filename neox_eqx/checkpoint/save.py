@@ -2,11 +2,14 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator
+import shutil
+from collections import deque
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from neox_eqx.checkpoint.destination import new_directory
 from neox_eqx.checkpoint.fit import model_shapes
@@ -14,13 +17,16 @@ from neox_eqx.checkpoint.names import Parameter, parameters
 from neox_eqx.checkpoint.safetensors_file import write_tensors
 from neox_eqx.errors import InputError
 from neox_eqx.model.neox import GPTNeoX
+from neox_eqx.sharding.distributed import is_first
 
 
-def save(model: GPTNeoX, directory: str | Path) -> None:
+def save(model: GPTNeoX, directory: str | Path, companions: Iterable[Path] = ()) -> None:
     """Writes a checkpoint in Hugging Face's layout that transformers loads.
 
     Of the checkpoint that the model came from it does not keep the tensors' own dtypes, the keys
-    that the config does not hold, and the tokenizer and generation files.
+    that the config does not hold, and the tokenizer and generation files, unless these are among
+    the `companions`, which are files to copy beside it. On several hosts all processes call it
+    and the first writes.
 
     `directory` must be absent or empty. It comes into being whole: an error or an interruption
     leaves nothing, and only a killed process a directory of another name.
@@ -30,32 +36,44 @@ def save(model: GPTNeoX, directory: str | Path) -> None:
     """
     if model.is_quantized:
         raise InputError("a quantised model is not saved; load it without quantize")
+    if not is_first():
+        deque(_tensors(model), maxlen=0)  # which the first process cannot gather alone
+        return
     with new_directory(Path(directory)) as partial:
+        for path in companions:
+            shutil.copyfile(path, partial / path.name)
         _write(model, partial)
 
 
 def _write(model: GPTNeoX, directory: Path) -> None:
-    leaves = parameters(model)
-    # As the config has them: a model may carry heads of zeros, to divide over its mesh.
-    shapes = model_shapes(model.config, model.dtype, stacked=model.stacked)
-    leaves = [
-        dataclasses.replace(leaf, shape=own.shape)
-        for leaf, own in zip(leaves, parameters(shapes), strict=True)
-    ]
+    leaves = _parameters(model)
     layout = [(name, leaf.shape, leaf.array.dtype) for leaf in leaves for name in leaf.names]
-    tensors = (tensor for leaf in leaves for tensor in _tensors(leaf))
-    write_tensors(directory / "model.safetensors", layout, tensors)
+    write_tensors(directory / "model.safetensors", layout, _tensors(model))
     dtype = model.dtype.name
     # transformers 4 reads torch_dtype, 5 reads dtype.
     config = model.config.to_hf() | {"dtype": dtype, "torch_dtype": dtype}
     (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def _tensors(leaf: Parameter) -> Iterator[np.ndarray]:
-    assert isinstance(leaf.array, jax.Array)
-    own = tuple(slice(size) for size in leaf.shape)
-    if not leaf.stacked:
-        yield np.asarray(leaf.array)[own]
-        return
-    for layer in range(len(leaf.names)):
-        yield np.asarray(leaf.array[layer])[own]
+def _parameters(model: GPTNeoX) -> list[Parameter]:
+    # As the config has them: a model may carry heads of zeros, to divide over its mesh.
+    shapes = model_shapes(model.config, model.dtype, stacked=model.stacked)
+    return [
+        dataclasses.replace(leaf, shape=own.shape)
+        for leaf, own in zip(parameters(model), parameters(shapes), strict=True)
+    ]
+
+
+def _tensors(model: GPTNeoX) -> Iterator[np.ndarray]:
+    for leaf in _parameters(model):
+        assert isinstance(leaf.array, jax.Array)
+        own = tuple(slice(size) for size in leaf.shape)
+        for layer in range(len(leaf.names)):
+            yield _whole(leaf.array[layer] if leaf.stacked else leaf.array)[own]
+
+
+def _whole(array: jax.Array) -> np.ndarray:
+    """Also of an array that other hosts hold a part of."""
+    if array.is_fully_addressable:
+        return np.asarray(array)
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))

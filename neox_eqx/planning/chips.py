@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from neox_eqx.errors import InputError
+from neox_eqx.training.throughput import PEAK_FLOPS
 
 GIB = 2**30
 
@@ -36,11 +37,16 @@ class Chip:
 CHIPS = {
     # A v4 chip has two cores, which a program sees as one device: "megacore".
     "v4": Chip(
-        int(30.75 * GIB), 1228e9, 275e12, 300e9, (16, 16, 16), (("chip_config_name", "megacore"),)
+        int(30.75 * GIB),
+        1228e9,
+        PEAK_FLOPS["TPU v4"],
+        300e9,
+        (16, 16, 16),
+        (("chip_config_name", "megacore"),),
     ),
-    "v5e": Chip(int(15.75 * GIB), 819e9, 197e12, 200e9, (16, 16)),
-    "v5p": Chip(int(95.73 * GIB), 2765e9, 459e12, 600e9, (16, 20, 28)),
-    "v6e": Chip(int(31.24 * GIB), 1600e9, 918e12, 400e9, (16, 16)),
+    "v5e": Chip(int(15.75 * GIB), 819e9, PEAK_FLOPS["TPU v5e"], 200e9, (16, 16)),
+    "v5p": Chip(int(95.73 * GIB), 2765e9, PEAK_FLOPS["TPU v5p"], 600e9, (16, 20, 28)),
+    "v6e": Chip(int(31.24 * GIB), 1600e9, PEAK_FLOPS["TPU v6e"], 400e9, (16, 16)),
 }
 
 

@@ -1,10 +1,11 @@
 """generation_config.json: a checkpoint's own defaults for generation."""
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from neox_eqx.config import read_json
+from neox_eqx.config import GPTNeoXConfig, read_json
 from neox_eqx.errors import InputError
 
 # What transformers would apply and this project does not, with the values at which it does nothing.
@@ -63,6 +64,19 @@ def read_generation_config(directory: Path) -> dict[str, Any]:
             stacklevel=2,
         )
     return fields
+
+
+def bos_token_id(defaults: Mapping[str, Any], config: GPTNeoXConfig) -> int | None:
+    """From generation_config.json's object where it says, else from config.json."""
+    return defaults.get("bos_token_id", config.bos_token_id)
+
+
+def eos_token_ids(defaults: Mapping[str, Any], config: GPTNeoXConfig) -> tuple[int, ...]:
+    """From generation_config.json's object where it says, else from config.json."""
+    eos = defaults.get("eos_token_id")
+    if eos is None:
+        return config.eos_token_ids
+    return (eos,) if isinstance(eos, int) else tuple(eos)
 
 
 def _check_ids(file: Path, name: str, value: Any) -> None:

@@ -25,9 +25,9 @@ from neox_eqx.model.segment import Segment
 from neox_eqx.sharding.distributed import agreed, check_equal
 from neox_eqx.text.batches import ROWS_OF_BITWISE, batches
 from neox_eqx.text.completion import Completion, Event, GrowingText
-from neox_eqx.text.generation_config import read_generation_config
+from neox_eqx.text.generation_config import bos_token_id, eos_token_ids, read_generation_config
 from neox_eqx.text.soft_prompt import agreed_prompt
-from neox_eqx.text.tokenizer import load_tokenizer
+from neox_eqx.text.tokenizer import load_tokenizer, prompt_tokens
 from neox_eqx.text.words import bad_word_ids, token_bytes
 
 _DEFAULTS = GenerationOptions()
@@ -90,10 +90,7 @@ class TextGenerator:
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
         """From generation_config.json where it says, else from config.json."""
-        eos = self.defaults.get("eos_token_id")
-        if eos is None:
-            return self.model.config.eos_token_ids
-        return (eos,) if isinstance(eos, int) else tuple(eos)
+        return eos_token_ids(self.defaults, self.model.config)
 
     def generate(
         self,
@@ -204,14 +201,8 @@ class TextGenerator:
         return known
 
     def _request(self, prompt: str, options: GenerationOptions) -> Request:
-        if any("\ud800" <= character <= "\udfff" for character in prompt):
-            raise InputError(f"the prompt {prompt!r} is not valid Unicode; encode it as UTF-8")
-        tokens = tuple(self.tokenizer.encode(prompt).ids)
-        if not tokens:
-            bos = self.defaults.get("bos_token_id", self.model.config.bos_token_id)
-            if bos is None:
-                raise InputError("the prompt is empty and the model has no BOS token to begin with")
-            tokens = (bos,)
+        bos = bos_token_id(self.defaults, self.model.config)
+        tokens = prompt_tokens(self.tokenizer, prompt, bos)
         request = Request(tokens, self._with_ids(options.resolve(self.defaults)))
         request.options.check_ids(self.model.config.vocab_size)
         request.options.new_tokens(len(tokens), room(self.model, self.past))

@@ -33,6 +33,22 @@ def load_tokenizer(directory: Path) -> Tokenizer:
     return tokenizer
 
 
+def prompt_tokens(tokenizer: Tokenizer, prompt: str, bos: int | None) -> tuple[int, ...]:
+    """The ids that a model is given of a prompt; of an empty one, the BOS token.
+
+    Raises:
+        InputError: it is not valid Unicode, or empty where there is no BOS token.
+    """
+    if any("\ud800" <= character <= "\udfff" for character in prompt):
+        raise InputError(f"the prompt {prompt!r} is not valid Unicode; encode it as UTF-8")
+    tokens = tuple(tokenizer.encode(prompt).ids)
+    if tokens:
+        return tokens
+    if bos is None:
+        raise InputError("the prompt is empty and the model has no BOS token to begin with")
+    return (bos,)
+
+
 class Detokenizer:
     """Turns one row's tokens into text piece by piece; the pieces join to the whole text.
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Array, Int
 
 from neox_eqx.checkpoint.fit import model_shapes
@@ -68,6 +68,15 @@ def state_shardings(state: TrainState) -> TrainState:
     return jax.tree.map(place, state, is_leaf=lambda node: isinstance(node, Trained))
 
 
+def abstract_state(model: Trained, recipe: Recipe) -> TrainState:
+    """What `TrainState.start` returns, as shapes and places; of the model the shapes are enough."""
+    state = jax.eval_shape(lambda model: _fresh(model, recipe), model)
+    if model.mesh is not None:
+        return jax.tree.map(_placed, state, state_shardings(state))
+    place = jax.tree.leaves(model)[0].sharding
+    return jax.tree.map(lambda array: _placed(array, place), state)
+
+
 def abstract_step(
     config: GPTNeoXConfig, mesh: Mesh, recipe: Recipe, rows: int, length: int
 ) -> tuple[TrainState, Batch]:
@@ -75,13 +84,12 @@ def abstract_step(
     model = dataclasses.replace(
         model_shapes(config, jnp.dtype(jnp.float32), stacked=True), mesh=mesh
     )
-    state = jax.eval_shape(lambda model: _fresh(model, recipe), model)
-    state = jax.tree.map(_placed, state, state_shardings(state))
+    state = abstract_state(model, recipe)
     rows_apart = sharding(mesh, (rows, length), ("rows", None))
     numbers = jax.ShapeDtypeStruct((rows, length), jnp.int32, sharding=rows_apart)
     weights = jax.ShapeDtypeStruct((rows, length), jnp.float32, sharding=rows_apart)
     return state, jax.eval_shape(Batch, numbers, numbers, weights)
 
 
-def _placed(array: jax.ShapeDtypeStruct, place: NamedSharding) -> jax.ShapeDtypeStruct:
+def _placed(array: jax.ShapeDtypeStruct, place: Sharding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place)

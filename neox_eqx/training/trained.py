@@ -34,7 +34,7 @@ def trainable(
     """
     if model.is_quantized:
         raise InputError("a model in int8 is not trained; load it without quantize")
-    if not (tuning.lora_rank or tuning.positions):
+    if not tuning.is_partial:
         return model, None
     if tuning.lora_rank and model.num_heads > model.config.num_attention_heads:
         raise InputError("LoRA would train the heads that the mesh adds; leave out its heads=")

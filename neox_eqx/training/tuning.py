@@ -49,6 +49,11 @@ class Tuning:
             raise InputError("prompt_text is of use with prompt_tokens or prefix_tokens only")
 
     @property
+    def is_partial(self) -> bool:
+        """Whether the model's own parameters stay as they are."""
+        return any(getattr(self, name) for name in _SIZES)
+
+    @property
     def positions(self) -> int:
         """How many stand before each text, and count in its length."""
         return self.prompt_tokens or self.prefix_tokens

@@ -1,0 +1,88 @@
+"""How good a model is: its loss on held-out documents, and how many answers it gets right."""
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+
+import jax
+from jaxtyping import Array, Float32
+
+from neox_eqx.generation.options import GenerationOptions
+from neox_eqx.generation.run import room
+from neox_eqx.model.neox import GPTNeoX
+from neox_eqx.sharding.rules import parameter_shardings
+from neox_eqx.text.generator import TextGenerator
+from neox_eqx.training.batch import Batch
+from neox_eqx.training.dataset import TrainingData, place
+from neox_eqx.training.examples import Example
+from neox_eqx.training.recipe import Recipe
+from neox_eqx.training.step import summed_loss
+from neox_eqx.training.trained import Trained
+
+
+def eval_loss(
+    trained: Trained, data: TrainingData, recipe: Recipe, frozen: GPTNeoX | None = None
+) -> float:
+    """The mean loss by weight over all of `data`, each document once, without dropout."""
+    sums = [_sums(trained, place(rows, trained.mesh), recipe, frozen) for rows in data.once()]
+    losses, weights = zip(*jax.device_get(sums), strict=True)
+    return float(sum(map(float, losses)) / sum(map(float, weights)))
+
+
+@partial(jax.jit, static_argnames="recipe")
+def _sums(
+    trained: Trained, batch: Batch, recipe: Recipe, frozen: GPTNeoX | None
+) -> tuple[Float32[Array, ""], Float32[Array, ""]]:
+    return summed_loss(trained, batch, recipe, frozen=frozen), batch.targets()[1].sum()
+
+
+def questions(examples: Iterable[Example], data: TrainingData) -> list[Example]:
+    """Those with a prompt that are in `data`, and so not too long."""
+    numbers = {document.number for document in data.documents}
+    return [e for e in examples if e.prompt is not None and e.number in numbers]
+
+
+def exact_match(
+    generator: TextGenerator,
+    examples: Sequence[Example],
+    max_new_tokens: int,
+    *,
+    batch_size: int = 8,
+) -> float:
+    """The share of `questions` whose completion, decoded greedily, is that of the example.
+
+    What is compared is `final_answer` of both. A completion has `max_new_tokens` at most, or what
+    the context has left for it.
+    """
+    prompts = [example.prompt for example in examples if example.prompt is not None]
+    context = room(generator.model, generator.past)
+    left = [context - len(e.ids or [0]) for e in generator.tokenizer.encode_batch(prompts)]
+    options = [
+        GenerationOptions(max_new_tokens=min(max_new_tokens, each), temperature=0.0, num_beams=1)
+        for each in left
+    ]
+    completions = generator.generate(prompts, options, batch_size=batch_size)
+    right = [
+        final_answer(completion.text) == final_answer(example.completion)
+        for completion, example in zip(completions, examples, strict=True)
+    ]
+    return sum(right) / len(right)
+
+
+def final_answer(text: str) -> str:
+    """What stands after `####` on its line, without commas, as GSM8K is scored; else all of it."""
+    _, mark, answer = text.partition("####")
+    return answer.strip().partition("\n")[0].strip().replace(",", "") if mark else text.strip()
+
+
+def inference_model(model: GPTNeoX, dtype: str) -> GPTNeoX:
+    """A model in training as generation has it: in `dtype`, and placed as `load` places it.
+
+    For use before the next step, which consumes the parameters that both may share.
+    """
+    mesh = model.mesh
+    places = None if mesh is None else parameter_shardings(model, mesh)
+    return jax.jit(_cast, static_argnums=1, out_shardings=places)(model, dtype)
+
+
+def _cast(model: GPTNeoX, dtype: str) -> GPTNeoX:
+    return jax.tree.map(lambda x: x.astype(dtype), model)

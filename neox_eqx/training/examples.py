@@ -1,0 +1,105 @@
+"""What a model is fine-tuned on, as texts: a file of lines, or a dataset of Hugging Face."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from neox_eqx.errors import InputError
+from neox_eqx.text.files import json_line
+
+# The fields of each kind of example, the learnt one last. Others may stand beside them; where
+# several kinds fit, the first counts.
+_KINDS = (("question", "answer"), ("prompt", "completion"), ("text",))
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One text to learn from."""
+
+    number: int
+    """Of its line in the file, from 1, or of its row in the dataset, from 0."""
+    prompt: str | None
+    """What generation is given; None where the whole text is learnt."""
+    completion: str
+    """What is learnt after it. An answer begins on a new line, which the model writes itself, so
+    that the prompt of a question is the bare question."""
+
+
+def read_examples(path: Path) -> list[Example]:
+    """The examples of a .jsonl file, or of a directory that `datasets` saved with save_to_disk.
+
+    Each is {"question", "answer"}, as in GSM8K, {"prompt", "completion"} or {"text"}, and all are
+    of the same kind. Blank lines are left out.
+
+    Raises:
+        InputError: something cannot be read, is no such example, or is empty; the message has
+            its number.
+    """
+    if path.is_dir():
+        rows = ((number, f"{path}, row {number}", row) for number, row in _dataset(path))
+    else:
+        rows = ((number, f"{path}, line {number}", row) for number, row in _lines(path))
+    examples = list(_examples(rows))
+    if not examples:
+        raise InputError(f"{path}: holds no example")
+    return examples
+
+
+def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+        try:
+            text = line.decode()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path}, line {number}: is not UTF-8: {error}") from error
+        if text.strip():
+            yield number, json_line(path, number, text)
+
+
+def _dataset(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        import datasets
+    except ImportError as error:
+        raise InputError(f"{path}: to read a directory, pip install datasets") from error
+    try:
+        dataset = datasets.load_from_disk(str(path))
+    except Exception as error:  # of the library, of pyarrow, or of Python
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{path}: is no dataset that save_to_disk wrote: {reason}") from error
+    if isinstance(dataset, datasets.DatasetDict):
+        raise InputError(f"{path}: holds several splits; name one: {path / min(dataset)}")
+    yield from enumerate(dataset)
+
+
+def _examples(rows: Iterable[tuple[int, str, Mapping[str, Any]]]) -> Iterator[Example]:
+    first: tuple[str, ...] | None = None
+    for number, where, row in rows:
+        own = next((kind for kind in _KINDS if row.keys() >= set(kind)), None)
+        if own is None:
+            kinds = ", or ".join(map(_listed, _KINDS))
+            raise InputError(f"{where}: has {_listed(row)}; it needs {kinds}")
+        first = first or own
+        if own != first:
+            raise InputError(f"{where}: has {_listed(own)}, and those before it {_listed(first)}")
+        *prompt, completion = (_text(where, name, row[name]) for name in own)
+        if not completion.strip():
+            raise InputError(f"{where}: the {own[-1]} is empty, and there is nothing to learn")
+        if own[-1] == "answer":
+            completion = f"\n{completion}"
+        yield Example(number, prompt[0] if prompt else None, completion)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return " and ".join(map(repr, names)) or "no field"
+
+
+def _text(where: str, name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise InputError(f"{where}: the {name} must be a text, not {value!r:.40}")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise InputError(f"{where}: the {name} is not valid Unicode: {value!r:.40}")
+    return value

@@ -1,0 +1,163 @@
+"""A run before anything is loaded or compiled: all of its settings, checked."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from tokenizers import Tokenizer
+
+from neox_eqx.checkpoint.hub import resolve
+from neox_eqx.config import GPTNeoXConfig
+from neox_eqx.errors import InputError
+from neox_eqx.sharding.distributed import agreed, check_equal
+from neox_eqx.sharding.mesh import Arrangement, make_mesh, model_sizes
+from neox_eqx.text.generation_config import read_generation_config
+from neox_eqx.text.tokenizer import load_tokenizer
+from neox_eqx.training.dataset import TrainingData
+from neox_eqx.training.documents import Document, tokenize
+from neox_eqx.training.examples import Example, read_examples
+from neox_eqx.training.held_out import HeldOut
+from neox_eqx.training.options import TrainingOptions
+from neox_eqx.training.recipe import Recipe
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What is trained on what, and how."""
+
+    options: TrainingOptions
+    source: Path
+    """The directory of the checkpoint that the run begins with."""
+    config: GPTNeoXConfig
+    data: TrainingData
+    held_out: HeldOut | None
+    recipe: Recipe
+    mesh: str
+    prompt: tuple[int, ...]
+    """The tokens that a soft prompt or a prefix begins as."""
+
+    @classmethod
+    def of(cls, options: TrainingOptions) -> "Job":
+        """The job that the options ask for, the same in all processes.
+
+        Raises:
+            InputError: a file cannot be read or is wrong, or the options do not fit each other.
+        """
+        with agreed():
+            source = resolve(options.model)
+            config = GPTNeoXConfig.from_file(source / "config.json")
+            tokenizer, defaults = load_tokenizer(source), read_generation_config(source)
+            length = _max_length(options, config)
+            _, documents = _read(options.data, tokenizer, config, defaults)
+            data = TrainingData.of(
+                documents,
+                batch_size=options.batch_size,
+                max_length=length,
+                pack=options.pack,
+                seed=options.seed,
+                too_long=options.too_long,
+            )
+            recipe = _recipe(options, data)
+            held_out = None
+            if options.eval_data:
+                examples, documents = _read(options.eval_data, tokenizer, config, defaults)
+                held_out = HeldOut.of(
+                    examples, documents, tokenizer, defaults, options.batch_size, length
+                )
+            mesh = _mesh(options, config)
+            prompt = tuple(tokenizer.encode(options.tuning.prompt_text).ids)
+            job = cls(options, source, config, data, held_out, recipe, mesh, prompt)
+        check_equal("what to train", (job.settings, held_out and held_out.data.fingerprint))
+        return job
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that the losses depend on, but the mesh."""
+        names = ("batch_size", "max_length", "pack", "too_long")
+        return {
+            **dataclasses.asdict(self.recipe),
+            **dataclasses.asdict(self.options.tuning),
+            **{name: getattr(self.options, name) for name in names},
+            "model": self.config.to_hf(),
+            "data": self.data.fingerprint,
+        }
+
+    def evaluates_at(self, step: int) -> bool:
+        return self._is_due(step, self.options.eval_every)
+
+    def saves_at(self, step: int) -> bool:
+        return self._is_due(step, self.options.save_every)
+
+    def _is_due(self, step: int, every: int | None) -> bool:
+        """At the end, and as often as is asked for, or ten times in all."""
+        last = self.recipe.steps
+        return step == last or step % (every or math.ceil(last / 10)) == 0
+
+
+def _read(
+    path: Path, tokenizer: Tokenizer, config: GPTNeoXConfig, defaults: Mapping[str, Any]
+) -> tuple[list[Example], list[Document]]:
+    examples = read_examples(path)
+    try:
+        return examples, tokenize(examples, tokenizer, config, defaults)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def _max_length(options: TrainingOptions, config: GPTNeoXConfig) -> int:
+    positions = options.tuning.positions
+    longest = config.context_length - positions
+    if (options.max_length or 1) > longest:
+        raise InputError(
+            f"max_length {options.max_length or 1} is above the {longest} tokens of the model's "
+            f"context{f' that {positions} positions leave' if positions else ''}"
+        )
+    return options.max_length or longest
+
+
+def _recipe(options: TrainingOptions, data: TrainingData) -> Recipe:
+    on_cpu = jax.default_backend() == "cpu"
+    return Recipe(
+        steps=options.steps or data.steps(options.epochs or 1),
+        learning_rate=options.learning_rate,
+        warmup_steps=options.warmup_steps,
+        weight_decay=options.weight_decay,
+        clip_norm=options.clip_norm,
+        accumulate=options.grad_accumulation,
+        compute_dtype=options.dtype or ("float32" if on_cpu else "bfloat16"),
+        seed=options.seed,
+    )
+
+
+def _mesh(options: TrainingOptions, config: GPTNeoXConfig) -> str:
+    """The mesh in words, on whose data axis the rows of each part of a batch divide."""
+    rows, rest = divmod(options.batch_size, options.grad_accumulation)
+    if rest:
+        raise InputError(
+            f"batch_size {options.batch_size} does not divide into {options.grad_accumulation} "
+            "parts; change batch_size or grad_accumulation"
+        )
+    asked = Arrangement.parse(options.mesh)
+    if asked.heads or asked.layout != "1d":
+        raise InputError(f"the mesh {options.mesh!r}: heads and layout are not for training")
+    mesh = options.mesh
+    if mesh == "auto":
+        mesh = _largest_data_axis(rows, config) or mesh
+    data = make_mesh(config, mesh).shape["data"]
+    if rows % data:
+        raise InputError(
+            f"the {rows} rows of a part of the batch do not divide over data={data} of the mesh; "
+            "change batch_size, grad_accumulation or mesh"
+        )
+    return mesh
+
+
+def _largest_data_axis(rows: int, config: GPTNeoXConfig) -> str | None:
+    """Where parameters are spread over all devices anyway, rows cost the least traffic."""
+    count = jax.device_count()
+    models = [size for size in model_sizes(config, count) if count % size == 0]
+    fitting = [size for size in models if rows % (count // size) == 0]
+    return f"data={count // fitting[0]},model={fitting[0]}" if fitting else None

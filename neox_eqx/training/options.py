@@ -1,0 +1,88 @@
+"""What a fine-tuning run is asked for."""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from neox_eqx.errors import InputError
+from neox_eqx.training.tuning import Tuning
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingOptions:
+    """Fine-tunes a GPT-NeoX model.
+
+    Run again with the same output, it goes on where it was. SIGTERM makes it save and exit with
+    status 75, Ctrl-C with 130; batches that are not finite end it with 1.
+
+    Raises:
+        InputError: options exclude each other or are out of range.
+    """
+
+    model: str
+    """A directory in Hugging Face or native layout, or a Hub id."""
+    data: Path
+    """A .jsonl of {"question", "answer"}, {"prompt", "completion"} or {"text"}, or a directory of
+    Hugging Face datasets; only answers and completions are learnt where there are any."""
+    output: Path
+    """The directory of the run, which all hosts must see."""
+    steps: int | None = None
+    """Updates in all; a run that has ended goes on if there are more of them than before."""
+    epochs: float | None = None
+    """Times to go through the data, instead of steps; 1 if neither is given."""
+    batch_size: int = 8
+    """Rows of a step, over all devices."""
+    grad_accumulation: int = 1
+    """Parts that a batch is computed in, one after the other, to save memory."""
+    learning_rate: float = 1e-5
+    """At its peak, from which a cosine leads to 0."""
+    warmup_steps: int = 0
+    """Steps in which the learning rate grows to its peak."""
+    weight_decay: float = 0.01
+    """Of AdamW, for matrices only."""
+    clip_norm: float = 1.0
+    """Gradients of a larger norm are scaled down to it."""
+    max_length: int | None = None
+    """Tokens of a row at most; the model's context if not given."""
+    pack: bool = False
+    """Fill each row with several documents, which do not see each other."""
+    too_long: Literal["cut", "drop"] | None = None
+    """What becomes of longer examples; if not given, texts are cut, and those with an answer
+    dropped."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Of the computation, float32 on a CPU and bfloat16 on an accelerator; what is trained is
+    float32."""
+    mesh: str = "auto"
+    """Devices to spread rows and parameters over, as data=2,model=4."""
+    tuning: tyro.conf.OmitArgPrefixes[Tuning] = Tuning()
+    eval_data: Path | None = None
+    """Held-out data in the same form: its loss, and how many answers are right."""
+    eval_every: int | None = None
+    """Steps between evaluations; a tenth of the run if not given."""
+    save_every: int | None = None
+    """Steps between checkpoints; a tenth of the run if not given."""
+    keep: int = 2
+    """Checkpoints to keep, the last ones."""
+    max_skipped: int = 5
+    """Batches in a row whose loss or gradients are not finite, and at which the run ends."""
+    seed: int = 0
+    """Of the order of the data and of dropout."""
+    wandb_mode: Literal["online", "offline", "disabled"] = "online"
+    """Where Weights & Biases logs the run; metrics.jsonl is always written."""
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.epochs is not None:
+            raise InputError("--steps and --epochs exclude each other; give one")
+        if self.epochs is not None and not 0 < self.epochs < float("inf"):
+            raise InputError(f"epochs must be above 0, not {self.epochs}")
+        for name in ("steps", "batch_size", "grad_accumulation", "max_length", "eval_every"):
+            self._check_positive(name)
+        for name in ("save_every", "keep", "max_skipped"):
+            self._check_positive(name)
+
+    def _check_positive(self, name: str) -> None:
+        value = getattr(self, name)
+        if value is not None and value < 1:
+            raise InputError(f"{name} must be above 0, not {value}")

@@ -1,0 +1,117 @@
+"""A fine-tuning run, from the options to a model that transformers loads."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+from neox_eqx.checkpoint.load import load, load_shapes
+from neox_eqx.convert.source import find_companions
+from neox_eqx.errors import InputError, Stopped
+from neox_eqx.model.neox import GPTNeoX
+from neox_eqx.sharding.distributed import agreed, is_first
+from neox_eqx.sharding.rules import TRAINING_RULES
+from neox_eqx.training.checkpoints import Checkpoints
+from neox_eqx.training.job import Job
+from neox_eqx.training.log import RunLog
+from neox_eqx.training.loop import train
+from neox_eqx.training.loss_picture import draw_loss
+from neox_eqx.training.options import TrainingOptions
+from neox_eqx.training.result import ADAPTER, MODEL, save_result
+from neox_eqx.training.settings import claimed
+from neox_eqx.training.state import TrainState, abstract_state
+from neox_eqx.training.trained import Trained, trainable
+
+
+def fine_tune(options: TrainingOptions) -> None:
+    """Trains, or goes on with the run in `options.output`, and writes the model to its hf/.
+
+    Raises:
+        InputError: the options, files or data are wrong, or there is no room for a checkpoint.
+        Stopped: after a signal, with a checkpoint; or too many batches were not finite.
+    """
+    job = Job.of(options)
+    with claimed(options.output, job.settings):
+        _run(job)
+
+
+def _run(job: Job) -> None:
+    output, last = job.options.output, job.recipe.steps
+    result = output / (ADAPTER if job.options.tuning.positions else MODEL)
+    checkpoints = Checkpoints(output / "checkpoints", job.options.keep)
+    first = checkpoints.latest or 0
+    with agreed():
+        if first > last:
+            raise InputError(f"{output}: is at step {first} already, and --steps {last} is less")
+        is_complete = first == last and result.exists()
+    if is_complete:
+        print(f"{result}: the model after {last} steps, which was there already")
+        return
+    counts = job.data.counts
+    with agreed():
+        log = RunLog(
+            output,
+            wandb_mode=job.options.wandb_mode,
+            config=job.settings | dataclasses.asdict(counts),
+            resume_step=first,
+        )
+    print(
+        f"{job.options.data}: {counts.examples} examples, {counts.cut} of them cut and "
+        f"{counts.dropped} dropped; {counts.learnt_tokens} of {counts.tokens} tokens are learnt"
+    )
+    if is_first():
+        # Of a run with fewer steps: should this one be killed, they must not pass for its result.
+        for name in (MODEL, ADAPTER):
+            shutil.rmtree(output / name, ignore_errors=True)
+    try:
+        _train(job, checkpoints, log)
+    except Stopped as stopped:
+        checkpoints.finish()
+        log.finish(stopped.status)
+        raise
+    except InputError:
+        log.finish(2)
+        raise
+    log.finish()
+    if is_first():
+        draw_loss(output)
+    print(f"{result}: the model after {last} steps")
+
+
+def _train(job: Job, checkpoints: Checkpoints, log: RunLog) -> None:
+    """Trains, and writes the result."""
+    state, frozen = _begin(job, checkpoints)
+    state = train(job, state, frozen, checkpoints, log)
+    checkpoints.finish()
+    model = Path(job.options.model)
+    save_result(
+        state.model,
+        frozen,
+        job.options.output,
+        base_model=str(model.resolve()) if model.is_dir() else job.options.model,
+        companions=find_companions(job.source),
+    )
+
+
+def _begin(job: Job, checkpoints: Checkpoints) -> tuple[TrainState, GPTNeoX | None]:
+    """The state of the newest checkpoint if there is one, else that of the model as it came.
+
+    With it the parameters that are not trained.
+    """
+    tuning, recipe = job.options.tuning, job.recipe
+    how: dict[str, Any] = {
+        "dtype": recipe.compute_dtype if tuning.is_partial else "float32",
+        "mesh": job.mesh,
+        "rules": TRAINING_RULES,
+    }
+    trained: Trained
+    if checkpoints.latest is not None and not tuning.is_partial:
+        trained, frozen = load_shapes(job.source, **how), None  # a checkpoint has all numbers
+    else:
+        trained, frozen = trainable(load(job.source, **how), tuning, recipe, job.prompt)
+    shapes = abstract_state(trained, recipe)
+    if checkpoints.latest is not None:
+        return checkpoints.restore(shapes), frozen
+    with agreed():
+        checkpoints.check_space(shapes)
+    return TrainState.start(trained, recipe), frozen

@@ -1,0 +1,116 @@
+"""Loss on held-out documents, and answers that are right."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from neox_eqx import DEMO_MODEL, TextGenerator
+from neox_eqx.sharding.mesh import make_mesh
+from neox_eqx.sharding.rules import TRAINING_RULES, parameter_shardings
+from neox_eqx.training.dataset import TrainingData
+from neox_eqx.training.documents import Document
+from neox_eqx.training.evaluate import (
+    eval_loss,
+    exact_match,
+    final_answer,
+    inference_model,
+    questions,
+)
+from neox_eqx.training.examples import Example
+from neox_eqx.training.recipe import Recipe
+from scripts.word_problems import NEW_KINDS, PRETRAINING_KINDS, distinct_problems, final_result
+from tests.hf_models import pair, stack_layers
+from tests.training.peers import CONFIGS
+
+RECIPE = Recipe(steps=1)
+
+
+def documents(vocab_size: int) -> list[Document]:
+    random = np.random.default_rng(0)
+    return [
+        Document(number, random.integers(0, vocab_size, length).astype(np.int32), length // 3)
+        for number, length in enumerate([9, 4, 12, 7, 5])
+    ]
+
+
+def test_the_loss_is_that_of_transformers_packed_or_not() -> None:
+    theirs, model = pair(CONFIGS["parallel"])
+    texts = documents(model.config.vocab_size)
+    total = learnt = 0.0
+    for text in texts:
+        tokens = torch.tensor(text.tokens)[None].long()
+        labels = torch.where(torch.arange(len(text.tokens)) < text.given, -100, tokens)
+        total += theirs(tokens, labels=labels).loss.item() * text.learnt
+        learnt += text.learnt
+    for pack in (False, True):
+        data = TrainingData.of(texts, batch_size=2, max_length=16, pack=pack)
+        assert eval_loss(model, data, RECIPE) == pytest.approx(total / learnt, rel=1e-6)
+    # Control: the prompts too.
+    whole = [dataclasses.replace(text, given=0) for text in texts]
+    data = TrainingData.of(whole, batch_size=2, max_length=16)
+    assert abs(eval_loss(model, data, RECIPE) - total / learnt) > 1e-3
+
+
+def test_a_model_in_training_generates_where_load_would_place_it() -> None:
+    model = stack_layers(pair(CONFIGS["parallel"])[1])
+    mesh = make_mesh(model.config, "data=2,model=4")
+    on_mesh = dataclasses.replace(model, mesh=mesh)
+    spread = jax.device_put(on_mesh, parameter_shardings(on_mesh, mesh, TRAINING_RULES))
+    made = inference_model(spread, "bfloat16")
+    places = jax.tree.leaves(parameter_shardings(made, mesh))
+    moved = 0
+    for (
+        array,
+        before,
+        place,
+    ) in zip(*map(jax.tree.leaves, (made, spread, places)), strict=True):
+        assert array.sharding.is_equivalent_to(place, array.ndim)
+        np.testing.assert_array_equal(array, before.astype("bfloat16"))
+        moved += not before.sharding.is_equivalent_to(place, array.ndim)
+    assert moved  # control: training has them elsewhere
+    alone = inference_model(model, "float32")
+    assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), alone, model))
+
+
+def test_questions_are_the_prompts_that_are_not_too_long() -> None:
+    texts = documents(vocab_size=9)
+    examples = [Example(text.number, "Two cats", "8") for text in texts]
+    examples[1] = Example(1, None, "Two cats")
+    data = TrainingData.of(texts, batch_size=2, max_length=8)
+    assert [example.number for example in questions(examples, data)] == [3, 4]
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (" 8 legs \n", "8 legs"),
+        ("\n2 x 4 = 8\n#### 8", "8"),
+        ("#### 1,234 \nand more", "1234"),
+        ("####", ""),
+        ("1,234", "1,234"),
+    ],
+)
+def test_the_answer_is_what_stands_after_the_mark_or_all(text: str, answer: str) -> None:
+    assert final_answer(text) == answer
+
+
+def test_exact_match_counts_the_answers_that_transformers_gets_right() -> None:
+    # Of the last the model was never taught the kind.
+    problems = distinct_problems(PRETRAINING_KINDS, 5, 6) + distinct_problems(NEW_KINDS, 5, 2)
+    tokenizer = AutoTokenizer.from_pretrained(DEMO_MODEL)
+    model = AutoModelForCausalLM.from_pretrained(DEMO_MODEL, dtype=torch.float32)
+    right = 0
+    for problem in problems:
+        inputs = tokenizer(problem.question, return_tensors="pt")
+        tokens = model.generate(**inputs)[0, inputs.input_ids.shape[1] :]
+        right += final_result(tokenizer.decode(tokens, skip_special_tokens=True)) == problem.result
+    assert 0 < right < len(problems)
+    examples = [
+        Example(number, problem.question, f"\nThe steps are free.\n#### {problem.result}")
+        for number, problem in enumerate(problems)
+    ]
+    assert exact_match(TextGenerator.load(DEMO_MODEL), examples, 96) == right / len(problems)

@@ -1,0 +1,24 @@
+"""The operations of a training step are those that PyTorch counts."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from neox_eqx.training import throughput
+from tests.hf_models import pair
+from tests.training.peers import CONFIGS
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_operations_are_those_of_forward_and_backward_in_pytorch(name: str) -> None:
+    theirs, model = pair(CONFIGS[name])
+    tokens = torch.zeros((2, 48), dtype=torch.long)
+    with FlopCounterMode(display=False) as counter:
+        theirs(tokens, labels=tokens).loss.backward()
+    expected = counter.get_total_flops() / tokens.numel()
+    # The angles of the rotary embedding are a product there, of which training takes no gradient.
+    assert throughput.flops_per_token(model.config, 48) == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_rate_of_a_device_that_is_not_known_is_none() -> None:
+    assert throughput.peak_flops() is None  # of a CPU
