@@ -14,10 +14,15 @@ from neox_eqx.checkpoint.load import load
 from neox_eqx.checkpoint.save import save
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
+from neox_eqx.generation.chunk import Chunk
+from neox_eqx.generation.chunk_result import ChunkResult
+from neox_eqx.generation.chunks import generate, prefill
 from neox_eqx.generation.options import GenerationOptions
+from neox_eqx.generation.prefix_cache import PrefixCache
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.presets import PRESETS
 from neox_eqx.rope import RopeParameters
+from neox_eqx.scoring.texts import TextScore, score_texts
 from neox_eqx.sharding.distributed import initialize
 from neox_eqx.sharding.mesh import make_mesh
 from neox_eqx.text.completion import Completion, Event
@@ -29,16 +34,23 @@ DEMO_MODEL = Path(__file__).parent / "demo_model"
 __all__ = [
     "DEMO_MODEL",
     "PRESETS",
+    "Chunk",
+    "ChunkResult",
     "Completion",
     "Event",
     "GPTNeoX",
     "GPTNeoXConfig",
     "GenerationOptions",
     "InputError",
+    "PrefixCache",
     "RopeParameters",
     "TextGenerator",
+    "TextScore",
+    "generate",
     "initialize",
     "load",
     "make_mesh",
+    "prefill",
     "save",
+    "score_texts",
 ]

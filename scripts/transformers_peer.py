@@ -1,4 +1,4 @@
-"""transformers generating with the weights of one of our models."""
+"""transformers generating and scoring with the weights of one of our models."""
 
 import os
 import time
@@ -56,6 +56,16 @@ class TransformersPeer:
         end = time.perf_counter()
         assert clock.first is not None
         return clock.first - start, end - clock.first, tokens[:, prompts.shape[1] :].numpy()
+
+    @torch.no_grad()
+    def logprobs(self, texts: list[list[int]]) -> list[np.ndarray]:
+        """The log-probability of each token after the first, of texts in one padded batch."""
+        longest = max(map(len, texts))
+        ids = torch.tensor([text + [0] * (longest - len(text)) for text in texts])
+        mask = torch.tensor([[place < len(text) for place in range(longest)] for text in texts])
+        logits = self._model(ids, attention_mask=mask.long()).logits
+        scores = logits[:, :-1].log_softmax(-1).gather(2, ids[:, 1:, None])[..., 0].numpy()
+        return [row[: len(text) - 1] for row, text in zip(scores, texts, strict=True)]
 
 
 class _FirstTokenClock(StoppingCriteria):

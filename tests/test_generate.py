@@ -93,7 +93,7 @@ def test_the_command_writes_the_tokens_of_transformers(
     assert [row["prompt"] for row in rows] == prompts
     assert [tuple(row["prompt_tokens"]) for row in rows] == ids
     assert [tuple(row["tokens"]) for row in rows] == expected
-    assert [row["logprob", "score"] for row in rows] == pytest.approx(logprobs, abs=1e-4)
+    assert [row["logprob"] for row in rows] == pytest.approx(logprobs, abs=1e-4)
 
 
 def test_rows_have_the_documented_keys_in_the_order_of_the_prompts(

@@ -22,9 +22,11 @@ LAYERS = (
     "checkpoint",
     "generation",
     "text",
+    "scoring",
     "convert",
     "training",
     "planning",
+    "harness",
     "__init__",
 )
 NARROWER = {

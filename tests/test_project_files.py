@@ -73,3 +73,12 @@ def test_each_make_target_sets_up_first(target: str, tmp_path: Path) -> None:
     assert plan[0] == f"{sys.executable} -m venv .venv"
     assert "install" in plan[1] and "-r requirements.txt" in plan[1]
     assert len(plan) > 4
+
+
+def test_the_examples_of_chunks_in_the_readme_are_those_that_are_tested() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    section = text.split("## Texts in chunks")[1].split("\n## ")[0]
+    examples = re.findall("```python\n(.*?)```", section, re.DOTALL)
+    assert len(examples) == 4
+    tested = (ROOT / "scripts" / "chunk_examples.py").read_text("utf-8")
+    assert all(example in tested for example in examples)

@@ -34,6 +34,8 @@ def environment() -> dict[str, str]:
         # It computes nothing on a TPU, so that it need not be alone, nor ask what TPU this is.
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
         "TPU_SKIP_MDS_QUERY": "1",
+        # How long it takes to compile is asked too.
+        "JAX_ENABLE_COMPILATION_CACHE": "false",
     }
 
 

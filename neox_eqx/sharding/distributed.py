@@ -170,6 +170,11 @@ def check_equal(what: str, value: object) -> None:
         )
 
 
+def told_by_first(value: np.ndarray) -> np.ndarray:
+    """The first process's value, in every process; of the same shape in all."""
+    return np.asarray(multihost_utils.broadcast_one_to_all(value))
+
+
 def _gather(text: str) -> list[tuple[str, str]]:
     """Each process by host and number, and its text, cut to what fits."""
     lines = f"{socket.gethostname()} (process {jax.process_index()})\n{text}".encode()

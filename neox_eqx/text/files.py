@@ -21,6 +21,23 @@ def read_prompts(path: Path, options: GenerationOptions) -> list[tuple[str, Gene
     Raises:
         InputError: the file cannot be read or a line is wrong; the message has its number.
     """
+    prompts = [
+        (fields, options)
+        if isinstance(fields, str)
+        else _request(fields, f"{path}, line {number}", options)
+        for number, fields in read_lines(path)
+    ]
+    if not prompts:
+        raise InputError(f"{path}: holds no prompt")
+    return prompts
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str | dict[str, Any]]]:
+    """The number of each line and what is on it: a text, or the object of a .jsonl file.
+
+    Raises:
+        InputError: the file cannot be read, or a line is not a JSON object.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -28,17 +45,11 @@ def read_prompts(path: Path, options: GenerationOptions) -> list[tuple[str, Gene
     lines = text.split("\n")
     if lines[-1] == "":
         lines.pop()
-    if path.suffix != ".jsonl":
-        prompts = [(line.removesuffix("\r"), options) for line in lines]
-    else:
-        prompts = [
-            _request(json_line(path, number, line), f"{path}, line {number}", options)
-            for number, line in enumerate(lines, 1)
-            if line.strip()
-        ]
-    if not prompts:
-        raise InputError(f"{path}: holds no prompt")
-    return prompts
+    for number, line in enumerate(lines, 1):
+        if path.suffix != ".jsonl":
+            yield number, line.removesuffix("\r")
+        elif line.strip():
+            yield number, json_line(path, number, line)
 
 
 def json_line(path: Path, number: int, line: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import jax
 from jaxtyping import Array, Float32
 
 from neox_eqx.generation.options import GenerationOptions
+from neox_eqx.generation.run import room
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.sharding.rules import parameter_shardings
 from neox_eqx.text.generator import TextGenerator
@@ -49,10 +50,16 @@ def exact_match(
 ) -> float:
     """The share of `questions` whose completion, decoded greedily, is that of the example.
 
-    What is compared is `final_answer` of both.
+    What is compared is `final_answer` of both. A completion has `max_new_tokens` at most, or what
+    the context has left for it.
     """
     prompts = [example.prompt for example in examples if example.prompt is not None]
-    options = GenerationOptions(max_new_tokens=max_new_tokens, temperature=0.0, num_beams=1)
+    context = room(generator.model, generator.past)
+    left = [context - len(e.ids or [0]) for e in generator.tokenizer.encode_batch(prompts)]
+    options = [
+        GenerationOptions(max_new_tokens=min(max_new_tokens, each), temperature=0.0, num_beams=1)
+        for each in left
+    ]
     completions = generator.generate(prompts, options, batch_size=batch_size)
     right = [
         final_answer(completion.text) == final_answer(example.completion)

@@ -40,21 +40,14 @@ class HeldOut:
         batch_size: int,
         max_length: int,
     ) -> "HeldOut":
-        """An answer may be twice as long as the longest right one, as far as it fits.
+        """An answer may be twice as long as the longest right one.
 
         Raises:
             InputError: no example fits in `max_length`.
         """
         data = TrainingData.of(documents, batch_size=batch_size, max_length=max_length)
-        prompts = max(document.given for document in data.documents)
-        answers = max(len(document.tokens) - document.given for document in data.documents)
-        return cls(
-            data,
-            questions(examples, data),
-            min(2 * answers, max_length - prompts),
-            tokenizer,
-            defaults,
-        )
+        longest = max(len(document.tokens) - document.given for document in data.documents)
+        return cls(data, questions(examples, data), 2 * longest, tokenizer, defaults)
 
     def measure(self, trained: Trained, frozen: GPTNeoX | None, recipe: Recipe) -> dict[str, float]:
         """`eval_loss`, and `exact_match` where there are prompts."""
@@ -64,5 +57,7 @@ class HeldOut:
             model = inference_model(jax.jit(merge)(model), recipe.compute_dtype)
             past = () if prompt is None else (read_prompt(prompt, model),)
             generator = TextGenerator(model, self.tokenizer, self.defaults, past=past)
-            numbers["exact_match"] = exact_match(generator, self.examples, self.max_new_tokens)
+            numbers["exact_match"] = exact_match(
+                generator, self.examples, self.max_new_tokens, batch_size=self.data.batch_size
+            )
         return numbers

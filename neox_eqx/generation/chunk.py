@@ -1,0 +1,135 @@
+"""A piece of each row's text as token ids, whatever stands before it."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int, Int32, Shaped
+from tokenizers import Tokenizer
+
+from neox_eqx.errors import InputError
+from neox_eqx.generation.lengths import bucket
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Chunk:
+    """Tokens of B rows, which stand at the left; some rows may be shorter, or have none.
+
+    The width is a bucket, so that chunks of other lengths run the same compiled programs.
+
+    Example:
+        >>> chunk = Chunk.of([[5, 6, 7], [8]])
+        >>> chunk.rows
+        [(5, 6, 7), (8,)]
+        >>> Chunk.join([Chunk.of([[1, 2]]), chunk]).rows
+        [(1, 2, 5, 6, 7), (1, 2, 8)]
+    """
+
+    tokens: Int32[np.ndarray, "B T"]
+    """What stands after a row's length means nothing."""
+    lengths: Int32[np.ndarray, " B"]
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[int]]) -> "Chunk":
+        """A chunk of these token ids, a row each.
+
+        Raises:
+            InputError: there is no row.
+        """
+        if not rows:
+            raise InputError("a chunk needs at least one row")
+        lengths = np.array([len(row) for row in rows], np.int32)
+        tokens = np.zeros((len(rows), bucket(int(lengths.max()))), np.int32)
+        for row, own in enumerate(rows):
+            tokens[row, : len(own)] = own
+        return cls(tokens, lengths)
+
+    @classmethod
+    def tokenize(
+        cls, tokenizer: Tokenizer, texts: Sequence[str], *, continues: bool = False
+    ) -> "Chunk":
+        """A chunk of texts, a row each.
+
+        Texts that begin get the special tokens that the tokenizer puts there by itself, as a
+        `TextGenerator`'s prompts do; those of a chunk that `continues` others get none. A BOS
+        token that the tokenizer does not put is the caller's: `Chunk.join([Chunk.of([[bos]]),
+        chunk])`. No token reaches over the border between two chunks.
+
+        Raises:
+            InputError: a text is not valid Unicode.
+        """
+        if isinstance(texts, str):
+            raise InputError(f"texts must be a list of texts, not the text {texts[:30]!r}")
+        for text in texts:
+            if any("\ud800" <= character <= "\udfff" for character in text):
+                raise InputError(f"the text {text[:30]!r} is not valid Unicode; encode it as UTF-8")
+        encode = tokenizer.encode
+        return cls.of([encode(text, add_special_tokens=not continues).ids for text in texts])
+
+    @classmethod
+    def join(cls, chunks: Sequence["Chunk"]) -> "Chunk":
+        """The rows of all chunks, one after the other, without a gap.
+
+        Rows of a chunk that has fewer than the last repeat: each stands before as many of the
+        last, next to each other, as it takes.
+
+        Raises:
+            InputError: the number of rows is no multiple of that of another chunk.
+        """
+        rows = len(chunks[-1])
+        repeated = [chunk.repeat(rows) for chunk in chunks]
+        tokens = np.concatenate([chunk.tokens for chunk in repeated], axis=1)
+        is_real = np.concatenate([chunk.is_real for chunk in repeated], axis=1)
+        return cls(*align_left(tokens, is_real))
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def is_real(self) -> Bool[np.ndarray, "B T"]:
+        """False at padding."""
+        return np.arange(self.tokens.shape[1]) < self.lengths[:, None]
+
+    @property
+    def rows(self) -> list[tuple[int, ...]]:
+        """The token ids of each row."""
+        pairs = zip(self.tokens, self.lengths, strict=True)
+        return [tuple(row[:length].tolist()) for row, length in pairs]
+
+    def texts(self, tokenizer: Tokenizer) -> list[str]:
+        """The text of each row without special tokens; a character that is cut shows as U+FFFD."""
+        return [tokenizer.decode(row) for row in self.rows]
+
+    def repeat(self, rows: int) -> "Chunk":
+        """`rows` rows: each of these as often as it takes, next to each other.
+
+        Raises:
+            InputError: `rows` is 0, or no multiple of the rows there are.
+        """
+        if rows < 1 or rows % len(self):
+            raise InputError(f"{len(self)} rows cannot stand before {rows}: {rows} is no multiple")
+        times = rows // len(self)
+        return Chunk(np.repeat(self.tokens, times, axis=0), np.repeat(self.lengths, times))
+
+    def take(self, rows: Sequence[int]) -> "Chunk":
+        """These rows alone, in this order."""
+        return Chunk(self.tokens[list(rows)], self.lengths[list(rows)])
+
+    def equals(self, other: "Chunk") -> bool:
+        """Whether the rows are the same; the padding may differ."""
+        return self.rows == other.rows
+
+
+def align_left(
+    values: Shaped[np.ndarray, "B N"], is_real: Bool[np.ndarray, "B N"]
+) -> tuple[Shaped[np.ndarray, "B T"], Int[np.ndarray, " B"]]:
+    """What is real of each row without gaps, padded with 0 to a bucket, and how many it is."""
+    lengths = is_real.sum(-1, dtype=np.int32)
+    aligned: Any = np.zeros((len(values), bucket(int(lengths.max()))), values.dtype)
+    aligned[np.arange(aligned.shape[1]) < lengths[:, None]] = values[is_real]
+    return aligned, lengths
+
+
+NO_TEXT = Chunk.of([()])
+"""A row without tokens, which stands before any number of rows."""

@@ -1,0 +1,187 @@
+"""Reading and writing texts chunk by chunk, where many rows may share what stands before them."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int
+
+from neox_eqx.errors import InputError
+from neox_eqx.generation.candidates import WithCandidates
+from neox_eqx.generation.chunk import Chunk, align_left
+from neox_eqx.generation.chunk_result import ChunkResult, text_of
+from neox_eqx.generation.chunk_steps import begin, end, read
+from neox_eqx.generation.loop import decode_all
+from neox_eqx.generation.option_values import check_number
+from neox_eqx.generation.options import GenerationOptions, ResolvedOptions
+from neox_eqx.generation.sampling import Sampler
+from neox_eqx.generation.stop_strings import TokenBytes
+from neox_eqx.generation.stopping import REASONS
+from neox_eqx.model.neox import GPTNeoX
+from neox_eqx.sharding.distributed import is_first
+
+Options = GenerationOptions | ResolvedOptions
+
+
+def prefill(
+    model: GPTNeoX,
+    prefix_chunks: Sequence[ChunkResult],
+    chunk: Chunk,
+    *,
+    candidates: int = 0,
+    scores: bool = True,
+) -> ChunkResult:
+    """Reads a chunk after the chunks before it, with so many `candidates` for each place.
+
+    Without `scores`, which are NaN then, only the last token of each row takes the time that the
+    whole vocabulary takes.
+
+    Example:
+        >>> model = GPTNeoX.init(GPTNeoXConfig(64, 32, 1, 4, 128), key=jax.random.key(0))
+        >>> prompt = prefill(model, [], Chunk.of([[5, 6, 7]]))
+        >>> tasks = prefill(model, [prompt], Chunk.of([[8, 9], [8], [10]]))
+        >>> tasks.scores.shape
+        (3, 16)
+
+    Raises:
+        InputError: a prefix does not belong here, a row has no token at all or is too long, or a
+            token id is not the model's.
+    """
+    check_number("candidates", candidates, int, 0, model.config.vocab_size)
+    before = text_of(model, prefix_chunks, len(chunk))
+    _check(model, before, chunk)
+    nothing = np.full((1, model.config.vocab_size), np.nan, np.float32)
+    is_scored = chunk.is_real & scores
+    told, next_logits, is_nan, segment = read(
+        model,
+        chunk.tokens,
+        chunk.is_real,
+        is_scored,
+        tuple(result.segment for result in prefix_chunks),
+        prefix_chunks[-1].next_logits if prefix_chunks else nothing,
+        candidates=candidates,
+    )
+    _check_numbers(bool(is_nan))
+    told = jax.device_get(told)
+    unknown = np.where(chunk.is_real, np.float32(np.nan), np.float32(0))
+    return ChunkResult(
+        model,
+        before,
+        chunk,
+        scores=np.where(is_scored, told.logprob, unknown),
+        candidates=np.where(is_scored[..., None], told.candidates, 0),
+        candidate_probs=np.where(is_scored[..., None], np.exp(told.candidate_logprobs), 0),
+        next_logits=next_logits,
+        segment=segment,
+        finish_reasons=(None,) * len(chunk),
+    )
+
+
+def generate(
+    model: GPTNeoX,
+    sampling: Options | Sequence[Options],
+    prefix_chunks: Sequence[ChunkResult],
+    sample_ids: Sequence[int],
+    steps: int,
+    *,
+    candidates: int = 0,
+    eos: Sequence[int] | None = None,
+    token_bytes: TokenBytes = (),
+) -> tuple[Chunk, ChunkResult]:
+    """Writes up to `steps` tokens after the prefix: a row for each of the `sample_ids`.
+
+    `sampling` is for all rows or one for each. A row's random numbers depend on its seed, its
+    sample id and the place in the whole text alone: the chunks may be split anywhere, and rows
+    be added. Rows end at one of the ids `eos`, by default those of the model's config, and at
+    what the options stop at; `token_bytes` are needed for stops that are texts.
+
+    Raises:
+        InputError: as `prefill`, or an option is out of range or does not fit.
+    """
+    if not prefix_chunks:
+        raise InputError("generate needs a text to go on from: prefill the model's BOS token first")
+    check_number("candidates", candidates, int, 0, model.config.vocab_size)
+    text = text_of(model, prefix_chunks, len(prefix_chunks[-1]))
+    starts = text.repeat(len(sample_ids)).lengths
+    eos = model.config.eos_token_ids if eos is None else eos
+    sampler = _sampler(model, sampling, starts, sample_ids, steps, eos, token_bytes)
+    strategy = WithCandidates(sampler, candidates)
+    past = tuple(result.segment for result in prefix_chunks)
+    state = begin(model, text.tokens, text.is_real, prefix_chunks[-1].next_logits, strategy)
+    *_, state = decode_all(model, past, state, strategy)
+    rows = jax.device_get(state.rows)
+    _check_numbers(bool(np.isnan(rows.logprobs).any()))
+    chunk = Chunk(*align_left(rows.tokens, np.arange(rows.slots) < rows.lengths[:, None]))
+    width = chunk.tokens.shape[1]
+    ids, logprobs = jax.device_get(strategy.candidates(state.memory))
+    next_logits, segment = end(model, past, state, slots=width)
+    return chunk, ChunkResult(
+        model,
+        text.repeat(len(chunk)),
+        chunk,
+        scores=rows.logprobs[:, :width],
+        candidates=np.where(chunk.is_real[..., None], ids[:, :width], 0),
+        candidate_probs=np.where(chunk.is_real[..., None], np.exp(logprobs[:, :width]), 0),
+        next_logits=next_logits,
+        segment=segment,
+        finish_reasons=tuple(REASONS[finish] for finish in rows.finish),
+    )
+
+
+def _check(model: GPTNeoX, before: Chunk, chunk: Chunk) -> None:
+    vocab_size, context = model.config.vocab_size, model.config.context_length
+    lengths = before.lengths + chunk.lengths
+    if lengths.min() < 1:
+        row = int(lengths.argmin())
+        raise InputError(f"row {row} has no tokens; begin it with the model's BOS token")
+    if lengths.max() > context:
+        raise InputError(f"a row has {lengths.max()} tokens, but the model has {context} positions")
+    ids = chunk.tokens[chunk.is_real]
+    wrong = ids[(ids < 0) | (ids >= vocab_size)]
+    if len(wrong):
+        raise InputError(
+            f"token id {wrong[0]} is not in the model's vocabulary of {vocab_size}; "
+            "the tokenizer belongs to another model"
+        )
+
+
+def _check_numbers(is_nan: bool) -> None:
+    if is_nan:
+        raise InputError(
+            "the model's logits are NaN: its parameters hold NaN, or overflow in this dtype",
+            mine=is_first(),
+        )
+
+
+def _sampler(
+    model: GPTNeoX,
+    sampling: Options | Sequence[Options],
+    starts: Int[np.ndarray, " R"],
+    sample_ids: Sequence[int],
+    steps: int,
+    eos: Sequence[int],
+    token_bytes: TokenBytes,
+) -> Sampler:
+    """Chooses the tokens of rows that have `starts` tokens already."""
+    check_number("steps", steps, int, 1)
+    sampling = [sampling] * len(starts) if isinstance(sampling, Options) else sampling
+    if len(sampling) != len(starts):
+        raise InputError(f"there are {len(sampling)} options for {len(starts)} sample ids")
+    rows, limits = [], []
+    for own, start, sample in zip(sampling, starts.tolist(), sample_ids, strict=True):
+        options = own.resolve({}) if isinstance(own, GenerationOptions) else own
+        check_number("a sample id", sample, int, 0)
+        options.check_ids(model.config.vocab_size)
+        for name in ("num_samples", "num_beams"):
+            if getattr(options, name) != 1:
+                raise InputError(f"chunks take no {name}: give a sample id for each row")
+        if options.stop_strings and not token_bytes:
+            raise InputError(f"stop: {options.stop_strings[0]!r} is a text; give token_bytes")
+        most = min(steps, options.max_new_tokens or steps)
+        options = dataclasses.replace(options, max_new_tokens=most)
+        rows.append(options)
+        limits.append(options.new_tokens(start, model.config.context_length))
+    sampler = Sampler.of(rows, limits, eos=eos, token_bytes=token_bytes)
+    return dataclasses.replace(sampler, sample=jnp.asarray(sample_ids, jnp.int32))

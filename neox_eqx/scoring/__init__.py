@@ -1,0 +1,1 @@
+"""Scores of texts: how likely a model finds what is already written."""

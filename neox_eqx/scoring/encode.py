@@ -1,0 +1,95 @@
+"""Texts, and completions after prompts, as token ids to score."""
+
+from collections.abc import Sequence
+
+from tokenizers import Tokenizer
+
+from neox_eqx.errors import InputError
+from neox_eqx.scoring.pairs import Pair
+from neox_eqx.text.generator import TextGenerator
+
+Text = str | tuple[str, str]
+"""A text, or a prompt and its completion, of which the completion is scored."""
+
+
+def prefix_token(generator: TextGenerator) -> int | None:
+    """What stands before a completion that has no prompt: BOS, or EOS where there is none."""
+    bos = generator.defaults.get("bos_token_id", generator.model.config.bos_token_id)
+    return next(iter(generator.eos_token_ids), None) if bos is None else bos
+
+
+def encode(tokenizer: Tokenizer, text: str, prefix: int | None) -> tuple[int, ...]:
+    """The ids of a text with what the tokenizer adds, unless it begins with `prefix` already.
+
+    Raises:
+        InputError: the text is not valid Unicode.
+    """
+    begun = prefix is not None and text.startswith(
+        tokenizer.decode([prefix], skip_special_tokens=False)
+    )
+    return _ids(tokenizer, text, add_special_tokens=not begun)
+
+
+def encode_texts(
+    generator: TextGenerator, texts: Sequence[Text], places: Sequence[str]
+) -> list[Pair]:
+    """What `encode_text` makes of each; `places` say where they stand.
+
+    Raises:
+        InputError: with the place of the text that cannot be scored.
+    """
+    pairs = []
+    for text, place in zip(texts, places, strict=True):
+        try:
+            pairs.append(encode_text(generator, text))
+        except InputError as error:
+            raise InputError(f"{place}: {error}") from error
+    return pairs
+
+
+def encode_text(generator: TextGenerator, text: Text) -> Pair:
+    """The tokens of a text after its first, or those of a completion after its prompt.
+
+    A completion is what the prompt and it, as one text, have beyond the tokens of the prompt
+    alone. Spaces at the end of the prompt count as the beginning of the completion, since most
+    vocabularies have them in one token with the word that follows. So does
+    lm-evaluation-harness.
+
+    Raises:
+        InputError: there is nothing to score, or the model has no room for it.
+    """
+    config = generator.model.config
+    if isinstance(text, str):
+        ids = encode(generator.tokenizer, text, prefix_token(generator))
+        if not ids:
+            raise InputError("the text is empty")
+        pair = Pair(ids[:1], ids[1:])
+    else:
+        pair = _encode_completion(generator, *text)
+    pair.check(config.vocab_size, config.context_length)
+    return pair
+
+
+def _encode_completion(generator: TextGenerator, prompt: str, completion: str) -> Pair:
+    if not completion:
+        raise InputError("the completion is empty")
+    tokenizer, prefix = generator.tokenizer, prefix_token(generator)
+    whole = prompt + completion
+    prompt = prompt.rstrip()
+    if prompt:
+        context = encode(tokenizer, prompt, prefix)
+        pair = Pair(context, encode(tokenizer, whole, prefix)[len(context) :])
+    else:
+        if prefix is None:
+            raise InputError("the prompt is empty and the model has no BOS or EOS to begin with")
+        ids = _ids(tokenizer, whole, add_special_tokens=False)
+        pair = Pair((prefix,), ids[1:] if ids[:1] == (prefix,) else ids)
+    if not pair.tokens:
+        raise InputError(f"the completion {completion[:30]!r} adds no token to the prompt's")
+    return pair
+
+
+def _ids(tokenizer: Tokenizer, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise InputError(f"{text[:30]!r} is not valid Unicode; encode it as UTF-8")
+    return tuple(tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)

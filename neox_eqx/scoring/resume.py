@@ -1,0 +1,114 @@
+"""Rows that are kept as they come, so that a run that was ended goes on where it was."""
+
+import contextlib
+import fcntl
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from neox_eqx.errors import InputError
+from neox_eqx.text.files import whole_file
+
+
+@contextlib.contextmanager
+def partial_rows(output: Path) -> Iterator["PartialRows"]:
+    """The rows of the file `output`, in one beside it that is named so and `.partial`.
+
+    It stays if the block ends before `finish`, unless it is empty. Where `output` is a pipe or
+    a device, nothing stays.
+
+    Raises:
+        InputError: it cannot be written, or another process writes it.
+    """
+    if output.is_dir():
+        raise InputError(f"{output}: is a directory; name a file")
+    path = output.with_name(f"{output.name}.partial")
+    in_place = output.exists() and not output.is_file()
+    with tempfile.TemporaryFile() if in_place else _open_alone(path) as file:
+        rows = PartialRows(output, path, file)
+        try:
+            yield rows
+        finally:
+            if not in_place and not file.seek(0, 2):
+                path.unlink(missing_ok=True)
+
+
+def _open_alone(path: Path) -> IO[bytes]:
+    """The file to read and to add to, which no other process then opens so."""
+    try:
+        file = path.open("a+b")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise InputError(f"{path}: another process is writing it") from error
+    except OSError:
+        pass  # a file system without locks
+    return file
+
+
+class PartialRows:
+    """A file whose first line says what its rows come of; each other has a place, and its row."""
+
+    def __init__(self, output: Path, path: Path, file: IO[bytes]):
+        self._output, self._path, self._file = output, path, file
+        self._header = b""
+        self.starts: dict[int, int] = {}
+        """The byte where each row's line begins: the rows may be more than fit into memory."""
+
+    def begin(self, subject: Mapping[str, str]) -> None:
+        """Finds the rows that are there; `subject` describes all that they come of.
+
+        Raises:
+            InputError: they come of something else, or the file is none of these.
+        """
+        self._file.seek(0)
+        first = self._file.readline()
+        others = self._differences(first, subject)
+        start = len(first)
+        # A line may be the last that was written, and not whole.
+        for line in self._file:
+            place, _, row = line.partition(b"\t")
+            if not place.isdigit() or not row.endswith(b"}\n"):
+                break
+            self.starts[int(place)] = start
+            start += len(line)
+        if not self.starts:
+            start = 0
+        elif others:
+            raise InputError(
+                f"{self._path}: has rows of {others}; remove it, or name another --output"
+            )
+        self._file.truncate(start)
+        self._header = json.dumps(subject).encode() + b"\n"
+
+    def add(self, place: int, row: Mapping[str, Any]) -> None:
+        """Keeps a row from now on, whatever becomes of this process."""
+        if not self._file.seek(0, 2):
+            self._file.write(self._header)
+        self.starts[place] = self._file.tell()
+        line = f"{place}\t{json.dumps(row)}\n"
+        self._file.write(line.encode())
+        self._file.flush()
+
+    def finish(self) -> None:
+        """Writes the rows in the order of their places, as a file that is whole or not there."""
+        with whole_file(self._output) as whole:
+            for place in sorted(self.starts):
+                self._file.seek(self.starts[place])
+                whole.write(self._file.readline().decode().partition("\t")[2])
+        self._file.truncate(0)
+
+    def _differences(self, first: bytes, subject: Mapping[str, str]) -> str:
+        try:
+            found = json.loads(first or b"{}")
+            different = [name for name in subject if found.get(name) != subject[name]]
+        except (ValueError, AttributeError) as error:
+            raise InputError(
+                f"{self._path}: is no file of rows; remove it, or name another --output"
+            ) from error
+        return " and ".join(f"another {name}" for name in different)

@@ -1,0 +1,103 @@
+"""Scores texts: how likely a model finds each token of what is already written.
+
+python scripts/score.py --model MODEL --input texts.txt --output scores.jsonl
+"""
+
+import dataclasses
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from tqdm import tqdm
+
+from neox_eqx import InputError, TextGenerator
+from neox_eqx.command_line import run
+from neox_eqx.scoring.encode import encode_texts
+from neox_eqx.scoring.files import read_texts
+from neox_eqx.scoring.resume import partial_rows
+from neox_eqx.scoring.subject import subject
+from neox_eqx.scoring.texts import TextScore, text_scores
+from neox_eqx.sharding.distributed import (
+    agreed,
+    check_equal,
+    is_first,
+    on_every_host,
+    told_by_first,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Score texts: log-probabilities of their tokens under a model.
+
+    Started again after it was ended, it goes on with the rows that it has in OUTPUT.partial.
+    """
+
+    model: str
+    """A directory in Hugging Face or native layout, or a Hub id."""
+    input: Path
+    """A text a line, or .jsonl with "text", or "prompt" and "completion", on each line."""
+    output: Path
+    """Write the scores here, a JSON object a text, in the order of the texts."""
+    batch_size: int = 8
+    """Texts that run together."""
+    top_candidates: int = 0
+    """Also tell so many of the likeliest tokens in each place, with their probabilities."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Of parameters and computation; float32 on a CPU, bfloat16 on an accelerator."""
+    quantize: Literal["int8"] | None = None
+    """Round the weights of the layers, and of a head that is not the embedding, to 8 bits."""
+    mesh: str = "auto"
+    """Devices to spread rows and model over, as data=2,model=4 or as scripts/plan.py prints it."""
+
+
+def main(options: Options) -> None:
+    with ExitStack() as stack:
+        rows = None
+        with agreed():
+            if options.batch_size < 1 or options.top_candidates < 0:
+                raise InputError("--batch-size must be at least 1, and --top-candidates at least 0")
+            places, texts = zip(*read_texts(options.input), strict=True)
+            if is_first():
+                rows = stack.enter_context(partial_rows(options.output))
+        check_equal("what to score", texts)
+        generator = TextGenerator.load(
+            options.model, dtype=options.dtype, mesh=options.mesh, quantize=options.quantize
+        )
+        with agreed():
+            pairs = encode_texts(generator, texts, places)
+        what = subject(generator.model, texts, pairs, options.top_candidates)
+        with agreed():
+            if rows:
+                rows.begin(what)
+        is_there = np.zeros(len(texts), bool)
+        if rows:
+            is_there[list(rows.starts)] = True
+        left = np.flatnonzero(~told_by_first(is_there)).tolist()
+        scores = text_scores(
+            generator.model,
+            [texts[place] for place in left],
+            [pairs[place] for place in left],
+            batch_size=options.batch_size,
+            top_candidates=options.top_candidates,
+        )
+        tokens = sum(len(pair.tokens) for pair in pairs)
+        with tqdm(total=tokens, unit=" tokens", disable=None) as bar:
+            bar.update(tokens - sum(len(pairs[place].tokens) for place in left))
+            for index, score in scores:
+                bar.update(score.num_tokens)
+                if rows:
+                    rows.add(left[index], _row(score))
+        if rows:
+            rows.finish()
+
+
+def _row(score: TextScore) -> dict[str, Any]:
+    """What is asked for and is there."""
+    row = dataclasses.asdict(score)
+    return {name: row[name] for name in row if row[name] is not None}
+
+
+if __name__ == "__main__":
+    run(on_every_host(main), Options)

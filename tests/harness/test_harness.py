@@ -1,0 +1,190 @@
+"""lm-evaluation-harness on local tasks: our model beside the harness's own transformers backend."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from neox_eqx import DEMO_MODEL, InputError
+from tests.sharding.processes import finish
+
+ROOT = Path(__file__).parents[2]
+# Measured 1.7e-6 of a perplexity, the exponential of 50, and its error 6.7e-6.
+RELATIVE_FIGURE = 2e-5
+# Measured 1.3e-7 of sums over up to 700 tokens, and 1.2e-7 where the sum is near 0.
+TOLERANCE = 1e-6
+
+QUESTION = "Tom has {0} boxes with {1} apples each. How many apples does Tom have?"
+LONG = " ".join(QUESTION.format(a, b) for a in range(2, 10) for b in (3, 7))
+DOCUMENTS = [
+    # A context at whose end a space stands, none at all, and one longer than the model takes.
+    {"context": QUESTION.format(3, 4) + "\n", "choices": ["There are 12", " 12", "12"]},
+    {"context": "How many legs do 3 cats have? ", "choices": ["12 legs", "There are", "7"]},
+    {"context": "", "choices": ["There are", "Tom has 3 boxes", "#### 12"]},
+    {"context": LONG, "choices": [" There are 12", "\nThere", "7"]},
+]
+TEXTS = ["How many legs do 3 cats have?", "안녕 👍🏽", LONG, f"<|endoftext|>{LONG} {LONG}"]
+PROMPTS = [QUESTION.format(3, 4) + "\n", "How many legs do 3 cats have?\n", LONG, "Anna"]
+TASKS: dict[str, dict[str, Any]] = {
+    "local_choice": {
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{context}}",
+        "doc_to_choice": "{{choices}}",
+        "doc_to_target": 0,
+        "target_delimiter": "",
+        "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
+    },
+    "local_likelihood": {
+        "output_type": "loglikelihood",
+        "doc_to_text": "{{context}}",
+        "doc_to_target": "{{choices[0]}}",
+        "target_delimiter": " ",
+        "metric_list": [{"metric": "perplexity"}, {"metric": "acc"}],
+    },
+    "local_rolling": {
+        "output_type": "loglikelihood_rolling",
+        "doc_to_text": "",
+        "doc_to_target": "{{text}}",
+        "metric_list": [{"metric": "word_perplexity"}, {"metric": "bits_per_byte"}],
+    },
+    "local_generate": {
+        "output_type": "generate_until",
+        "doc_to_text": "{{prompt}}",
+        "doc_to_target": "There are 3 x 4 ",
+        # The prompts end with a newline, which is no part of what is generated.
+        "generation_kwargs": {"until": ["\n\n", "= 1", "####"], "max_gen_toks": 40},
+        "metric_list": [{"metric": "exact_match"}],
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict, dict]]:
+    """Of either backend its figures, and by task what it answered to each document."""
+    place = tmp_path_factory.mktemp("tasks")
+    rows = {
+        "local_choice": DOCUMENTS,
+        "local_likelihood": DOCUMENTS,
+        "local_rolling": [{"text": text} for text in TEXTS],
+        "local_generate": [{"prompt": prompt} for prompt in PROMPTS],
+    }
+    for name, task in TASKS.items():
+        data = place / f"{name}.jsonl"
+        data.write_text("".join(json.dumps(row) + "\n" for row in rows[name]))
+        source = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(data)}}}
+        own = {"task": name, **source, "test_split": "test", **task}
+        (place / f"{name}.yaml").write_text(yaml.safe_dump(own))
+    # Where a generation_config.json limits new tokens, transformers ignores the task's own limit.
+    model = place / "model"
+    shutil.copytree(DEMO_MODEL, model)
+    (model / "generation_config.json").write_text('{"eos_token_id": 0, "pad_token_id": 0}')
+    backends = ("neox_eqx", "hf")
+    ended = finish([_start(place, backend) for backend in backends], within=500)
+    assert [one.status for one in ended] == [0, 0], ended
+    assert all(task in one.out for task in TASKS for one in ended)
+    return {backend: _read(place / backend) for backend in backends}
+
+
+def _start(place: Path, backend: str) -> subprocess.Popen[str]:
+    ours = "--model_args pretrained=./model,dtype=float32 --batch_size 3 --log_samples"
+    command = [*ours.split(), "--include_path", ".", "--output_path", backend]
+    if backend != "neox_eqx":
+        command += ["--model", backend, "--device", "cpu"]
+    offline = {"HF_DATASETS_OFFLINE": "1", "HF_HOME": str(place / "home"), "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "neox_eqx.harness", *command, "--tasks", ",".join(TASKS)],
+        cwd=place,
+        env={**os.environ, **offline},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _read(directory: Path) -> tuple[dict, dict]:
+    (figures,) = directory.rglob("results_*.json")
+    samples = {}
+    for name in TASKS:
+        (file,) = directory.rglob(f"samples_{name}_*.jsonl")
+        rows = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+        samples[name] = [row["resps"] for row in sorted(rows, key=lambda row: row["doc_id"])]
+    return json.loads(figures.read_text())["results"], samples
+
+
+def test_both_backends_have_the_same_figures(
+    evaluated: dict[str, tuple[dict, dict]],
+) -> None:
+    (ours, _), (theirs, _) = evaluated["neox_eqx"], evaluated["hf"]
+    for task in TASKS:
+        numbers = {name: value for name, value in theirs[task].items() if name != "alias"}
+        assert len(numbers) > 2
+        for name, value in numbers.items():
+            if isinstance(value, float):
+                value = pytest.approx(value, rel=RELATIVE_FIGURE)
+            assert ours[task][name] == value, (task, name)
+
+
+def test_both_backends_answer_each_request_alike(
+    evaluated: dict[str, tuple[dict, dict]],
+) -> None:
+    (_, ours), (_, theirs) = evaluated["neox_eqx"], evaluated["hf"]
+    assert ours["local_generate"] == theirs["local_generate"]
+    generated = [answer for ((answer,),) in ours["local_generate"]]
+    assert any("\n" in answer for answer in generated) and len(set(generated)) == len(PROMPTS)
+    greedy = set()
+    for task in ("local_choice", "local_likelihood", "local_rolling"):
+        for own, other in zip(ours[task], theirs[task], strict=True):
+            for (answer,), (expected,) in zip(own, other, strict=True):
+                if task == "local_rolling":
+                    answer, expected = [answer, "False"], [expected, "False"]
+                assert float(answer[0]) == pytest.approx(
+                    float(expected[0]), rel=TOLERANCE, abs=TOLERANCE
+                )
+                assert answer[1] == expected[1]
+                greedy.add(answer[1])
+    assert len(greedy) == 2
+
+
+@pytest.mark.filterwarnings("ignore")  # of the harness and what it imports
+def test_what_cannot_be_asked_is_said_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    from lm_eval.api.instance import Instance
+
+    from neox_eqx.harness.__main__ import main, with_defaults
+    from neox_eqx.harness.adapter import NeoXLM
+
+    with pytest.raises(SystemExit) as ended:
+        main(["--model_args", "pretrained=./absent", "--tasks", "arc_easy"])
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert ended.value.code == 2
+    assert last.startswith("neox_eqx.harness: error: ./absent: no such directory")
+    with pytest.raises(InputError, match="batch_size must be a whole number of at least 1, or aut"):
+        NeoXLM(str(DEMO_MODEL), batch_size="x")
+    model = NeoXLM(str(DEMO_MODEL), max_length=32, batch_size="auto")
+    cases: dict[str, dict[str, Any]] = {
+        "num_beams 4 is not supported": {"num_beams": 4, "max_gen_toks": 8},
+        "typo 1 is not supported": {"typo": 1, "max_gen_toks": 8},
+        "max_gen_toks is 256, but the model has 32 positions": {"num_beams": 1},
+    }
+    for message, settings in cases.items():
+        with pytest.raises(InputError, match=message):
+            model.generate_until([Instance("generate_until", {}, ("Tom", settings), 0)])
+    with pytest.raises(InputError, match="a continuation has 33 tokens, but the model has 32"):
+        model.loglikelihood(
+            [Instance("loglikelihood", {}, ("Tom", "7" * 33), 0)], disable_tqdm=True
+        )
+    runs = {
+        "--tasks a": "run --tasks a --model neox_eqx --batch_size 8",
+        "run -M hf --tasks a": "run -M hf --tasks a --batch_size 8",
+        "run -b 4 -M=hf": "run -b 4 -M=hf",
+        "--config a.yaml": "run --config a.yaml",
+        "ls tasks": "ls tasks",
+        "": "",
+    }
+    for given, completed in runs.items():
+        assert " ".join(with_defaults(given.split())) == completed

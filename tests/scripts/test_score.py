@@ -1,0 +1,245 @@
+"""scripts/score.py as its user runs it: what it writes, killed or not, and how it says no."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from neox_eqx.scoring.encode import encode_text
+from neox_eqx.scoring.resume import partial_rows
+from neox_eqx.scoring.subject import subject
+from neox_eqx.scoring.texts import score_texts
+from neox_eqx.text.generator import TextGenerator
+from tests.sharding.processes import finish, start
+from tests.text.checkpoints import byte_level, save_checkpoint
+
+ROOT = Path(__file__).parents[2]
+SCORE = ROOT / "scripts" / "score.py"
+
+# Runs each list of arguments as a command of its own, in one process: starting takes seconds.
+MANY = """
+import contextlib, io, json, sys
+sys.path.insert(0, sys.argv[1])
+import score
+from neox_eqx.command_line import run
+
+answers = []
+for args in json.load(sys.stdin):
+    sys.argv[0] = "score.py"
+    status, out, err = 0, io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            run(score.main, score.Options, args)
+        except SystemExit as exit:
+            status = exit.code
+    answers.append((status, out.getvalue(), err.getvalue()))
+json.dump(answers, sys.stdout)
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("checkpoint")
+    save_checkpoint(directory, byte_level())
+    return directory
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def many(commands: list[list[Any]]) -> list[tuple[int, str, str]]:
+    """Status, output and errors of each command."""
+    ran = subprocess.run(
+        [sys.executable, "-c", MANY, SCORE.parent],
+        input=json.dumps([[str(arg) for arg in args] for args in commands]),
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert ran.returncode == 0, ran.stderr
+    return [tuple(answer) for answer in json.loads(ran.stdout)]
+
+
+def test_a_killed_run_goes_on_with_what_it_has_and_ends_as_if_it_had_not_been(
+    model: Path, tmp_path: Path
+) -> None:
+    texts = [f"Two cats and {number} dogs went home." for number in range(150)]
+    lines = [json.dumps({"text": text, "id": 7}) for text in texts]
+    lines[2:4] = ["", '{"prompt": "How many ", "completion": "animals?"}']
+    source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("\n".join(lines))
+    partial = tmp_path / "out.jsonl.partial"
+    command = ["--model", model, "--input", source, "--output", output, "--batch-size", "1"]
+    process = subprocess.Popen([sys.executable, SCORE, *command], env=_environment())
+    try:
+        wait_until(lambda: partial.exists() and partial.read_bytes().count(b"\n") > 20, process)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert not output.exists()
+    header, *written = partial.read_bytes().splitlines(keepends=True)
+    assert 20 <= len(written) < 149
+    # What is there is taken and not scored again, so a row that is altered stays altered.
+    place, row = written[5].split(b"\t")
+    written[5] = place + b"\t" + json.dumps({**json.loads(row), "num_tokens": -1}).encode() + b"\n"
+    partial.write_bytes(b"".join([header, *written]) + b'7\t{"tokens": [')
+    other_input = tmp_path / "other.txt"
+    other_input.write_text("Two cats\n")
+    other_model = tmp_path / "model"
+    shutil.copytree(model, other_model)
+    tensors = load_file(model / "model.safetensors")
+    tensors["gpt_neox.final_layer_norm.bias"] = tensors["gpt_neox.final_layer_norm.bias"][::-1]
+    save_file(
+        {name: tensor.copy() for name, tensor in tensors.items()},
+        other_model / "model.safetensors",
+        {"format": "pt"},
+    )
+    before = partial.read_bytes()
+    refused = many(
+        [
+            [*command, "--input", other_input],
+            [*command, "--model", other_model],
+            [*command, "--dtype", "bfloat16"],
+            [*command, "--top-candidates", "1"],
+        ]
+    )
+    others = ("input", "model", "model and another dtype", "number of candidates")
+    for (status, _, error), other in zip(refused, others, strict=True):
+        assert (status, error.count("\n")) == (2, 1), error
+        assert f"out.jsonl.partial: has rows of another {other}; remove it, or" in error
+    assert partial.read_bytes() == before and not output.exists()
+    # Another batch size changes no row, and may be what the killed run needed.
+    assert many([[*command, "--batch-size", "16"]]) == [(0, "", "")]
+    assert sorted(os.listdir(tmp_path)) == ["in.jsonl", "model", "other.txt", "out.jsonl"]
+    rows = rows_of(output)
+    assert [row["num_tokens"] for row in rows].count(-1) == 1
+    rows[int(place)]["num_tokens"] = json.loads(row)["num_tokens"]
+    del lines[2]
+    expected = score_texts(
+        TextGenerator.load(model),
+        [*texts[:2], ("How many ", "animals?"), *texts[4:]],
+        batch_size=16,
+    )
+    for row, score in zip(rows, expected, strict=True):
+        names = "tokens logprobs sum_logprob num_tokens is_greedy".split()
+        prompt = ["prompt_tokens"] if score.prompt_tokens else []
+        assert list(row) == prompt + names
+        assert row["tokens"] == list(score.tokens)
+        assert row["sum_logprob"] == pytest.approx(score.sum_logprob, abs=1e-4)
+        assert row["logprobs"] == [*map(_approximately, score.logprobs)]
+        assert (row["num_tokens"], row["is_greedy"]) == (score.num_tokens, score.is_greedy)
+
+
+def _approximately(value: float | None) -> Any:
+    return None if value is None else pytest.approx(value, abs=1e-5)
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def wait_until(is_there: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + 120
+    while not is_there():
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.002)
+
+
+def test_every_mistake_is_answered_with_one_line_and_leaves_nothing(
+    model: Path, tmp_path: Path
+) -> None:
+    def given(name: str, text: str | bytes) -> Path:
+        path = tmp_path / name
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    good = given("good.txt", "Two cats\nand\n")
+    cases = {
+        "empty text": (given("a.txt", "Two\n\ncats\n"), "a.txt, line 2: the text is empty"),
+        "no text": (given("b.txt", ""), "b.txt: holds no text"),
+        "not UTF-8": (given("c.txt", b"\xff\n"), "c.txt: cannot be read: "),
+        "too long": (given("d.txt", "a\n" + "7" * 66), "d.txt, line 2: has 66 tokens, but the"),
+        "broken": (given("e.jsonl", '{"text": "a"}\n{'), "e.jsonl, line 2: is not valid JSON"),
+        "list": (given("f.jsonl", "[1]"), "f.jsonl, line 1: is not a JSON object"),
+        "number": (given("g.jsonl", '{"text": 3}'), 'line 1: "text" must be a text, not 3'),
+        "half": (
+            given("h.jsonl", '\n{"prompt": "a"}'),
+            'h.jsonl, line 2: needs either "text" or "prompt" and "completion"',
+        ),
+        "both": (given("i.jsonl", '{"prompt": "a", "completion": "b", "text": "c"}'), "either"),
+        "no completion": (
+            given("j.jsonl", '{"prompt": "a", "completion": ""}'),
+            "j.jsonl, line 1: the completion is empty",
+        ),
+        "surrogate": (given("k.jsonl", '{"text": "\\ud83d"}'), "line 1: '\\ud83d' is not valid"),
+        "absent": (tmp_path / "l.txt", "l.txt: cannot be read: "),
+        "directory": (tmp_path, "cannot be read: "),
+    }
+    output = tmp_path / "out.jsonl"
+    shared = ["--model", model, "--output", output]
+    commands = [[*shared, "--input", path] for path, _ in cases.values()]
+    messages = [message for _, message in cases.values()]
+    options = {
+        "--batch-size 0": "--batch-size must be at least 1",
+        "--top-candidates -1": "--top-candidates at least 0",
+        "--top-candidates 999": "top_candidates must be a whole number from 0 to 310, not 999",
+        "--output /absent/out": "/absent/out.partial: cannot be written: No such file",
+        f"--output {tmp_path}": "is a directory; name a file",
+        "--model ./absent": "./absent: no such directory",
+        "--mesh data=3x": "the mesh 'data=3x' is neither",
+        "--candidates 3": "there is no option --candidates; did you mean --top-candidates?",
+    }
+    commands += [[*shared, "--input", good, *option.split(" ")] for option in options]
+    commands.append(["--input", good, "--output", output])
+    before = sorted(tmp_path.iterdir())
+    for (status, out, error), message in zip(
+        many(commands), [*messages, *options.values(), "--model"], strict=True
+    ):
+        assert (status, out) == (2, ""), (message, error)
+        assert error.startswith("score.py: error: ") and error.count("\n") == 1, error
+        assert message in error, error
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_on_several_hosts_the_first_writes_what_one_process_writes_and_goes_on(
+    model: Path, tmp_path: Path
+) -> None:
+    directories = [tmp_path / str(number) for number in range(2)]
+    for directory in directories:
+        directory.mkdir()
+        (directory / "in.txt").write_text("".join(f"{n} cats and dogs\n" for n in range(9)))
+    command = ["--model", model, "--input", directories[0] / "in.txt", "--top-candidates", "1"]
+    (answer,) = many([[*command, "--output", tmp_path / "alone.jsonl", "--mesh", "model=1"]])
+    assert answer == (0, "", "")
+    alone = rows_of(tmp_path / "alone.jsonl")
+    # What one process without a mesh left, two with one take.
+    generator = TextGenerator.load(model)
+    texts = (directories[0] / "in.txt").read_text().splitlines()
+    pairs = [encode_text(generator, text) for text in texts]
+    with partial_rows(directories[0] / "out.jsonl") as partial:
+        partial.begin(subject(generator.model, texts, pairs, 1))
+        partial.add(4, {**alone[4], "num_tokens": -1})
+    on_two = [SCORE, *command[:2], "--input", "in.txt", "--output", "out.jsonl"]
+    options = ["--top-candidates", "1", "--mesh", "data=2,model=2", "--batch-size", "3"]
+    ended = finish(start([*on_two, *options], 2, directories))
+    assert [(one.status, one.out) for one in ended] == [(0, "")] * 2, ended
+    assert [path.name for path in directories[1].iterdir()] == ["in.txt"]
+    rows = rows_of(directories[0] / "out.jsonl")
+    assert [row["num_tokens"] == -1 for row in rows] == [number == 4 for number in range(9)]
+    for row, expected in zip(rows, alone, strict=True):
+        assert row["tokens"] == expected["tokens"]
+        assert row["sum_logprob"] == pytest.approx(expected["sum_logprob"], abs=1e-4)
+        likeliest, others = (
+            [one and one[0]["token"] for one in own["candidates"]] for own in (row, expected)
+        )
+        assert likeliest == others
