@@ -32,7 +32,7 @@ from neox_eqx.generation.options import GenerationOptions
 from neox_eqx.generation.processors.chain import warpers_of
 from neox_eqx.generation.run import Row, pad_prompts
 from tests.generation.completions import ENDLESS, Prompts, ours, random_prompts, request
-from tests.generation.test_requests import drawn_options, their_settings
+from tests.generation.test_requests import drawn_options, seeds, their_settings
 from tests.hf_models import family
 
 VOCAB = 128
@@ -118,7 +118,7 @@ def test_any_number_of_beams_and_texts(num_beams: int) -> None:
     assert_equal(ours_by_prompt(rows, num_beams), theirs(hf, prompts, eos, **own))
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", seeds(2, 15))
 def test_searches_of_one_batch_have_options_of_their_own(seed: int) -> None:
     """Processors too: they see the text of each beam, and log-probabilities."""
     hf, model = family("pythia-70m")

@@ -66,7 +66,13 @@ def drawn_options(random: np.random.Generator) -> dict[str, Any]:
     return {name: choices[name] for name in names}
 
 
-@pytest.mark.parametrize("seed", range(3))
+def seeds(few: int, many: int) -> list[Any]:
+    """A few in every run of the tests, and many where there is time."""
+    slow = pytest.mark.slow
+    return [*range(few), *[pytest.param(seed, marks=slow) for seed in range(few, many)]]
+
+
+@pytest.mark.parametrize("seed", seeds(3, 24))
 def test_greedy_tokens_are_those_of_transformers_for_drawn_options(seed: int) -> None:
     hf, model = family("pythia-70m")
     random = np.random.default_rng(seed)
