@@ -1,18 +1,12 @@
 """Settings of the whole test run. They act on import, before any test imports the package."""
 
 import os
-import tempfile
 
 # Read when jax starts its backend; a user who sets XLA_FLAGS chooses the devices.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-# What one process of the run has compiled, its other workers, commands and hosts only read.
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    _COMPILED = tempfile.TemporaryDirectory(prefix="neox_eqx-compiled-")
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED.name
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
 import jax
 import torch

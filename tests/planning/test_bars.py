@@ -102,6 +102,7 @@ def test_int8_halves_what_is_read_for_one_row(compiler: Compiler) -> None:
     assert facts["temp_bytes"] < 64 * MB
 
 
+@pytest.mark.slow
 def test_a_step_of_training_the_20b_model_on_32_chips(compiler: Compiler) -> None:
     load = {"batch_size": 32, "prompt_len": 2048, "gen_len": 1}
     question = {"topology": "v4:2x4x4", "mesh": "data=8,model=4", "program": "train", "load": load}

@@ -33,6 +33,7 @@ def benchmark(*options: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_both_systems_lose_the_same_and_every_figure_is_there(tmp_path: Path) -> None:
     path = tmp_path / "figures.json"
     ended = benchmark("--rounds", "1", "--steps", "4", "--profile", "--json", path)

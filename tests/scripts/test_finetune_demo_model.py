@@ -22,6 +22,7 @@ def questions(path: Path) -> list[str]:
     return [json.loads(line)["question"] for line in path.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_problems_are_learnt_that_are_not_those_it_is_examined_on(tmp_path: Path) -> None:
     # So many of the few thousand weeks problems would have some of those of the exam among them.
     many = "--kinds weeks --problems 3000 --held-out 4".split()
