@@ -80,13 +80,13 @@ def scores_of(logits: Float[Array, "C V"], targets: Int[Array, " C"], candidates
     """Scores each target by the logits of its place."""
     # Less the largest before all else: of a token that is nearly certain, whose logarithm is
     # near 0, the difference of two large numbers would leave little.
-    logits = logits - logits.max(-1, keepdims=True)
-    normaliser = jnp.log(jnp.exp(logits).sum(-1, keepdims=True))
+    largest = logits.max(-1, keepdims=True)
+    normaliser = jnp.log(jnp.exp(logits - largest).sum(-1, keepdims=True))
     of_target = jnp.take_along_axis(logits, targets[:, None], axis=-1)
     best, tokens = lax.top_k(logits, candidates)
     return Scores(
-        (of_target - normaliser)[:, 0],
+        (of_target - largest - normaliser)[:, 0],
         first_of_largest(logits) == targets,
         tokens,
-        best - normaliser,
+        best - largest - normaliser,
     )
