@@ -140,12 +140,12 @@ class BeamSearch(Strategy):
         prompts, vocab = len(self.seed), logprobs.shape[-1]
         for processor in self.processors:
             logprobs = processor(logprobs, history)
-        order = logprobs
         if self.draws:
+            warped = logprobs
             for warper in self.warpers:
-                order = warper(order)
+                warped = warper(warped)
             sampled = jnp.repeat(~self.greedy, self.beams)[:, None]
-            logprobs = order = jnp.where(sampled, order, logprobs)
+            logprobs = jnp.where(sampled, warped, logprobs)
         score = (logprobs + memory.score.reshape(-1, 1)).reshape(prompts, -1)
         order = score
         if self.draws:

@@ -14,13 +14,13 @@ from neox_eqx.generation.chunk import Chunk, align_left
 from neox_eqx.generation.chunk_result import ChunkResult, text_of
 from neox_eqx.generation.chunk_steps import begin, end, read
 from neox_eqx.generation.loop import decode_all
+from neox_eqx.generation.not_a_number import check_numbers
 from neox_eqx.generation.option_values import check_number
 from neox_eqx.generation.options import GenerationOptions, ResolvedOptions
 from neox_eqx.generation.sampling import Sampler
 from neox_eqx.generation.stop_strings import TokenBytes
 from neox_eqx.generation.stopping import REASONS
 from neox_eqx.model.neox import GPTNeoX
-from neox_eqx.sharding.distributed import is_first
 
 Options = GenerationOptions | ResolvedOptions
 
@@ -63,7 +63,7 @@ def prefill(
         prefix_chunks[-1].next_logits if prefix_chunks else nothing,
         candidates=candidates,
     )
-    _check_numbers(bool(is_nan))
+    check_numbers(bool(is_nan))
     told = jax.device_get(told)
     unknown = np.where(chunk.is_real, np.float32(np.nan), np.float32(0))
     return ChunkResult(
@@ -112,7 +112,7 @@ def generate(
     state = begin(model, text.tokens, text.is_real, prefix_chunks[-1].next_logits, strategy)
     *_, state = decode_all(model, past, state, strategy)
     rows = jax.device_get(state.rows)
-    _check_numbers(bool(np.isnan(rows.logprobs).any()))
+    check_numbers(bool(np.isnan(rows.logprobs).any()))
     chunk = Chunk(*align_left(rows.tokens, np.arange(rows.slots) < rows.lengths[:, None]))
     width = chunk.tokens.shape[1]
     ids, logprobs = jax.device_get(strategy.candidates(state.memory))
@@ -144,14 +144,6 @@ def _check(model: GPTNeoX, before: Chunk, chunk: Chunk) -> None:
         raise InputError(
             f"token id {wrong[0]} is not in the model's vocabulary of {vocab_size}; "
             "the tokenizer belongs to another model"
-        )
-
-
-def _check_numbers(is_nan: bool) -> None:
-    if is_nan:
-        raise InputError(
-            "the model's logits are NaN: its parameters hold NaN, or overflow in this dtype",
-            mine=is_first(),
         )
 
 

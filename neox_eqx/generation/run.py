@@ -14,6 +14,7 @@ from neox_eqx.errors import InputError
 from neox_eqx.generation.beams import BeamSearch
 from neox_eqx.generation.lengths import bucket
 from neox_eqx.generation.loop import State, decode_all, prefill
+from neox_eqx.generation.not_a_number import check_numbers
 from neox_eqx.generation.options import ResolvedOptions
 from neox_eqx.generation.sampling import Sampler
 from neox_eqx.generation.stop_strings import TokenBytes
@@ -21,7 +22,6 @@ from neox_eqx.generation.stopping import REASONS
 from neox_eqx.generation.strategy import Strategy
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.segment import Segment
-from neox_eqx.sharding.distributed import is_first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +95,11 @@ def run(
     for state in states:
         rows = _rows(state, strategy)
         each = len(rows) // len(requests)
-        yield [row for place, count in enumerate(wanted) for row in rows[place * each :][:count]]
+        yield [
+            row
+            for place, count in enumerate(wanted)
+            for row in rows[place * each : place * each + count]
+        ]
 
 
 def strategy_of(
@@ -138,12 +142,7 @@ def _rows(state: State, strategy: Strategy) -> list[Row]:
     tokens, logprobs, lengths, finish, running, scores = jax.device_get(
         (rows.tokens, rows.logprobs, rows.lengths, rows.finish, state.rows.logprobs, scores)
     )
-    if np.isnan(running).any():
-        raise InputError(
-            "the model's logits are NaN: its parameters hold NaN, or overflow in "
-            "this dtype; try --dtype float32",
-            mine=is_first(),
-        )
+    check_numbers(bool(np.isnan(running).any()))
     return [
         Row(
             tuple(tokens[row, :length].tolist()),

@@ -6,6 +6,7 @@ from tokenizers import Tokenizer
 
 from neox_eqx.errors import InputError
 from neox_eqx.scoring.pairs import Pair
+from neox_eqx.text.generation_config import bos_token_id
 from neox_eqx.text.generator import TextGenerator
 
 Text = str | tuple[str, str]
@@ -14,7 +15,7 @@ Text = str | tuple[str, str]
 
 def prefix_token(generator: TextGenerator) -> int | None:
     """What stands before a completion that has no prompt: BOS, or EOS where there is none."""
-    bos = generator.defaults.get("bos_token_id", generator.model.config.bos_token_id)
+    bos = bos_token_id(generator.defaults, generator.model.config)
     return next(iter(generator.eos_token_ids), None) if bos is None else bos
 
 

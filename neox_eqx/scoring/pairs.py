@@ -10,9 +10,9 @@ from jaxtyping import Array, Bool, Int
 
 from neox_eqx.errors import InputError
 from neox_eqx.generation.lengths import bucket
+from neox_eqx.generation.not_a_number import check_numbers
 from neox_eqx.generation.scores import NOT_ASKED, Scores, token_scores
 from neox_eqx.model.neox import GPTNeoX
-from neox_eqx.sharding.distributed import is_first
 from neox_eqx.sharding.rules import constrain
 
 
@@ -98,12 +98,7 @@ def _score(
         valid[row, :length] = True
         targets[row, len(pair.context) - 1 : length] = pair.tokens
     scores = jax.device_get(_score_batch(model, tokens, valid, targets, candidates=candidates))
-    if np.isnan(scores.logprob).any():
-        raise InputError(
-            "the model's logits are NaN: its parameters hold NaN, or overflow in "
-            "this dtype; try --dtype float32",
-            mine=is_first(),
-        )
+    check_numbers(bool(np.isnan(scores.logprob).any()))
     for row, pair in enumerate(pairs):
         start = row * shape[1] + len(pair.context) - 1
         yield _pair_score(scores, slice(start, start + len(pair.tokens)))
