@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from neox_eqx.checkpoint.entry import Entry
 from neox_eqx.checkpoint.files import read_entries
+from neox_eqx.checkpoint.fingerprint import fingerprint
 from neox_eqx.checkpoint.fit import arranged_shapes, fitting
 from neox_eqx.checkpoint.hub import resolve
 from neox_eqx.checkpoint.names import Parameter, parameters
@@ -124,7 +125,7 @@ def _arranged(
     sizes = (dict(mesh.shape), asked.heads_of(config), asked.layout)
     if jax.process_count() > 1:
         how = (config, dtype, stacked, *sizes, quantize)
-        check_equal(f"{directory}, its configuration or tensors,", (*how, _fingerprint(tensors)))
+        check_equal(f"{directory}, its configuration or tensors,", (*how, fingerprint(tensors)))
     shapes = arranged_shapes(config, dtype, mesh, asked, stacked=stacked, quantize=quantize)
     if mesh.size == 1:
         shapes = dataclasses.replace(shapes, mesh=None)
@@ -139,20 +140,6 @@ def _dtype(dtype: jax.typing.DTypeLike) -> jnp.dtype:
     if known is None or known.name not in DTYPES:
         raise InputError(f"dtype {dtype!r} is not supported; it is one of {', '.join(DTYPES)}")
     return known
-
-
-def _fingerprint(tensors: dict[str, Entry]) -> list[tuple]:
-    """What tells one checkpoint from another that has tensors of the same names.
-
-    Of the values only vectors, norms and biases, which every process needs and which are small.
-    """
-    vectors = {
-        name: entry.read((slice(None),)) for name, entry in tensors.items() if len(entry.shape) == 1
-    }
-    return [
-        (name, entry.dtype, entry.shape, vectors[name].tobytes() if name in vectors else None)
-        for name, entry in sorted(tensors.items())
-    ]
 
 
 def _with_progress(parameters: list[Parameter]) -> Iterator[Parameter]:

@@ -7,12 +7,14 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import jax
+import numpy as np
 
-from neox_eqx.errors import InputError
-from neox_eqx.sharding.distributed import is_first
+from neox_eqx.errors import InputError, Stopped
+from neox_eqx.sharding.distributed import agreed, is_first, told_by_first
 from neox_eqx.training.state import TrainState
 
 # Where Orbax moves what is to go, whole: half deleted it must not look like a checkpoint.
@@ -23,11 +25,15 @@ class Checkpoints:
     """The last checkpoints of a run, in a directory that all hosts share.
 
     Each is a directory named by its step, and has its name only when all of it is there. It is
-    written while the run goes on, by each process what its own devices hold.
+    written while the run goes on, by each process what its own devices hold. Where they are
+    entered, what was begun is whole when they are left, unless by an error.
 
     Raises:
         InputError: the directory cannot be made.
     """
+
+    latest: int | None
+    """The step of the newest checkpoint, whole or begun; at first as the first process sees it."""
 
     def __init__(self, directory: Path, keep: int):
         import orbax.checkpoint as ocp
@@ -37,9 +43,10 @@ class Checkpoints:
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         self.directory = directory.resolve()
         self._args = ocp.args
-        with self._errors("cannot be made"):
+        with agreed(), self._errors("cannot be made"):
             self._manager = ocp.CheckpointManager(
                 self.directory,
+                item_handlers=ocp.StandardCheckpointHandler(),
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=LatestN(keep),
                     cleanup_tmp_directories=True,
@@ -48,11 +55,19 @@ class Checkpoints:
                 ),
             )
         self._remove_old()
+        self.latest = int(told_by_first(np.array(self._manager.latest_step() or 0))) or None
 
-    @property
-    def latest(self) -> int | None:
-        """The step of the newest checkpoint."""
-        return self._manager.latest_step()
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None or isinstance(error, Stopped):
+            self.finish()
 
     def check_space(self, state: TrainState) -> None:
         """Takes a state, or the shapes of one.
@@ -81,6 +96,7 @@ class Checkpoints:
         self.check_space(state)
         with self._errors(f"that of step {step} cannot be written"):
             self._manager.save(step, args=self._args.StandardSave(_named(state)), force=True)
+        self.latest = step
 
     def finish(self) -> None:
         """Waits until the last checkpoint is whole.
@@ -92,20 +108,42 @@ class Checkpoints:
             self._manager.wait_until_finished()
         self._remove_old()
 
+    @property
+    def stacked(self) -> bool | None:
+        """Whether the newest checkpoint has its layers stacked; None where it has no layers.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        if self.latest is None:
+            return None
+        with self._reading():
+            names = list(self._manager.item_metadata(self.latest).tree)
+        numbers = [name.split(".")[2] for name in names if name.startswith("model.layers.")]
+        return not numbers[0].isdecimal() if numbers else None
+
     def restore(self, shapes: TrainState) -> TrainState:
         """The state of the newest checkpoint, each array in the place that `shapes` say.
 
         Raises:
-            InputError: it is damaged.
+            InputError: it cannot be read.
         """
         named = _named(shapes)
-        with self._errors(f"that of step {self.latest} cannot be read; remove it"):
+        with self._reading():
             arrays = self._manager.restore(self.latest, args=self._args.StandardRestore(named))
         return jax.tree.unflatten(jax.tree.structure(shapes), [arrays[name] for name in named])
 
     def _remove_old(self) -> None:
         if is_first():
             shutil.rmtree(self.directory / _OLD, ignore_errors=True)
+
+    def _reading(self) -> contextlib.AbstractContextManager[None]:
+        before = [step for step in self._manager.all_steps() if step != self.latest]
+        then = f"goes on from step {max(before)}" if before else "begins anew"
+        return self._errors(
+            f"that of step {self.latest} cannot be read; if it is damaged, remove it, and the run "
+            f"{then}"
+        )
 
     @contextlib.contextmanager
     def _errors(self, what: str) -> Iterator[None]:

@@ -41,15 +41,17 @@ class Interruption:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def ask(self) -> int:
+    def ask(self, *, wait: bool = False) -> int:
         """The signal to stop for after the step that was begun last, or 0: the same everywhere.
 
-        Of several processes it is what they knew a step ago, which is there without waiting.
+        Of several processes it is what they knew a step ago, which is there without waiting, or
+        with `wait` what they know now.
         """
         if jax.process_count() == 1:
             return self._noted
         before, self._asked = self._asked, self._highest()
-        return 0 if before is None else int(before)
+        known = self._asked if wait else before
+        return 0 if known is None else int(known)
 
     def _highest(self) -> Int[Array, ""]:
         """Of the signals of all processes, once the devices get to it."""

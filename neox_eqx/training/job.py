@@ -9,6 +9,9 @@ from typing import Any
 import jax
 from tokenizers import Tokenizer
 
+from neox_eqx.checkpoint.files import read_entries
+from neox_eqx.checkpoint.fingerprint import fingerprint
+from neox_eqx.checkpoint.fit import fitting
 from neox_eqx.checkpoint.hub import resolve
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
@@ -31,6 +34,8 @@ class Job:
     options: TrainingOptions
     source: Path
     """The directory of the checkpoint that the run begins with."""
+    weights: str
+    """What tells it from others of the same config."""
     config: GPTNeoXConfig
     data: TrainingData
     held_out: HeldOut | None
@@ -49,6 +54,7 @@ class Job:
         with agreed():
             source = resolve(options.model)
             config = GPTNeoXConfig.from_file(source / "config.json")
+            weights = fingerprint(fitting(source, config, read_entries(source)))
             tokenizer, defaults = load_tokenizer(source), read_generation_config(source)
             length = _max_length(options, config)
             _, documents = _read(options.data, tokenizer, config, defaults)
@@ -69,7 +75,7 @@ class Job:
                 )
             mesh = _mesh(options, config)
             prompt = tuple(tokenizer.encode(options.tuning.prompt_text).ids)
-            job = cls(options, source, config, data, held_out, recipe, mesh, prompt)
+            job = cls(options, source, weights, config, data, held_out, recipe, mesh, prompt)
         check_equal("what to train", (job.settings, held_out and held_out.data.fingerprint))
         return job
 
@@ -81,7 +87,7 @@ class Job:
             **dataclasses.asdict(self.recipe),
             **dataclasses.asdict(self.options.tuning),
             **{name: getattr(self.options, name) for name in names},
-            "model": self.config.to_hf(),
+            "model": self.config.to_hf() | {"weights": self.weights},
             "data": self.data.fingerprint,
         }
 

@@ -2,9 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Literal
 
-from neox_eqx.sharding.distributed import is_first
+import numpy as np
+
+from neox_eqx.errors import InputError, Stopped
+from neox_eqx.sharding.distributed import is_first, told_by_first
 from neox_eqx.training.metrics_file import MetricsFile, read_metrics
 from neox_eqx.training.wandb_run import WandbRun
 
@@ -15,6 +19,7 @@ class RunLog:
     """The log of a run that goes on after `resume_step`; only process 0 writes anything.
 
     Opened within `agreed`, and before anything is compiled: a missing login is noticed here.
+    Entered, it is finished when it is left, with the exit status that the program will have.
 
     Raises:
         InputError: a file cannot be written; online, there is no login, or W&B cannot be reached.
@@ -26,15 +31,15 @@ class RunLog:
         *,
         wandb_mode: WandbMode,
         config: Mapping[str, Any],
-        name: str | None = None,
         resume_step: int = 0,
     ):
+        self._directory = directory
         self._sinks: list[MetricsFile | WandbRun] = []
         if not is_first():
             return
         wandb_run = None
         if wandb_mode != "disabled":
-            name = name or directory.resolve().name
+            name = directory.resolve().name
             wandb_run = WandbRun(directory, mode=wandb_mode, name=name, config=config)
         self._sinks.append(MetricsFile(directory, resume_step))
         if wandb_run:
@@ -46,6 +51,28 @@ class RunLog:
         plain = {name: n if isinstance(n, int) else float(n) for name, n in numbers.items()}
         for sink in self._sinks:
             sink.write(int(step), plain)
+
+    def has(self, step: int, name: str) -> bool:
+        """Whether a row of this step has such a number; the same in all processes, who all ask."""
+        rows = read_metrics(self._directory) if is_first() else []
+        found = any(row["step"] == step and name in row for row in rows)
+        return bool(told_by_first(np.array(found)))
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.finish()
+        elif isinstance(error, Stopped):
+            self.finish(error.status)
+        elif isinstance(error, InputError):
+            self.finish(2)
 
     def finish(self, status: int = 0) -> None:
         """Nothing is written any more; `status` is the exit status that W&B shows."""

@@ -2,17 +2,13 @@
 
 import os
 import signal
-from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
-from jax.sharding import Mesh
 
 from neox_eqx.errors import Stopped
 from neox_eqx.model.neox import GPTNeoX
-from neox_eqx.training.batch import Batch
 from neox_eqx.training.checkpoints import Checkpoints
-from neox_eqx.training.dataset import TrainingData, place
+from neox_eqx.training.dataset import place
 from neox_eqx.training.interruption import Interruption
 from neox_eqx.training.job import Job
 from neox_eqx.training.log import RunLog
@@ -31,58 +27,45 @@ def train(
     checkpoints: Checkpoints,
     log: RunLog,
 ) -> TrainState:
-    """Takes the steps that are left, and begins to write a checkpoint of the last one.
+    """Takes the steps that are left, with their evaluations, and writes the last checkpoint.
 
-    While the devices are at a step, the host makes the next batch and tells of the step before.
+    While the devices are at a step, the host tells of the step before and makes the next batch.
+    What is due at a step where a run was ended before is made up for here.
 
     Raises:
         InputError: a checkpoint cannot be written.
-        Stopped: a signal came, for which a checkpoint is begun; or batches were not finite.
+        Stopped: a signal came, for which there is a checkpoint; or batches were not finite.
     """
-    first, last = int(state.step) + 1, job.recipe.steps
-    batches = _batches(job.data, first, last, state.model.mesh)
-    upcoming = next(batches, None)
-    number = 0
-    with Interruption() as interruption, Report(job, log, state) as report:
+    step, asked = int(state.step), 0
+    with Interruption() as interruption:
+        with checkpoints, Report(job, log, state) as report:
 
-        def evaluate(step: int) -> None:
-            if job.held_out:
-                report.evaluated(step, job.held_out.measure(state.model, frozen, job.recipe))
+            def evaluate() -> None:
+                if job.held_out and job.evaluates_at(step):
+                    with report.paused():
+                        report.evaluated(
+                            step, job.held_out.measure(state.model, frozen, job.recipe)
+                        )
 
-        if first == 1:
-            with report.paused():
-                evaluate(0)
-        while upcoming and not number:
-            step, tokens, batch = upcoming
-            state, metrics = train_step(state, batch, job.recipe, frozen)
-            upcoming = next(batches, None)
-            report.add(step, tokens, metrics)
-            number = interruption.ask()
-            if not number and job.evaluates_at(step):
-                with report.paused():
-                    evaluate(step)
-            if number or job.saves_at(step):
-                with report.paused():
-                    checkpoints.save(state)
-    if number:
+            if not log.has(step, "eval_loss"):
+                evaluate()
+            while step < job.recipe.steps and not asked:
+                rows = job.data.batch(step)
+                batch = place(rows, state.model.mesh)
+                state, metrics = train_step(state, batch, job.recipe, frozen)
+                step += 1
+                report.add(step, int(np.count_nonzero(rows.documents)), metrics)
+                asked = interruption.ask()
+                if asked or job.saves_at(step):
+                    with report.paused():
+                        checkpoints.save(state)
+                if not asked:
+                    evaluate()
+        asked = asked or interruption.ask(wait=True)
+    if asked:
         raise Stopped(
-            f"{signal.Signals(number).name}: the checkpoint of step {step} is in "
+            f"{signal.Signals(asked).name}: the checkpoint of step {step} is in "
             f"{job.options.output}, where the same command goes on",
-            STATUS[number],
+            STATUS[asked],
         )
     return state
-
-
-class _Upcoming(NamedTuple):
-    step: int
-    """From 1 on."""
-    tokens: int
-    """In the batch, without padding."""
-    batch: Batch
-
-
-def _batches(data: TrainingData, first: int, last: int, mesh: Mesh | None) -> Iterator[_Upcoming]:
-    """The batches of these steps, each made when it is asked for."""
-    for step in range(first, last + 1):
-        rows = data.batch(step - 1)
-        yield _Upcoming(step, int(np.count_nonzero(rows.documents)), place(rows, mesh))

@@ -23,7 +23,7 @@ def draw_loss(directory: Path) -> None:
     _draw_loss(axes[0], rows)
     for panel, draw in zip(axes[1:], panels, strict=True):
         draw(panel, rows)
-    axes[0].set_title(directory.resolve().name)
+    axes[0].set_title(directory.resolve().name, parse_math=False)
     axes[-1].set_xlabel("step")
     axes[-1].set_xlim(left=0)
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -1,5 +1,6 @@
 """metrics.jsonl: what is told of a run, a row for each step and for each evaluation."""
 
+import contextlib
 import json
 import math
 import os
@@ -16,8 +17,8 @@ NAME = "metrics.jsonl"
 class MetricsFile:
     """The file of a run that goes on after `resume_step`: rows of later steps are cut off.
 
-    Each row is on the disk when `write` returns. Numbers that are not finite, which JSON has not,
-    are null.
+    One that goes on after step 0 begins anew, and so does the file. Each row is on the disk when
+    `write` returns. Numbers that are not finite, which JSON has not, are null.
 
     Raises:
         InputError: the file cannot be written, or holds something else.
@@ -26,7 +27,8 @@ class MetricsFile:
     def __init__(self, directory: Path, resume_step: int):
         self._path = directory / NAME
         if self._path.exists():
-            kept = [row for row in read_metrics(directory) if row["step"] <= resume_step]
+            rows = read_metrics(directory)
+            kept = [row for row in rows if resume_step and row["step"] <= resume_step]
             with whole_file(self._path) as file:
                 file.writelines(json.dumps(row) + "\n" for row in kept)
                 file.flush()
@@ -46,7 +48,9 @@ class MetricsFile:
             raise self._failure(error) from error
 
     def finish(self, status: int) -> None:
-        self._file.close()
+        # What a full disk did not take was told of by `write`, and would be tried again here.
+        with contextlib.suppress(OSError):
+            self._file.close()
 
     def _failure(self, error: OSError) -> InputError:
         return InputError(f"{self._path}: cannot be written: {error.strerror}")

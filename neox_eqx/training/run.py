@@ -5,11 +5,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from neox_eqx.checkpoint.load import load, load_shapes
 from neox_eqx.convert.source import find_companions
-from neox_eqx.errors import InputError, Stopped
+from neox_eqx.errors import InputError
 from neox_eqx.model.neox import GPTNeoX
-from neox_eqx.sharding.distributed import agreed, is_first
+from neox_eqx.sharding.distributed import agreed, is_first, told_by_first
 from neox_eqx.sharding.rules import TRAINING_RULES
 from neox_eqx.training.checkpoints import Checkpoints
 from neox_eqx.training.job import Job
@@ -18,9 +20,11 @@ from neox_eqx.training.loop import train
 from neox_eqx.training.loss_picture import draw_loss
 from neox_eqx.training.options import TrainingOptions
 from neox_eqx.training.result import ADAPTER, MODEL, save_result
-from neox_eqx.training.settings import claimed
+from neox_eqx.training.settings import claimed, keep_settings
 from neox_eqx.training.state import TrainState, abstract_state
 from neox_eqx.training.trained import Trained, trainable
+
+_RESULTS = (MODEL, ADAPTER)
 
 
 def fine_tune(options: TrainingOptions) -> None:
@@ -31,63 +35,65 @@ def fine_tune(options: TrainingOptions) -> None:
         Stopped: after a signal, with a checkpoint; or too many batches were not finite.
     """
     job = Job.of(options)
-    with claimed(options.output, job.settings):
-        _run(job)
+    output, last = options.output, job.recipe.steps
+    result = output / (ADAPTER if options.tuning.positions else MODEL)
+    with claimed(output):
+        checkpoints = Checkpoints(output / "checkpoints", options.keep)
+        with agreed():
+            if is_first():
+                _check_it_goes_on(job, checkpoints.latest)
+        if checkpoints.latest == last and told_by_first(np.array(result.exists())):
+            print(f"{result}: the model after {last} steps, which was there already")
+            return
+        with _log(job, checkpoints.latest or 0) as log:
+            _train(job, checkpoints, log)
+        print(f"{result}: the model after {last} steps")
 
 
-def _run(job: Job) -> None:
+def _check_it_goes_on(job: Job, step: int | None) -> None:
+    """Whether what the directory holds is this run, after a step if it has a checkpoint."""
     output, last = job.options.output, job.recipe.steps
-    result = output / (ADAPTER if job.options.tuning.positions else MODEL)
-    checkpoints = Checkpoints(output / "checkpoints", job.options.keep)
-    first = checkpoints.latest or 0
-    with agreed():
-        if first > last:
-            raise InputError(f"{output}: is at step {first} already, and --steps {last} is less")
-        is_complete = first == last and result.exists()
-    if is_complete:
-        print(f"{result}: the model after {last} steps, which was there already")
-        return
+    if step is None and any((output / name).exists() for name in _RESULTS):
+        raise InputError(
+            f"{output}: holds a result, and no checkpoint to go on from; name another --output"
+        )
+    if step is not None and step > last:
+        raise InputError(f"{output}: is at step {step} already, and --steps {last} is less")
+    keep_settings(output, job.settings, goes_on=step is not None)
+
+
+def _log(job: Job, step: int) -> RunLog:
     counts = job.data.counts
     with agreed():
         log = RunLog(
-            output,
+            job.options.output,
             wandb_mode=job.options.wandb_mode,
             config=job.settings | dataclasses.asdict(counts),
-            resume_step=first,
+            resume_step=step,
         )
     print(
         f"{job.options.data}: {counts.examples} examples, {counts.cut} of them cut and "
         f"{counts.dropped} dropped; {counts.learnt_tokens} of {counts.tokens} tokens are learnt"
     )
-    if is_first():
-        # Of a run with fewer steps: should this one be killed, they must not pass for its result.
-        for name in (MODEL, ADAPTER):
-            shutil.rmtree(output / name, ignore_errors=True)
-    try:
-        _train(job, checkpoints, log)
-    except Stopped as stopped:
-        checkpoints.finish()
-        log.finish(stopped.status)
-        raise
-    except InputError:
-        log.finish(2)
-        raise
-    log.finish()
-    if is_first():
-        draw_loss(output)
-    print(f"{result}: the model after {last} steps")
+    return log
 
 
 def _train(job: Job, checkpoints: Checkpoints, log: RunLog) -> None:
-    """Trains, and writes the result."""
+    """Trains, draws how it went, and writes the result."""
+    output = job.options.output
     state, frozen = _begin(job, checkpoints)
+    if is_first():
+        # Of a run with fewer steps: should this one be killed, they must not pass for its result.
+        for name in _RESULTS:
+            shutil.rmtree(output / name, ignore_errors=True)
     state = train(job, state, frozen, checkpoints, log)
-    checkpoints.finish()
+    if is_first():
+        draw_loss(output)
     model = Path(job.options.model)
     save_result(
         state.model,
         frozen,
-        job.options.output,
+        output,
         base_model=str(model.resolve()) if model.is_dir() else job.options.model,
         companions=find_companions(job.source),
     )
@@ -103,6 +109,7 @@ def _begin(job: Job, checkpoints: Checkpoints) -> tuple[TrainState, GPTNeoX | No
         "dtype": recipe.compute_dtype if tuning.is_partial else "float32",
         "mesh": job.mesh,
         "rules": TRAINING_RULES,
+        "stacked": checkpoints.stacked,
     }
     trained: Trained
     if checkpoints.latest is not None and not tuning.is_partial:

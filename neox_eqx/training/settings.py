@@ -1,9 +1,10 @@
-"""What a run must find unchanged to go on, kept in its directory."""
+"""The directory of a run: whose it is, and what the run must find unchanged to go on."""
 
 import contextlib
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,32 +15,30 @@ from neox_eqx.sharding.distributed import agreed, is_first
 from neox_eqx.text.files import whole_file
 
 NAME = "run.json"
+# A file and not the directory itself, whose lock NFS does not tell to other hosts.
+LOCK = ".lock"
 # The number of steps may grow, and then the schedule is that of the new number from there on.
 _MAY_CHANGE = ("steps",)
+# Seconds. So long a host may take to see a file that another has made.
+_UNTIL_SEEN = 5
 
 
 @contextlib.contextmanager
-def claimed(directory: Path, settings: Mapping[str, Any]) -> Iterator[None]:
-    """Makes the directory that of the run with these settings, if it is not already.
+def claimed(directory: Path) -> Iterator[None]:
+    """Makes the directory that of a run, if it is not already.
 
     Until the block ends it belongs to this program alone.
 
     Raises:
-        InputError: it holds something else or another run, another program is at it, it cannot
-            be written, or it is not one directory for all hosts.
+        InputError: it holds something else, another program is at it, it cannot be made, or it is
+            not one directory for all hosts.
     """
-    path = directory / NAME
-    settings = json.loads(json.dumps(settings))  # as they are read again: lists for tuples
-    with agreed():
-        _check(path, settings)
     with contextlib.ExitStack() as stack:
         with agreed():
             if is_first():
-                stack.callback(os.close, _lock(directory))
-                with whole_file(path) as file:
-                    file.write(json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
+                stack.enter_context(_locked(directory))
         with agreed():
-            if not path.exists():
+            if not _is_seen(directory / LOCK):
                 raise InputError(
                     f"{directory}: is not the directory that the first process has under this "
                     "name; name an --output that all hosts share"
@@ -47,18 +46,58 @@ def claimed(directory: Path, settings: Mapping[str, Any]) -> Iterator[None]:
         yield
 
 
-def _check(path: Path, settings: Mapping[str, Any]) -> None:
-    directory = path.parent
-    if not path.exists():
-        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    try:
+        is_of_a_run = any((directory / name).exists() for name in (LOCK, NAME))
+        is_new = not directory.exists() or (directory.is_dir() and not any(directory.iterdir()))
+        if not (is_of_a_run or is_new):
             raise InputError(f"{directory}: holds no run, and is not empty; name another --output")
-        return
-    before = read_json(path)
-    for name in settings:
-        if name not in _MAY_CHANGE and before.get(name) != settings.get(name):
+        directory.mkdir(parents=True, exist_ok=True)
+        file = (directory / LOCK).open("w")
+    except OSError as error:
+        raise InputError(f"{directory}: cannot be made: {error.strerror}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"{directory}: another program is at this run; wait for it") from error
+        except OSError as error:
+            raise InputError(f"{directory}: cannot be locked: {error.strerror}") from error
+        yield
+
+
+def _is_seen(path: Path) -> bool:
+    """Whether it is there, or soon: a host may remember for a while that it was not."""
+    end = time.monotonic() + _UNTIL_SEEN
+    while not os.path.exists(path) and time.monotonic() < end:
+        for directory in (path.parent.parent, path.parent):
+            with contextlib.suppress(OSError):
+                os.listdir(directory)  # makes NFS ask again
+        time.sleep(0.1)
+    return os.path.exists(path)
+
+
+def keep_settings(directory: Path, settings: Mapping[str, Any], *, goes_on: bool) -> None:
+    """Writes down the settings of a run, which has to have the same where it goes on.
+
+    Raises:
+        InputError: it does not, or they cannot be read or written.
+    """
+    path = directory / NAME
+    settings = json.loads(json.dumps(settings))  # as they are read again: lists for tuples
+    if goes_on:
+        _check_equal(directory, read_json(path), settings)
+    with whole_file(path) as file:
+        file.write(json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
+
+
+def _check_equal(directory: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    for name in now:
+        if name not in _MAY_CHANGE and before.get(name) != now[name]:
             raise InputError(
                 f"{directory}: holds a run with another {name}"
-                f"{_difference(before.get(name), settings.get(name))}; give what it began with, "
+                f"{_difference(before.get(name), now[name])}; give what it began with, "
                 "or name another --output"
             )
 
@@ -67,16 +106,3 @@ def _difference(before: Any, now: Any) -> str:
     """In brackets, where they can be read."""
     texts = [json.dumps(value, ensure_ascii=False) for value in (before, now)]
     return f" ({texts[0]}, not {texts[1]})" if max(map(len, texts)) <= 20 else ""
-
-
-def _lock(directory: Path) -> int:
-    """A descriptor of the directory, which is made if need be; the lock ends where that does."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(directory, os.O_RDONLY)
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise InputError(f"{directory}: another program is at this run; wait for it") from error
-    except OSError as error:
-        raise InputError(f"{directory}: cannot be made: {error.strerror}") from error
-    return descriptor

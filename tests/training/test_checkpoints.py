@@ -1,6 +1,7 @@
 """A state comes back as it was, on whatever mesh; what cannot be written or read is one line."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import jax
@@ -137,12 +138,41 @@ def test_no_room_for_a_checkpoint_is_said_before_it_is_begun(
         checkpoints.check_space(huge)
 
 
-def test_a_damaged_checkpoint_is_named(state: TrainState, tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path, keep=1)
-    checkpoints.save(state)
+def test_a_checkpoint_that_cannot_be_read_is_named_with_the_one_before(
+    state: TrainState, tmp_path: Path
+) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step in (5, 7):
+        checkpoints.save(at(state, step))
     checkpoints.finish()
     path = tmp_path / "7" / "default" / "_METADATA"
     path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(InputError, match=r": that of step 7 cannot be read; remove it: ") as raised:
-        Checkpoints(tmp_path, keep=1).restore(jax.tree.map(shape_of, state))
+    message = (
+        ": that of step 7 cannot be read; if it is damaged, remove it, and the run goes on from "
+        "step 5: "
+    )
+    damaged = Checkpoints(tmp_path, keep=2)
+    with pytest.raises(InputError, match=message) as raised:
+        damaged.restore(jax.tree.map(shape_of, state))
     assert "\n" not in str(raised.value)
+    with pytest.raises(InputError, match=message):
+        _ = damaged.stacked
+    shutil.rmtree(tmp_path / "5")
+    with pytest.raises(InputError, match="remove it, and the run begins anew: "):
+        _ = Checkpoints(tmp_path, keep=2).stacked
+
+
+def test_a_checkpoint_knows_whether_its_layers_are_stacked(
+    saved: Path, state: TrainState, tmp_path: Path
+) -> None:
+    """As they are on an accelerator, and a run goes on with them on a CPU."""
+    assert Checkpoints(tmp_path, keep=1).stacked is None
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(state)
+    assert checkpoints.stacked is False
+    stacked = TrainState.start(load(saved, stacked=True, **HOW), RECIPE)
+    checkpoints.save(at(stacked, 8))
+    checkpoints.finish()
+    assert Checkpoints(tmp_path, keep=1).stacked is True
+    shapes = abstract_state(load_shapes(saved, stacked=True, **HOW), RECIPE)
+    assert_equal(checkpoints.restore(shapes), at(stacked, 8))

@@ -1,6 +1,7 @@
 """What a run tells: metrics.jsonl, a row at a time, and the same at Weights & Biases."""
 
 import json
+import resource
 import subprocess
 import sys
 import time
@@ -61,9 +62,34 @@ def test_a_resumed_run_goes_on_after_its_checkpoint(tmp_path: Path) -> None:
     write(log, range(5, 8))
     log.finish()
     assert lines(tmp_path) == whole
-    open_log(tmp_path).finish()  # killed before its first checkpoint
+    with open_log(tmp_path) as log:  # killed before its first checkpoint
+        log.write(0, eval_loss=3)
+    open_log(tmp_path).finish()
     assert lines(tmp_path) == []
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_it_knows_which_evaluations_it_has(tmp_path: Path) -> None:
+    with open_log(tmp_path) as log:
+        write(log, range(1, 4))
+        assert [log.has(step, "eval_loss") for step in range(5)] == [
+            False,
+            False,
+            True,
+            *[False] * 2,
+        ]
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    """Files may not be larger than 300 bytes, which is as a disk that has no more."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, before[1]))
+    try:
+        with pytest.raises(InputError, match="metrics.jsonl: cannot be written: File too large"):
+            with open_log(tmp_path) as log:
+                write(log, range(1, 30))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize(

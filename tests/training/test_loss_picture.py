@@ -45,3 +45,9 @@ def test_each_number_has_its_curve(tmp_path: Path) -> None:
 def test_a_short_run_has_a_picture(tmp_path: Path, rows: list[dict]) -> None:
     picture = drawn(tmp_path, rows)
     assert picture.shape[1] == 9 * 120 and len(np.unique(picture.reshape(-1, 3), axis=0)) > 10
+
+
+def test_a_name_with_dollars_is_no_formula(tmp_path: Path) -> None:
+    directory = tmp_path / "a$^$b"
+    directory.mkdir()
+    drawn(directory, STEPS)
