@@ -17,7 +17,7 @@ from tests.text.checkpoints import byte_level, save_checkpoint
 from tests.training.runs import write_data
 
 SECONDS = 300  # until four processes share two cores' time to import, load, compile and train
-STEPS = 24
+STEPS = 60
 
 
 def losses(directory: Path) -> np.ndarray:
@@ -51,7 +51,7 @@ def test_four_hosts_have_the_losses_of_one_machine_and_stop_together(
 
     first = launch()
     wait_until(
-        lambda: len(losses(output)) > 3 or first.process.poll() is not None,
+        lambda: len(losses(output)) > 0 or first.process.poll() is not None,
         SECONDS,
         lambda: first.stderr,
     )

@@ -1,6 +1,8 @@
 """Runs of train.py on a tiny checkpoint, and what they leave."""
 
 import json
+import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -8,7 +10,8 @@ from pathlib import Path
 
 from tests.sharding.processes import ROOT, start
 
-STEPS = 24
+STEPS, EVERY = 40, 4
+"""The steps of a run, and those from one evaluation or checkpoint to the next."""
 SECONDS = 120  # that a test waits for a process at most, on a busy machine
 
 
@@ -42,6 +45,8 @@ class Run:
             "JAX_NUM_CPU_DEVICES": str(devices),
             "JAX_COMPILATION_CACHE_DIR": str(self._cache),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            # XLA complains of a compilation that a busy machine makes slow.
+            "TF_CPP_MIN_LOG_LEVEL": "3",
         }
         environments = [shared | each for each in environments or [{}]]
         command = [ROOT / "train.py", *words]
@@ -75,3 +80,15 @@ def wait_for(event: Callable[[], object], process: subprocess.Popen[str]) -> Non
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < end
         time.sleep(0.001)
+
+
+def stop_when(event: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    """Stops the process at a moment when the event is so, which it then stays."""
+    while True:
+        wait_for(event, process)
+        process.send_signal(signal.SIGSTOP)
+        # Not before all of its threads stand still; WNOWAIT leaves its end to be waited for.
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        if event():
+            return
+        process.send_signal(signal.SIGCONT)

@@ -169,6 +169,7 @@ def test_a_checkpoint_knows_whether_its_layers_are_stacked(
     assert Checkpoints(tmp_path, keep=1).stacked is None
     checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.save(state)
+    checkpoints.finish()
     assert checkpoints.stacked is False
     stacked = TrainState.start(load(saved, stacked=True, **HOW), RECIPE)
     checkpoints.save(at(stacked, 8))

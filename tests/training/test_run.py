@@ -1,5 +1,6 @@
 """Runs of train.py: however often they are ended, they end as one that was left alone."""
 
+import dataclasses
 import random
 import resource
 import shutil
@@ -12,16 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
 from transformers import AutoTokenizer, GPTNeoXForCausalLM
 
 from neox_eqx.checkpoint.load import load
-from neox_eqx.errors import InputError
+from neox_eqx.errors import InputError, Stopped
+from neox_eqx.training.log import RunLog
 from neox_eqx.training.options import TrainingOptions
 from neox_eqx.training.run import fine_tune
 from neox_eqx.training.tuning import Tuning
 from tests.sharding.processes import finish, podrun_environments
 from tests.text.checkpoints import byte_level, save_checkpoint
-from tests.training.runs import STEPS, Run, wait_for, write_data
+from tests.training.runs import EVERY, STEPS, Run, stop_when, wait_for, write_data
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +48,7 @@ def undisturbed(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     assert (ended.status, ended.err) == (0, "")
     counts, *said, result = ended.out.splitlines()
     assert counts.startswith(f"{files / 'data.jsonl'}: 22 examples, 0 of them cut and 0 dropped; ")
-    assert [line.split(":")[0] for line in said] == [f"step {n}" for n in range(0, STEPS + 1, 3)]
+    assert [line.split(":")[0] for line in said] == [f"step {n}" for n in range(0, STEPS + 1, EVERY)]
     assert result == f"{run.output / 'hf'}: the model after {STEPS} steps"
     return run
 
@@ -53,10 +56,10 @@ def undisturbed(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_a_run_leaves_its_numbers_a_picture_and_a_model(undisturbed: Run) -> None:
     assert [step for step, *_ in undisturbed.losses()] == [*range(1, STEPS + 1)]
     steps = [row["step"] for row in undisturbed.rows() if "eval_loss" in row]
-    assert steps == [*range(0, STEPS + 1, 3)]
+    assert steps == [*range(0, STEPS + 1, EVERY)]
     assert all(0 <= row["exact_match"] <= 1 for row in undisturbed.rows() if "exact_match" in row)
     assert undisturbed.losses()[-1][1] < undisturbed.losses()[0][1]
-    assert undisturbed.checkpoints() == [STEPS - 3, STEPS]
+    assert undisturbed.checkpoints() == [STEPS - EVERY, STEPS]
     assert (undisturbed.output / "loss.png").stat().st_size > 1000
 
 
@@ -101,6 +104,7 @@ def test_a_run_that_is_ended_again_and_again_has_the_losses_of_one_that_is_not(
 
     (process,) = run.start(save_every=4)
     target = random.randrange(step + 1, max(step + 2, STEPS - 4))
+    print(f"killed after step {target}")
     wait_for(lambda: len(run.losses()) >= target, process)
     process.kill()
     finish([process])
@@ -118,12 +122,7 @@ def test_a_run_that_is_ended_again_and_again_has_the_losses_of_one_that_is_not(
 
 def kill_while_it_saves(run: Run, process: subprocess.Popen[str]) -> list[int]:
     """Kills a run between the beginning and the end of a save; the checkpoints there are then."""
-    while True:
-        wait_for(lambda: len(run.checkpoints()) > 1 and run.unfinished(), process)
-        process.send_signal(signal.SIGSTOP)
-        if run.unfinished():
-            break
-        process.send_signal(signal.SIGCONT)
+    stop_when(lambda: len(run.checkpoints()) > 1 and run.unfinished(), process)
     whole = run.checkpoints()
     process.kill()
     finish([process])
@@ -144,7 +143,7 @@ def test_a_run_goes_on_to_more_steps_and_keeps_its_checkpoint_where_there_is_no_
     where = run.output / "checkpoints"
     assert ended.status == 2
     assert ended.err == f"train.py: error: {where}: the newest cannot be written: File too large\n"
-    assert run.checkpoints() == [STEPS - 3, STEPS]
+    assert run.checkpoints() == [STEPS - EVERY, STEPS]
     assert not (run.output / "hf").exists()
 
     (ended,) = finish(run.start(steps=STEPS + 2))
@@ -181,6 +180,65 @@ def test_another_run_is_not_gone_on_with(
         fine_tune(options(files, undisturbed, **own))
 
 
+def ended_by_signal(files: Path, run: Run, step: int, name: str, **own: Any) -> None:
+    """Goes on with the run until SIGTERM comes, as this number of this step is written."""
+    write = RunLog.write
+
+    def write_and_signal(log: RunLog, at: int, **numbers: float) -> None:
+        write(log, at, **numbers)
+        if at == step and name in numbers:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped) as stopped:
+        patch.setattr(RunLog, "write", write_and_signal)
+        fine_tune(options(files, run, **own))
+    assert stopped.value.status == 75
+
+
+def test_a_signal_takes_no_evaluation_and_another_model_no_checkpoint(
+    files: Path, tmp_path: Path
+) -> None:
+    """SIGTERM at a step that is due for evaluation, and during the last evaluation."""
+    run = new_run(files, tmp_path / "run")
+    own = {"steps": 4, "eval_data": files / "held_out.jsonl", "eval_every": 2}
+    # The row of step 1 is written while the devices are at step 2.
+    ended_by_signal(files, run, 1, "loss", **own)
+    assert run.checkpoints() == [2] and [row["step"] for row in run.rows()] == [0, 1, 2]
+
+    shutil.copytree(files / "model", tmp_path / "other")
+    path = tmp_path / "other" / "model.safetensors"
+    tensors = load_file(path)
+    tensors["gpt_neox.layers.1.attention.dense.weight"][0] += 1
+    save_file(tensors, path, {"format": "pt"})
+    with pytest.raises(InputError, match="holds a run with another model; give what it began with"):
+        fine_tune(dataclasses.replace(options(files, run, **own), model=str(tmp_path / "other")))
+
+    ended_by_signal(files, run, 4, "eval_loss", **own)
+    assert not (run.output / "hf").exists()
+    fine_tune(options(files, run, **own))
+    assert [(row["step"], "loss" in row) for row in run.rows()] == [
+        *[(0, False), (1, True), (2, True), (2, False), (3, True), (4, True), (4, False)]
+    ]
+    assert (run.output / "loss.png").exists()
+
+    before = (run.output / "metrics.jsonl").read_text()
+    shutil.rmtree(run.output / "checkpoints")
+    with pytest.raises(InputError, match="holds a result, and no checkpoint to go on from"):
+        fine_tune(options(files, run, **own))
+    assert (run.output / "hf").exists()
+    assert (run.output / "metrics.jsonl").read_text() == before
+
+
+def test_a_first_try_that_failed_does_not_bind_the_next(files: Path, tmp_path: Path) -> None:
+    run = new_run(files, tmp_path / "run")
+    ended = {"steps": 1, "max_skipped": 1, "learning_rate": 1e38}
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(InputError, match="there is room"):
+        patch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 0))
+        fine_tune(options(files, run, **ended))
+    fine_tune(options(files, run, steps=1))
+    assert (run.output / "hf").exists()
+
+
 def test_a_run_that_has_ended_is_left_as_it_is(
     files: Path, undisturbed: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -199,7 +257,7 @@ def test_processes_end_together_and_one_goes_on_alone_with_their_losses(
     """Two processes with two devices each; a signal to one of them makes both save and end."""
     run = new_run(files, tmp_path / "run")
     processes = run.start(podrun_environments(2), devices=2, save_every=4, mesh="data=2,model=2")
-    wait_for(lambda: len(run.losses()) > 5, processes[1])
+    wait_for(lambda: len(run.losses()) > 1, processes[1])
     processes[1].terminate()
     ended = finish(processes)
     assert [one.status for one in ended] == [75, 75], ended
