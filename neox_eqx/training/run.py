@@ -88,6 +88,7 @@ def _train(job: Job, checkpoints: Checkpoints, log: RunLog) -> None:
         state.model,
         frozen,
         job.options.output,
+        source=job.source,
         base_model=str(model.resolve()) if model.is_dir() else job.options.model,
         companions=find_companions(job.source),
     )
