@@ -63,18 +63,14 @@ def _check_it_goes_on(job: Job, step: int | None) -> None:
 
 
 def _log(job: Job, step: int) -> RunLog:
-    counts = job.data.counts
     with agreed():
         log = RunLog(
             job.options.output,
             wandb_mode=job.options.wandb_mode,
-            config=job.settings | dataclasses.asdict(counts),
+            config=job.settings | dataclasses.asdict(job.data.counts),
             resume_step=step,
         )
-    print(
-        f"{job.options.data}: {counts.examples} examples, {counts.cut} of them cut and "
-        f"{counts.dropped} dropped; {counts.learnt_tokens} of {counts.tokens} tokens are learnt"
-    )
+    print(job.summary)
     return log
 
 
@@ -94,6 +90,7 @@ def _train(job: Job, checkpoints: Checkpoints, log: RunLog) -> None:
         state.model,
         frozen,
         output,
+        source=job.source,
         base_model=str(model.resolve()) if model.is_dir() else job.options.model,
         companions=find_companions(job.source),
     )

@@ -46,9 +46,12 @@ def undisturbed(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     run = new_run(files, tmp_path_factory.mktemp("undisturbed"))
     (ended,) = finish(run.start(eval_data=files / "held_out.jsonl"))
     assert (ended.status, ended.err) == (0, "")
-    counts, *said, result = ended.out.splitlines()
+    counts, held_out, *said, result = ended.out.splitlines()
     assert counts.startswith(f"{files / 'data.jsonl'}: 22 examples, 0 of them cut and 0 dropped; ")
-    assert [line.split(":")[0] for line in said] == [f"step {n}" for n in range(0, STEPS + 1, EVERY)]
+    assert held_out.startswith(f"{files / 'held_out.jsonl'}: 3 examples, ")
+    assert held_out.endswith(" tokens are measured, 3 prompts answered")
+    steps = range(0, STEPS + 1, EVERY)
+    assert [line.split(":")[0] for line in said] == [f"step {step}" for step in steps]
     assert result == f"{run.output / 'hf'}: the model after {STEPS} steps"
     return run
 
@@ -229,14 +232,16 @@ def test_a_signal_takes_no_evaluation_and_another_model_no_checkpoint(
     assert (run.output / "metrics.jsonl").read_text() == before
 
 
-def test_a_first_try_that_failed_does_not_bind_the_next(files: Path, tmp_path: Path) -> None:
-    run = new_run(files, tmp_path / "run")
-    ended = {"steps": 1, "max_skipped": 1, "learning_rate": 1e38}
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(InputError, match="there is room"):
-        patch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 0))
-        fine_tune(options(files, run, **ended))
-    fine_tune(options(files, run, steps=1))
-    assert (run.output / "hf").exists()
+def test_a_first_try_that_failed_does_not_bind_the_next(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path))
+    for rate in (0.5, 0.1):
+        own = options(files, new_run(files, tmp_path / "run"), learning_rate=rate)
+        with pytest.raises(InputError, match="there is no W&B login"):
+            fine_tune(dataclasses.replace(own, wandb_mode="online"))
 
 
 def test_a_run_that_has_ended_is_left_as_it_is(
