@@ -203,7 +203,7 @@ def test_a_signal_takes_no_evaluation_and_another_model_no_checkpoint(
 ) -> None:
     """SIGTERM at a step that is due for evaluation, and during the last evaluation."""
     run = new_run(files, tmp_path / "run")
-    own = {"steps": 4, "eval_data": files / "held_out.jsonl", "eval_every": 2}
+    own = {"steps": 4, "eval_data": files / "held_out.jsonl", "eval_every": 2, "save_every": 4}
     # The row of step 1 is written while the devices are at step 2.
     ended_by_signal(files, run, 1, "loss", **own)
     assert run.checkpoints() == [2] and [row["step"] for row in run.rows()] == [0, 1, 2]
