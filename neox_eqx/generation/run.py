@@ -20,9 +20,9 @@ from neox_eqx.generation.sampling import Sampler
 from neox_eqx.generation.stop_strings import TokenBytes
 from neox_eqx.generation.stopping import REASONS
 from neox_eqx.generation.strategy import Strategy
-from neox_eqx.sharding.distributed import is_first
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.segment import Segment
+from neox_eqx.sharding.distributed import is_first
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ from neox_eqx.generation.lengths import bucket
 TokenBytes = tuple[bytes | None, ...]
 """What each token spells, by its id; None where the tokenizer has no such token."""
 
+
 class StopStrings(eqx.Module):
     """Stop strings of each row, by transformers' rule.
 

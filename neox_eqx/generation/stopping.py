@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
+from neox_eqx.errors import InputError
 from neox_eqx.generation.history import History
 from neox_eqx.generation.options import ResolvedOptions
 from neox_eqx.generation.stop_strings import StopStrings, TokenBytes

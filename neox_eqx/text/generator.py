@@ -192,9 +192,7 @@ class TextGenerator:
                 among=batch.among,
             )
             growing = [
-                text
-                for index in batch.indices
-                for text in texts[firsts[index] : firsts[index + 1]]
+                text for index in batch.indices for text in texts[firsts[index] : firsts[index + 1]]
             ]
             for rows in rows_of:
                 for text, row in zip(growing, rows, strict=True):
@@ -253,8 +251,8 @@ def _warn_of_idle_options(given: GenerationOptions, options: ResolvedOptions) ->
             "of no use; give a temperature to sample",
             stacklevel=2,
         )
-    names = ("length_penalty", "early_stopping")
-    idle = [name for name in names if getattr(given, name) is not None]
+    of_search = ("length_penalty", "early_stopping")
+    idle = [name for name in of_search if getattr(given, name) is not None]
     if idle and options.num_beams == 1:
         warnings.warn(
             f"there is no search, for which {', '.join(idle)} would be of use; give num_beams",

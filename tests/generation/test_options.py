@@ -178,7 +178,7 @@ def test_the_penalties_of_the_file_have_the_names_of_transformers() -> None:
         ({"stop_strings": ["\ud83d"]}, "stop: .* is not valid Unicode"),
         ({"sequence_bias": 3}, "sequence_bias must be an object from token ids to numbers, not 3"),
         ({"sequence_bias": [[1, 2.0]]}, "sequence_bias must be a list of token ids, not 1"),
-        ({"sequence_bias": [[[1], "x"]]}, "sequence_bias: the bias of 1 must be a number .* not 'x'"),
+        ({"sequence_bias": [[[1], "x"]]}, "sequence_bias: the bias of 1 must be .* not 'x'"),
         ({"sequence_bias": [[[1, 2]]]}, "is not a pair of token ids and a number"),
     ],
 )

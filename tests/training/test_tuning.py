@@ -136,9 +136,7 @@ def test_a_few_steps_learn_and_leave_the_frozen_as_it_was(kind: str) -> None:
     assert len(parameters) == {"lora": 8, "prompt": 1, "prefix": 2}[kind]
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param("prompt", marks=pytest.mark.slow), "prefix", "lora"]
-)
+@pytest.mark.parametrize("kind", [pytest.param("prompt", marks=pytest.mark.slow), "prefix", "lora"])
 def test_a_step_on_a_mesh_is_that_of_one_device(kind: str) -> None:
     model = stack_layers(our_model(CONFIG))
     spread = dataclasses.replace(model, mesh=make_mesh(model.config, "data=2,model=2"))
