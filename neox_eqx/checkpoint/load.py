@@ -62,7 +62,7 @@ def load(
         >>> model = load("EleutherAI/pythia-70m")  # doctest: +SKIP
     """
     return load_entries(
-        *_found(source),
+        *found(source),
         dtype=dtype,
         stacked=stacked,
         mesh=mesh,
@@ -77,7 +77,7 @@ def load_shapes(source: str | Path, **how: Any) -> GPTNeoX:
     Raises:
         InputError: as `load` does; but no tensor is read.
     """
-    return _arranged(*_found(source), **how)[0]
+    return _arranged(*found(source), **how)[0]
 
 
 def load_entries(
@@ -89,7 +89,12 @@ def load_entries(
     return jax.tree.unflatten(jax.tree.structure(shapes), list(arrays))
 
 
-def _found(source: str | Path) -> tuple[Path, GPTNeoXConfig, list[Entry]]:
+def found(source: str | Path) -> tuple[Path, GPTNeoXConfig, list[Entry]]:
+    """The directory of a checkpoint, its config and its tensors, of which none is read yet.
+
+    Raises:
+        InputError: it is absent or broken, in any process.
+    """
     with agreed():
         directory = resolve(source)
         config = GPTNeoXConfig.from_file(directory / "config.json")

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import shutil
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -15,6 +15,7 @@ from neox_eqx.checkpoint.destination import new_directory
 from neox_eqx.checkpoint.fit import model_shapes
 from neox_eqx.checkpoint.names import Parameter, parameters
 from neox_eqx.checkpoint.safetensors_file import write_tensors
+from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.sharding.distributed import is_first
@@ -39,20 +40,27 @@ def save(model: GPTNeoX, directory: str | Path, companions: Iterable[Path] = ())
     if not is_first():
         deque(_tensors(model), maxlen=0)  # which the first process cannot gather alone
         return
-    with new_directory(Path(directory)) as partial:
+    write(model.config, _parameters(model), _tensors(model), Path(directory), companions)
+
+
+def write(
+    config: GPTNeoXConfig,
+    leaves: Sequence[Parameter],
+    tensors: Iterable[np.ndarray],
+    directory: Path,
+    companions: Iterable[Path],
+) -> None:
+    """As `save`, of parameters of one dtype whose tensors come one at a time, in their order."""
+    layout = [(name, leaf.shape, leaf.array.dtype) for leaf in leaves for name in leaf.names]
+    dtype = leaves[0].array.dtype.name
+    # transformers 4 reads torch_dtype, 5 reads dtype.
+    values = config.to_hf() | {"dtype": dtype, "torch_dtype": dtype}
+    with new_directory(directory) as partial:
         for path in companions:
             shutil.copyfile(path, partial / path.name)
-        _write(model, partial)
-
-
-def _write(model: GPTNeoX, directory: Path) -> None:
-    leaves = _parameters(model)
-    layout = [(name, leaf.shape, leaf.array.dtype) for leaf in leaves for name in leaf.names]
-    write_tensors(directory / "model.safetensors", layout, _tensors(model))
-    dtype = model.dtype.name
-    # transformers 4 reads torch_dtype, 5 reads dtype.
-    config = model.config.to_hf() | {"dtype": dtype, "torch_dtype": dtype}
-    (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        write_tensors(partial / "model.safetensors", layout, tensors)
+        text = json.dumps(values, indent=2) + "\n"
+        (partial / "config.json").write_text(text, encoding="utf-8")
 
 
 def _parameters(model: GPTNeoX) -> list[Parameter]:

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -22,6 +22,8 @@ TENSORS = "adapter_model.safetensors"
 EMBEDDINGS = "prompt_embeddings"
 """The one tensor of a soft prompt, and of a prefix too."""
 
+Trained = TypeVar("Trained")
+
 
 def save_adapter(
     trained: GPTNeoX | Prompt, directory: str | Path, *, config: GPTNeoXConfig, base_model: str
@@ -35,8 +37,7 @@ def save_adapter(
     Raises:
         InputError: the directory holds something, or cannot be written.
     """
-    if jax.process_count() > 1:
-        trained = multihost_utils.process_allgather(trained, tiled=True)
+    trained = gathered(trained)
     if not is_first():
         return
     kind, tensors = _lora(trained) if isinstance(trained, GPTNeoX) else _prompt(trained, config)
@@ -48,13 +49,25 @@ def save_adapter(
         write_tensors(partial / TENSORS, layout, tensors.values())
 
 
-def _lora(trained: GPTNeoX) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def gathered(trained: Trained) -> Trained:
+    """All of it in every process of those that call this together, each with a part of it."""
+    if jax.process_count() == 1:
+        return trained
+    return multihost_utils.process_allgather(trained, tiled=True)
+
+
+def lora_tensors(trained: GPTNeoX) -> dict[str, np.ndarray]:
+    """The A and B of each layer, as `gpt_neox.layers.0.attention.dense.lora_A.weight`."""
     tensors: dict[str, np.ndarray] = {}
     for leaf in parameters(trained):
         array = np.asarray(leaf.array)
         layers = array if leaf.stacked else array[None]
-        for name, layer in zip(leaf.names, layers, strict=True):
-            tensors[f"base_model.model.{name}"] = layer
+        tensors.update(zip(leaf.names, layers, strict=True))
+    return tensors
+
+
+def _lora(trained: GPTNeoX) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    tensors = {f"base_model.model.{name}": own for name, own in lora_tensors(trained).items()}
     lora = adapted(trained)[0]
     targets = {name.split(".")[-3] for name in tensors}  # before lora_A.weight
     own = {

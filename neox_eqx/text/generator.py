@@ -104,7 +104,8 @@ class TextGenerator:
         """The completions in the order of the prompts, those of one prompt next to each other.
 
         `options` are for all prompts or one for each; `batch_size` prompts run together.
-        `progress` shows a bar on stderr if that is a terminal.
+        `progress` shows a bar on stderr if that is a terminal, where it stays if no other one
+        is above it.
 
         Raises:
             InputError: an option is out of range or a prompt does not fit.
@@ -112,7 +113,8 @@ class TextGenerator:
         requests = self._requests(prompts, options)
         total = sum(request.options.num_completions for request in requests)
         finished = {}
-        with tqdm(total=total, unit=" completions", disable=None if progress else True) as bar:
+        hidden = None if progress else True
+        with tqdm(total=total, unit=" completions", leave=None, disable=hidden) as bar:
             for event in self._events(prompts, requests, batch_size, stride=None):
                 if event.completion:
                     finished[event.row] = event.completion

@@ -59,15 +59,8 @@ class TrainingData:
         """The documents, cut or dropped as `shorten` says, one a row or packed to `max_length`.
 
         Raises:
-            InputError: none is left, or a number is out of its range.
+            InputError: none is left.
         """
-        for name, number, least in (
-            ("batch_size", batch_size, 1),
-            ("max_length", max_length, 1),
-            ("seed", seed, 0),
-        ):
-            if number < least:
-                raise InputError(f"{name} must be at least {least}, not {number}")
         kept, counts = shorten(documents, max_length, too_long)
         if not kept:
             raise InputError(
@@ -80,15 +73,6 @@ class TrainingData:
         rows = [[index] for index in range(len(kept))]
         length = min(math.ceil(max(lengths) / _MULTIPLE) * _MULTIPLE, max_length)
         return cls(kept, rows, length, batch_size, seed, counts)
-
-    @property
-    def rows_per_epoch(self) -> int:
-        return len(self.rows)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Rounded up, as `steps` does."""
-        return self.steps(1)
 
     def steps(self, epochs: float) -> int:
         """The steps that go through all rows so often: the last goes on into another epoch."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
 from neox_eqx.text.generation_config import bos_token_id, eos_token_ids
 from neox_eqx.text.tokenizer import prompt_tokens
-from neox_eqx.training.examples import Example
+from neox_eqx.training.examples import Example, unit_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,14 +44,24 @@ class Counts:
     """In the documents as they are trained on, prompts included."""
     learnt_tokens: int
 
+    def told(self, use: str) -> str:
+        """In words; `use` is what becomes of the tokens that count, as in "are learnt"."""
+        return (
+            f"{self.examples} examples, {self.cut} of them cut and {self.dropped} dropped; "
+            f"{self.learnt_tokens} of {self.tokens} tokens {use}"
+        )
+
 
 def tokenize(
     examples: Sequence[Example],
+    path: Path,
     tokenizer: Tokenizer,
     config: GPTNeoXConfig,
     defaults: Mapping[str, Any],
 ) -> list[Document]:
-    """The documents of the examples, in their order; `defaults` are of generation_config.json.
+    """The documents of the examples, in their order.
+
+    `path` is where they were read, and `defaults` are of generation_config.json.
 
     A prompt has the tokens that generation would give the model. Those of the completion are as
     in the whole text if they begin where the prompt's end there, else as in a text of its own.
@@ -68,7 +79,7 @@ def tokenize(
             tokens += eos if tokens[-1:] != eos else []
             _check_ids(tokens, config.vocab_size)
         except InputError as error:
-            raise InputError(f"example {example.number}: {error}") from error
+            raise InputError(f"{path}, {unit_of(path)} {example.number}: {error}") from error
         documents.append(Document(example.number, np.array(tokens, np.int32), len(given)))
     return documents
 

@@ -1,14 +1,17 @@
 """How good a model is: its loss on held-out documents, and how many answers it gets right."""
 
+import re
 from collections.abc import Iterable, Sequence
 from functools import partial
 
 import jax
 from jaxtyping import Array, Float32
+from tqdm import tqdm
 
 from neox_eqx.generation.options import GenerationOptions
 from neox_eqx.generation.run import room
 from neox_eqx.model.neox import GPTNeoX
+from neox_eqx.sharding.distributed import is_first
 from neox_eqx.sharding.rules import parameter_shardings
 from neox_eqx.text.generator import TextGenerator
 from neox_eqx.training.batch import Batch
@@ -23,9 +26,15 @@ def eval_loss(
     trained: Trained, data: TrainingData, recipe: Recipe, frozen: GPTNeoX | None = None
 ) -> float:
     """The mean loss by weight over all of `data`, each document once, without dropout."""
-    sums = [_sums(trained, place(rows, trained.mesh), recipe, frozen) for rows in data.once()]
-    losses, weights = zip(*jax.device_get(sums), strict=True)
-    return float(sum(map(float, losses)) / sum(map(float, weights)))
+    hidden = None if is_first() else True
+    losses = weights = 0.0
+    for rows in tqdm(
+        data.once(), total=data.steps(1), unit=" batches", leave=False, disable=hidden
+    ):
+        sums = _sums(trained, place(rows, trained.mesh), recipe, frozen)
+        loss, weight = map(float, jax.device_get(sums))
+        losses, weights = losses + loss, weights + weight
+    return losses / weights
 
 
 @partial(jax.jit, static_argnames="recipe")
@@ -36,7 +45,7 @@ def _sums(
 
 
 def questions(examples: Iterable[Example], data: TrainingData) -> list[Example]:
-    """Those with a prompt that are in `data`, and so not too long."""
+    """Those with a prompt that were not dropped from `data`."""
     numbers = {document.number for document in data.documents}
     return [e for e in examples if e.prompt is not None and e.number in numbers]
 
@@ -48,10 +57,9 @@ def exact_match(
     *,
     batch_size: int = 8,
 ) -> float:
-    """The share of `questions` whose completion, decoded greedily, is that of the example.
+    """The share of `questions` whose completion, decoded greedily, `is_right`.
 
-    What is compared is `final_answer` of both. A completion has `max_new_tokens` at most, or what
-    the context has left for it.
+    A completion has `max_new_tokens` at most, or what the context has left for it.
     """
     prompts = [example.prompt for example in examples if example.prompt is not None]
     context = room(generator.model, generator.past)
@@ -60,18 +68,29 @@ def exact_match(
         GenerationOptions(max_new_tokens=min(max_new_tokens, each), temperature=0.0, num_beams=1)
         for each in left
     ]
-    completions = generator.generate(prompts, options, batch_size=batch_size)
+    completions = generator.generate(prompts, options, batch_size=batch_size, progress=is_first())
     right = [
-        final_answer(completion.text) == final_answer(example.completion)
+        is_right(completion.text, example)
         for completion, example in zip(completions, examples, strict=True)
     ]
     return sum(right) / len(right)
 
 
-def final_answer(text: str) -> str:
-    """What stands after `####` on its line, without commas, as GSM8K is scored; else all of it."""
-    _, mark, answer = text.partition("####")
-    return answer.strip().partition("\n")[0].strip().replace(",", "") if mark else text.strip()
+def is_right(completion: str, example: Example) -> bool:
+    """Whether the completion is that of the example, but for the space around it.
+
+    Of an answer with `####` only what stands after that counts. Where it is a number, it is the
+    number alone and without commas, as GSM8K is scored; else the rest of the line.
+    """
+    expected = _final(example.completion) if example.is_answer else None
+    if expected is None:
+        return completion.strip() == example.completion.strip()
+    return _final(completion) == expected
+
+
+def _final(text: str) -> str | None:
+    match = re.search(r"#### ?(-?[0-9.,]+|.*)", text)
+    return match and match[1].strip().replace(",", "")
 
 
 def inference_model(model: GPTNeoX, dtype: str) -> GPTNeoX:

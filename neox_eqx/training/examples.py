@@ -24,6 +24,8 @@ class Example:
     completion: str
     """What is learnt after it. An answer begins on a new line, which the model writes itself, so
     that the prompt of a question is the bare question."""
+    is_answer: bool = False
+    """Whether the prompt is a question, of whose answer the end counts, after `####`."""
 
 
 def read_examples(path: Path) -> list[Example]:
@@ -36,14 +38,17 @@ def read_examples(path: Path) -> list[Example]:
         InputError: something cannot be read, is no such example, or is empty; the message has
             its number.
     """
-    if path.is_dir():
-        rows = ((number, f"{path}, row {number}", row) for number, row in _dataset(path))
-    else:
-        rows = ((number, f"{path}, line {number}", row) for number, row in _lines(path))
-    examples = list(_examples(rows))
+    rows = _dataset(path) if path.is_dir() else _lines(path)
+    unit = unit_of(path)
+    examples = list(_examples((number, f"{path}, {unit} {number}", row) for number, row in rows))
     if not examples:
         raise InputError(f"{path}: holds no example")
     return examples
+
+
+def unit_of(path: Path) -> str:
+    """What messages call an example of this file or directory, before its number."""
+    return "row" if path.is_dir() else "line"
 
 
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -88,9 +93,10 @@ def _examples(rows: Iterable[tuple[int, str, Mapping[str, Any]]]) -> Iterator[Ex
         *prompt, completion = (_text(where, name, row[name]) for name in own)
         if not completion.strip():
             raise InputError(f"{where}: the {own[-1]} is empty, and there is nothing to learn")
-        if own[-1] == "answer":
+        is_answer = own[-1] == "answer"
+        if is_answer:
             completion = f"\n{completion}"
-        yield Example(number, prompt[0] if prompt else None, completion)
+        yield Example(number, prompt[0] if prompt else None, completion, is_answer)
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -12,8 +12,7 @@ from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.prompt import read_prompt
 from neox_eqx.text.generator import TextGenerator
 from neox_eqx.training.dataset import TrainingData
-from neox_eqx.training.documents import Document
-from neox_eqx.training.evaluate import eval_loss, exact_match, inference_model, questions
+from neox_eqx.training.evaluate import eval_loss, exact_match, inference_model
 from neox_eqx.training.examples import Example
 from neox_eqx.training.recipe import Recipe
 from neox_eqx.training.trained import Trained, join
@@ -21,11 +20,11 @@ from neox_eqx.training.trained import Trained, join
 
 @dataclasses.dataclass(frozen=True)
 class HeldOut:
-    """Held-out examples, and what generation needs to answer their prompts."""
+    """Held-out documents, and what generation needs to answer their prompts."""
 
     data: TrainingData
     examples: Sequence[Example]
-    """Those with a prompt that are not too long."""
+    """Those of `data` whose prompts are answered."""
     max_new_tokens: int
     tokenizer: Tokenizer
     defaults: Mapping[str, Any]
@@ -33,21 +32,14 @@ class HeldOut:
     @classmethod
     def of(
         cls,
+        data: TrainingData,
         examples: Sequence[Example],
-        documents: Sequence[Document],
         tokenizer: Tokenizer,
         defaults: Mapping[str, Any],
-        batch_size: int,
-        max_length: int,
     ) -> "HeldOut":
-        """An answer may be twice as long as the longest right one.
-
-        Raises:
-            InputError: no example fits in `max_length`.
-        """
-        data = TrainingData.of(documents, batch_size=batch_size, max_length=max_length)
+        """An answer may be twice as long as the longest right one."""
         longest = max(len(document.tokens) - document.given for document in data.documents)
-        return cls(data, questions(examples, data), 2 * longest, tokenizer, defaults)
+        return cls(data, examples, 2 * longest, tokenizer, defaults)
 
     def measure(self, trained: Trained, frozen: GPTNeoX | None, recipe: Recipe) -> dict[str, float]:
         """`eval_loss`, and `exact_match` where there are prompts."""

@@ -2,12 +2,13 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-from tokenizers import Tokenizer
 
 from neox_eqx.checkpoint.hub import resolve
 from neox_eqx.config import GPTNeoXConfig
@@ -18,6 +19,7 @@ from neox_eqx.text.generation_config import read_generation_config
 from neox_eqx.text.tokenizer import load_tokenizer
 from neox_eqx.training.dataset import TrainingData
 from neox_eqx.training.documents import Document, tokenize
+from neox_eqx.training.evaluate import questions
 from neox_eqx.training.examples import Example, read_examples
 from neox_eqx.training.held_out import HeldOut
 from neox_eqx.training.options import TrainingOptions
@@ -36,6 +38,8 @@ class Job:
     held_out: HeldOut | None
     recipe: Recipe
     mesh: str
+    max_length: int
+    """Tokens of a row at most."""
     prompt: tuple[int, ...]
     """The tokens that a soft prompt or a prefix begins as."""
 
@@ -49,41 +53,51 @@ class Job:
         with agreed():
             source = resolve(options.model)
             config = GPTNeoXConfig.from_file(source / "config.json")
+            # All that can be wrong before the data, which may take minutes to read.
+            mesh, max_length = _mesh(options, config), _max_length(options, config)
+            recipe = _recipe(options)
             tokenizer, defaults = load_tokenizer(source), read_generation_config(source)
-            length = _max_length(options, config)
-            _, documents = _read(options.data, tokenizer, config, defaults)
-            data = TrainingData.of(
-                documents,
-                batch_size=options.batch_size,
-                max_length=length,
-                pack=options.pack,
-                seed=options.seed,
-                too_long=options.too_long,
-            )
-            recipe = _recipe(options, data)
+            prompt = tuple(tokenizer.encode(options.tuning.prompt_text).ids)
+            encode = partial(tokenize, tokenizer=tokenizer, config=config, defaults=defaults)
+            both: dict[str, Any] = {"max_length": max_length, "too_long": options.too_long}
             held_out = None
             if options.eval_data:
-                examples, documents = _read(options.eval_data, tokenizer, config, defaults)
-                held_out = HeldOut.of(
-                    examples, documents, tokenizer, defaults, options.batch_size, length
-                )
-            mesh = _mesh(options, config)
-            prompt = tuple(tokenizer.encode(options.tuning.prompt_text).ids)
-            job = cls(options, source, config, data, held_out, recipe, mesh, prompt)
+                # A part of a batch is what the devices have room for.
+                rows = options.batch_size // options.grad_accumulation
+                examples, own = _read(options.eval_data, encode, batch_size=rows, **both)
+                asked = questions(examples, own)[: options.eval_questions]
+                held_out = HeldOut.of(own, asked, tokenizer, defaults)
+            both |= {"pack": options.pack, "seed": options.seed}
+            _, data = _read(options.data, encode, batch_size=options.batch_size, **both)
+            steps = options.steps or data.steps(options.epochs or 1)
+            recipe = dataclasses.replace(recipe, steps=steps)
+            job = cls(options, source, config, data, held_out, recipe, mesh, max_length, prompt)
         check_equal("what to train", (job.settings, held_out and held_out.data.fingerprint))
         return job
 
     @property
     def settings(self) -> dict[str, Any]:
         """All that the losses depend on, but the mesh."""
-        names = ("batch_size", "max_length", "pack", "too_long")
+        names = ("batch_size", "pack", "too_long")
         return {
             **dataclasses.asdict(self.recipe),
             **dataclasses.asdict(self.options.tuning),
             **{name: getattr(self.options, name) for name in names},
+            "max_length": self.max_length,
             "model": self.config.to_hf(),
             "data": self.data.fingerprint,
         }
+
+    @property
+    def summary(self) -> str:
+        """What was made of the examples: a line for each file."""
+        lines = [f"{self.options.data}: {self.data.counts.told('are learnt')}"]
+        if self.held_out:
+            asked, counts = len(self.held_out.examples), self.held_out.data.counts
+            lines += [
+                f"{self.options.eval_data}: {counts.told('are measured')}, {asked} prompts answered"
+            ]
+        return "\n".join(lines)
 
     def evaluates_at(self, step: int) -> bool:
         return self._is_due(step, self.options.eval_every)
@@ -98,11 +112,13 @@ class Job:
 
 
 def _read(
-    path: Path, tokenizer: Tokenizer, config: GPTNeoXConfig, defaults: Mapping[str, Any]
-) -> tuple[list[Example], list[Document]]:
+    path: Path, encode: Callable[[list[Example], Path], list[Document]], **how: Any
+) -> tuple[list[Example], TrainingData]:
+    """The examples in a file or directory, and the data that they make."""
     examples = read_examples(path)
+    documents = encode(examples, path)
     try:
-        return examples, tokenize(examples, tokenizer, config, defaults)
+        return examples, TrainingData.of(documents, **how)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 
@@ -110,24 +126,29 @@ def _read(
 def _max_length(options: TrainingOptions, config: GPTNeoXConfig) -> int:
     positions = options.tuning.positions
     longest = config.context_length - positions
-    if (options.max_length or 1) > longest:
+    left = f" that {positions} positions before the text leave" if positions else ""
+    if longest < 1:
+        raise InputError(f"the model's context of {config.context_length} has no token{left}")
+    if (options.max_length or longest) > longest:
         raise InputError(
-            f"max_length {options.max_length or 1} is above the {longest} tokens of the model's "
-            f"context{f' that {positions} positions leave' if positions else ''}"
+            f"max_length {options.max_length} is above the {longest} tokens of the model's "
+            f"context{left}"
         )
     return options.max_length or longest
 
 
-def _recipe(options: TrainingOptions, data: TrainingData) -> Recipe:
+def _recipe(options: TrainingOptions) -> Recipe:
+    """How it is trained; with epochs, of more steps than there can be."""
     on_cpu = jax.default_backend() == "cpu"
     return Recipe(
-        steps=options.steps or data.steps(options.epochs or 1),
+        steps=options.steps or sys.maxsize,
         learning_rate=options.learning_rate,
         warmup_steps=options.warmup_steps,
         weight_decay=options.weight_decay,
         clip_norm=options.clip_norm,
         accumulate=options.grad_accumulation,
         compute_dtype=options.dtype or ("float32" if on_cpu else "bfloat16"),
+        remat=options.remat,
         seed=options.seed,
     )
 

@@ -7,7 +7,19 @@ from typing import Literal
 import tyro
 
 from neox_eqx.errors import InputError
+from neox_eqx.training.log import WandbMode
 from neox_eqx.training.tuning import Tuning
+
+_POSITIVE = (
+    "steps",
+    "batch_size",
+    "grad_accumulation",
+    "max_length",
+    "eval_every",
+    "save_every",
+    "keep",
+    "max_skipped",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +66,9 @@ class TrainingOptions:
     dtype: Literal["float32", "bfloat16"] | None = None
     """Of the computation, float32 on a CPU and bfloat16 on an accelerator; what is trained is
     float32."""
+    remat: bool = True
+    """Compute each layer a second time for its gradient, which saves memory; without, a step is
+    faster."""
     mesh: str = "auto"
     """Devices to spread rows and parameters over, as data=2,model=4."""
     tuning: tyro.conf.OmitArgPrefixes[Tuning] = Tuning()
@@ -61,6 +76,8 @@ class TrainingOptions:
     """Held-out data in the same form: its loss, and how many answers are right."""
     eval_every: int | None = None
     """Steps between evaluations; a tenth of the run if not given."""
+    eval_questions: int | None = None
+    """Held-out prompts to answer, the first ones; all if not given."""
     save_every: int | None = None
     """Steps between checkpoints; a tenth of the run if not given."""
     keep: int = 2
@@ -69,20 +86,23 @@ class TrainingOptions:
     """Batches in a row whose loss or gradients are not finite, and at which the run ends."""
     seed: int = 0
     """Of the order of the data and of dropout."""
-    wandb_mode: Literal["online", "offline", "disabled"] = "online"
-    """Where Weights & Biases logs the run; metrics.jsonl is always written."""
+    wandb_mode: WandbMode = "online"
+    """Where Weights & Biases logs the run, as WANDB_PROJECT, WANDB_ENTITY and WANDB_NAME in the
+    environment say; metrics.jsonl is always written."""
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.epochs is not None:
             raise InputError("--steps and --epochs exclude each other; give one")
         if self.epochs is not None and not 0 < self.epochs < float("inf"):
             raise InputError(f"epochs must be above 0, not {self.epochs}")
-        for name in ("steps", "batch_size", "grad_accumulation", "max_length", "eval_every"):
-            self._check_positive(name)
-        for name in ("save_every", "keep", "max_skipped"):
-            self._check_positive(name)
-
-    def _check_positive(self, name: str) -> None:
-        value = getattr(self, name)
-        if value is not None and value < 1:
-            raise InputError(f"{name} must be above 0, not {value}")
+        for name in _POSITIVE:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} must be above 0, not {value}")
+        if (self.eval_questions or 0) < 0:
+            raise InputError(f"eval_questions must not be below 0, not {self.eval_questions}")
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"seed must be from 0 to {2**32 - 1}, not {self.seed}")
+        for name in ("eval_every", "eval_questions"):
+            if self.eval_data is None and getattr(self, name) is not None:
+                raise InputError(f"{name} is of use with eval_data only")

@@ -37,8 +37,12 @@ class Report:
         self._job, self._log = job, log
         step, skipped = int(state.step), int(state.skipped_in_a_row)
         self._skipped = list(range(step - skipped + 1, step + 1))
-        self._peak = peak_flops()
-        self._flops = flops_per_token(job.config, job.data.row_length)
+        self._skipped_in_all = int(state.skipped)
+        mesh = state.model.mesh
+        self._peak = peak_flops(mesh.size if mesh else 1)
+        self._flops = flops_per_token(
+            job.config, job.data.row_length, is_partial=job.options.tuning.is_partial
+        )
         self._bar = tqdm(
             total=job.recipe.steps,
             initial=step,
@@ -58,6 +62,9 @@ class Report:
         traceback: TracebackType | None,
     ) -> None:
         self._bar.close()
+        if self._skipped_in_all and is_first() and not error:
+            count = self._skipped_in_all
+            print(f"{count} steps in all were not finite, and learnt nothing", file=sys.stderr)
 
     def add(self, step: int, tokens: int, metrics: Metrics) -> None:
         """Takes note of a step that was begun, and tells of the one before when that has ended.
@@ -114,6 +121,7 @@ class Report:
             self._skipped = []
             return
         self._skipped.append(step)
+        self._skipped_in_all += 1
         batches = [f"step {step}: {self._examples(step)}" for step in self._skipped]
         if len(batches) >= self._job.options.max_skipped:
             raise Stopped(

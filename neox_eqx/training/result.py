@@ -3,13 +3,11 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-import jax
-
 from neox_eqx.checkpoint.save import save
 from neox_eqx.checkpoint.save_adapter import save_adapter
-from neox_eqx.model.adapt import merge
+from neox_eqx.checkpoint.save_merged import save_merged
 from neox_eqx.model.neox import GPTNeoX
-from neox_eqx.training.trained import Trained, join
+from neox_eqx.training.trained import Trained
 
 MODEL, ADAPTER = "hf", "adapter"
 
@@ -19,21 +17,25 @@ def save_result(
     frozen: GPTNeoX | None,
     directory: Path,
     *,
+    source: Path,
     base_model: str,
     companions: Iterable[Path] = (),
 ) -> None:
-    """Writes `hf`, a model that transformers loads, and `adapter`, which PEFT loads.
+    """Writes `hf`, a model in float32 that transformers loads, and `adapter`, which PEFT loads.
 
     Where all parameters were trained there is no adapter; a soft prompt and a prefix leave the
-    model as it was, and there is no `hf`. `base_model` is where the frozen model came from, and
-    `companions` are files to copy to `hf`.
+    model as it was, and there is no `hf`. `source` is the checkpoint of the frozen model,
+    `base_model` what PEFT is told of it, and `companions` are files to copy to `hf`.
 
     Raises:
-        InputError: one of the two directories holds something, or cannot be written.
+        InputError: one of the two directories holds something, or cannot be written; or the
+            checkpoint is not there any more.
     """
-    model, _ = join(trained, frozen)
     if frozen is not None:
         adapter = directory / ADAPTER
-        save_adapter(trained, adapter, config=model.config, base_model=base_model)
-    if isinstance(trained, GPTNeoX):
-        save(jax.jit(merge)(model), directory / MODEL, companions)
+        save_adapter(trained, adapter, config=frozen.config, base_model=base_model)
+        if isinstance(trained, GPTNeoX):
+            save_merged(trained, source, directory / MODEL, companions)
+    else:
+        assert isinstance(trained, GPTNeoX)
+        save(trained, directory / MODEL, companions)

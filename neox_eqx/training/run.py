@@ -47,18 +47,14 @@ def _run(job: Job) -> None:
     if is_complete:
         print(f"{result}: the model after {last} steps, which was there already")
         return
-    counts = job.data.counts
     with agreed():
         log = RunLog(
             output,
             wandb_mode=job.options.wandb_mode,
-            config=job.settings | dataclasses.asdict(counts),
+            config=job.settings | dataclasses.asdict(job.data.counts),
             resume_step=first,
         )
-    print(
-        f"{job.options.data}: {counts.examples} examples, {counts.cut} of them cut and "
-        f"{counts.dropped} dropped; {counts.learnt_tokens} of {counts.tokens} tokens are learnt"
-    )
+    print(job.summary)
     if is_first():
         # Of a run with fewer steps: should this one be killed, they must not pass for its result.
         for name in (MODEL, ADAPTER):
@@ -88,6 +84,7 @@ def _train(job: Job, checkpoints: Checkpoints, log: RunLog) -> None:
         state.model,
         frozen,
         job.options.output,
+        source=job.source,
         base_model=str(model.resolve()) if model.is_dir() else job.options.model,
         companions=find_companions(job.source),
     )

@@ -31,8 +31,6 @@ class Metrics(eqx.Module):
 
     loss: Float32[Array, ""]
     """Mean over the batch by weight."""
-    weight: Float32[Array, ""]
-    """Sum of the weights: the tokens that were learnt, where each weighs 1."""
     gradient_norm: Float32[Array, ""]
     """Before clipping."""
     learning_rate: Float32[Array, ""]
@@ -49,7 +47,7 @@ def train_step(
     `frozen` is what `trainable` returns with the trained; its buffers stay. A batch in which
     nothing has a weight has no loss: it counts as not finite.
     """
-    loss, weight, gradients = loss_and_gradients(state.model, batch, recipe, state.step, frozen)
+    loss, gradients = loss_and_gradients(state.model, batch, recipe, state.step, frozen)
     norm = optax.tree.norm(gradients)
     # A loss that is not finite is as bad as gradients that are not.
     checked = jnp.where(jnp.isfinite(loss), norm, jnp.nan)
@@ -63,7 +61,7 @@ def train_step(
         skipped=state.skipped + missed,
         skipped_in_a_row=jnp.where(finite, 0, state.skipped_in_a_row + 1),
     )
-    return after.constrain(), Metrics(loss, weight, norm, rate, finite)
+    return after.constrain(), Metrics(loss, norm, rate, finite)
 
 
 def loss_and_gradients(
@@ -72,8 +70,8 @@ def loss_and_gradients(
     recipe: Recipe,
     step: Int[Array, ""],
     frozen: GPTNeoX | None = None,
-) -> tuple[Float32[Array, ""], Float32[Array, ""], Trained]:
-    """The mean loss by weight, the sum of the weights, and the gradients in float32.
+) -> tuple[Float32[Array, ""], Trained]:
+    """The mean loss by weight, and its gradients in float32.
 
     A batch in parts gives what it gives as a whole, since each part's sum is divided by the
     weight of all.
@@ -92,16 +90,14 @@ def loss_and_gradients(
         return loss, _spread(_cast(gradients, "float32"))
 
     if recipe.accumulate == 1:
-        loss, gradients = gradients_of(batch, jnp.int32(0))
-        return loss, weight, gradients
+        return gradients_of(batch, jnp.int32(0))
 
     def add(total: tuple[Float32[Array, ""], Trained], part: tuple[Batch, Int[Array, ""]]):
         return jax.tree.map(jnp.add, total, gradients_of(*part)), None
 
     zeros = _spread(jax.tree.map(jnp.zeros_like, trained))
     parts = (_split(batch, recipe.accumulate, trained.mesh), jnp.arange(recipe.accumulate))
-    (loss, gradients), _ = lax.scan(add, (jnp.float32(0), zeros), parts)
-    return loss, weight, gradients
+    return lax.scan(add, (jnp.float32(0), zeros), parts)[0]
 
 
 def summed_loss(

@@ -13,7 +13,7 @@ class Tuning:
     """What is trained: all parameters, unless one of the three others is asked for.
 
     Raises:
-        InputError: more than one is, or a number is out of its range.
+        InputError: more than one is, a number is out of its range, or an option is of no use.
     """
 
     lora_rank: int = 0
@@ -45,6 +45,9 @@ class Tuning:
             )
         if len(set(self.lora_targets)) < len(self.lora_targets):
             raise InputError(f"lora_targets names one twice: {', '.join(self.lora_targets)}")
+        for name in ("lora_alpha", "lora_targets"):
+            if not self.lora_rank and getattr(self, name) != getattr(Tuning, name):
+                raise InputError(f"{name} is of use with lora_rank only")
         if self.prompt_text and not self.positions:
             raise InputError("prompt_text is of use with prompt_tokens or prefix_tokens only")
 

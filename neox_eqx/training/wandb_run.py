@@ -15,7 +15,7 @@ from neox_eqx.errors import InputError
 from neox_eqx.text.files import whole_file
 
 PROJECT = "neox_eqx"
-"""Where runs go unless WANDB_PROJECT says otherwise."""
+"""Where runs go unless WANDB_PROJECT says otherwise; WANDB_NAME may name them too."""
 
 
 class WandbRun:
@@ -50,7 +50,7 @@ class WandbRun:
                 )
             self._run = wandb.init(
                 project=os.environ.get("WANDB_PROJECT", PROJECT),
-                name=name,
+                name=os.environ.get("WANDB_NAME", name),
                 id=_run_id(directory),
                 resume="allow",
                 mode=mode,

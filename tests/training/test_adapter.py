@@ -121,22 +121,32 @@ def test_a_prefix_takes_the_form_of_the_models_segments() -> None:
     assert np.array_equal(kv.value[0, :4], prefix.value[1]) and not np.asarray(kv.key[0, 4:]).any()
 
 
-def test_the_result_of_lora_is_a_model_that_transformers_loads(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stored", ["float32", "float16"])
+def test_the_result_of_lora_is_a_model_that_transformers_loads(stored: str, tmp_path: Path) -> None:
     theirs, trained, frozen = ours("lora")
-    save_result(trained, frozen, tmp_path, base_model="")
-    merged = GPTNeoXForCausalLM.from_pretrained(tmp_path / "hf")
-    expected = peft_logits(theirs)
-    assert np.abs(hf_logits(merged, TOKENS, VALID) - expected).max() < 1e-5 * np.abs(expected).max()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "hf"]
+    source = tmp_path / "source"
+    hf_model(CONFIG).to(getattr(torch, stored)).save_pretrained(source)
+    # As an accelerator computes with it, which the result does not show.
+    frozen = jax.tree.map(lambda x: x.astype("bfloat16"), frozen)
+    save_result(trained, frozen, tmp_path / "run", source=source, base_model="")
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["adapter", "hf"]
+    merged = GPTNeoXForCausalLM.from_pretrained(tmp_path / "run" / "hf")
+    base = GPTNeoXForCausalLM.from_pretrained(source, dtype=torch.float32)
+    assert torch.equal(merged.gpt_neox.embed_in.weight, base.gpt_neox.embed_in.weight)
+    assert merged.dtype == torch.float32
+    if stored == "float32":
+        expected = peft_logits(theirs)
+        difference = np.abs(hf_logits(merged, TOKENS, VALID) - expected).max()
+        assert difference < 1e-5 * np.abs(expected).max()
     with pytest.raises(InputError, match="is not an empty directory"):
-        save_result(trained, frozen, tmp_path, base_model="")
+        save_result(trained, frozen, tmp_path / "run", source=source, base_model="")
 
 
 def test_a_prompt_leaves_an_adapter_alone_and_a_whole_model_none(tmp_path: Path) -> None:
     _, prompt, frozen = ours("prompt")
-    save_result(prompt, frozen, tmp_path / "prompt", base_model="")
+    save_result(prompt, frozen, tmp_path / "prompt", source=tmp_path, base_model="")
     assert [path.name for path in (tmp_path / "prompt").iterdir()] == ["adapter"]
-    save_result(frozen, None, tmp_path / "all", base_model="")
+    save_result(frozen, None, tmp_path / "all", source=tmp_path, base_model="")
     assert [path.name for path in (tmp_path / "all").iterdir()] == ["hf"]
 
 

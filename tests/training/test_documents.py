@@ -1,6 +1,7 @@
 """Examples as token ids: what is given, what is learnt, and what becomes of long ones."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,11 +15,12 @@ from neox_eqx.training.examples import Example
 from tests.text.checkpoints import BOS, EOS, byte_level, metaspace
 
 TOKENIZERS = {"byte level": byte_level(), "metaspace": metaspace()}
+PATH = Path("data.jsonl")
 CONFIG = GPTNeoXConfig(vocab_size=400, bos_token_id=0, eos_token_id=1)
 
 
 def document(tokenizer: Tokenizer, prompt: str | None, completion: str) -> Document:
-    (only,) = tokenize([Example(7, prompt, completion)], tokenizer, CONFIG, {})
+    (only,) = tokenize([Example(7, prompt, completion)], PATH, tokenizer, CONFIG, {})
     assert only.number == 7 and only.tokens.dtype == np.int32
     return only
 
@@ -73,8 +75,8 @@ def test_an_empty_prompt_is_the_bos_token_as_in_generation() -> None:
     made = document(tokenizer, "", "Two cats")
     assert made.tokens.tolist() == [0, *tokenizer.encode("Two cats").ids, 1] and made.given == 1
     without = dataclasses.replace(CONFIG, bos_token_id=None)
-    with pytest.raises(InputError, match="example 7: the prompt is empty"):
-        tokenize([Example(7, "", "Two cats")], tokenizer, without, {})
+    with pytest.raises(InputError, match="^data.jsonl, line 7: the prompt is empty"):
+        tokenize([Example(7, "", "Two cats")], PATH, tokenizer, without, {})
 
 
 def test_special_tokens_that_the_tokenizer_adds_are_those_of_the_prompt() -> None:
@@ -94,14 +96,16 @@ def test_the_end_is_that_of_generation() -> None:
     ends = []
     for eos, defaults in [((3, 4), {}), (3, {"eos_token_id": [5, 6]}), (None, {})]:
         config = dataclasses.replace(CONFIG, eos_token_id=eos)
-        ends.append(int(tokenize([example], tokenizer, config, defaults)[0].tokens[-1]))
+        ends.append(int(tokenize([example], PATH, tokenizer, config, defaults)[0].tokens[-1]))
     assert ends == [3, 5, tokenizer.encode("Two cats").ids[-1]]
 
 
 def test_ids_that_the_model_has_not_are_refused() -> None:
     config = dataclasses.replace(CONFIG, vocab_size=40)
-    with pytest.raises(InputError, match=r"example 7: token id \d+ is not in .* vocabulary of 40"):
-        tokenize([Example(7, None, "고양이")], TOKENIZERS["byte level"], config, {})
+    with pytest.raises(
+        InputError, match=r"^data.jsonl, line 7: token id \d+ is not in .* vocabulary of 40"
+    ):
+        tokenize([Example(7, None, "고양이")], PATH, TOKENIZERS["byte level"], config, {})
 
 
 def of_length(length: int, given: int) -> Document:

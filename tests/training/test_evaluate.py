@@ -16,8 +16,8 @@ from neox_eqx.training.documents import Document
 from neox_eqx.training.evaluate import (
     eval_loss,
     exact_match,
-    final_answer,
     inference_model,
+    is_right,
     questions,
 )
 from neox_eqx.training.examples import Example
@@ -85,17 +85,30 @@ def test_questions_are_the_prompts_that_are_not_too_long() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "answer"),
+    ("said", "expected", "is_same"),
     [
-        (" 8 legs \n", "8 legs"),
-        ("\n2 x 4 = 8\n#### 8", "8"),
-        ("#### 1,234 \nand more", "1234"),
-        ("####", ""),
-        ("1,234", "1,234"),
+        ("\n2 x 9 = 18\n#### 18 dollars", "\nTwo boxes.\n#### 18", True),
+        ("#### 1234", "#### 1,234", True),
+        ("#### 18\n#### 3", "#### 18", True),
+        ("18", "#### 18", False),
+        ("#### 180", "#### 18", False),
+        ("#### -18", "#### 18", False),
+        ("So:\n#### yes \n", "It is.\n#### yes", True),
+        ("#### no", "#### yes", False),
+        (" 8 legs \n", "\n8 legs", True),
+        ("1,234", "1234", False),
     ],
 )
-def test_the_answer_is_what_stands_after_the_mark_or_all(text: str, answer: str) -> None:
-    assert final_answer(text) == answer
+def test_of_an_answer_what_stands_after_the_mark_counts_or_all(
+    said: str, expected: str, is_same: bool
+) -> None:
+    assert is_right(said, Example(1, "", expected, is_answer=True)) == is_same
+
+
+def test_of_a_completion_all_counts() -> None:
+    completion = Example(1, "Write.", "#### 8 kinds of cats\nare here.")
+    assert is_right("#### 8 kinds of cats\nare here.\n", completion)
+    assert not is_right("#### 8 dogs", completion)
 
 
 def test_exact_match_counts_the_answers_that_transformers_gets_right() -> None:
@@ -110,7 +123,7 @@ def test_exact_match_counts_the_answers_that_transformers_gets_right() -> None:
         right += final_result(tokenizer.decode(tokens, skip_special_tokens=True)) == problem.result
     assert 0 < right < len(problems)
     examples = [
-        Example(number, problem.question, f"\nThe steps are free.\n#### {problem.result}")
+        Example(number, problem.question, f"\nThe steps are free.\n#### {problem.result}", True)
         for number, problem in enumerate(problems)
     ]
     assert exact_match(TextGenerator.load(DEMO_MODEL), examples, 96) == right / len(problems)

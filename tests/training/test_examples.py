@@ -24,8 +24,8 @@ def jsonl(directory: Path, rows: list[dict[str, str]]) -> Path:
 
 def test_an_answer_is_learnt_with_the_line_break_before_it(tmp_path: Path) -> None:
     first, second = read_examples(jsonl(tmp_path, QUESTIONS))
-    assert first == Example(1, "How many legs do 2 cats have?", "\n2 x 4 = 8 legs.\n#### 8")
-    assert second == Example(2, "고양이 두 마리의 다리는?", "\n여덟 개 👍🏽\n#### 8")
+    assert first == Example(1, "How many legs do 2 cats have?", "\n2 x 4 = 8 legs.\n#### 8", True)
+    assert second == Example(2, "고양이 두 마리의 다리는?", "\n여덟 개 👍🏽\n#### 8", True)
 
 
 def test_a_completion_and_a_plain_text_are_taken_as_they_are(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from neox_eqx.errors import InputError
 from neox_eqx.training.log import RunLog
 from neox_eqx.training.metrics_file import read_metrics
-from tests.training.wandb_file import read_history
+from tests.training.wandb_file import read_history, read_name
 
 ROOT = Path(__file__).parents[2]
 
@@ -93,18 +93,23 @@ def by_step(directory: Path) -> dict[int, dict[str, Any]]:
     return steps
 
 
-def test_offline_files_of_wandb_hold_what_metrics_jsonl_holds(tmp_path: Path) -> None:
+def test_offline_files_of_wandb_hold_what_metrics_jsonl_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     log = open_log(tmp_path, "offline")
     write(log, range(1, 600))  # more than a block of the file
     log.finish()
     (first,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
     assert read_history(first) == by_step(tmp_path) and len(by_step(tmp_path)) == 599
+    assert read_name(first) == tmp_path.name
     time.sleep(1)  # W&B names the files by the second
+    monkeypatch.setenv("WANDB_NAME", "of my own")
     log = open_log(tmp_path, "offline", resume_step=3)
     write(log, range(4, 8))
     log.finish()
     (second,) = {*tmp_path.glob("wandb/offline-run-*/*.wandb")} - {first}
     assert second.name == first.name  # the same id
+    assert read_name(second) == "of my own"
     assert read_history(second) == by_step(tmp_path) and len(by_step(tmp_path)) == 7
 
 

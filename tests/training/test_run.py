@@ -43,8 +43,10 @@ def undisturbed(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     run = new_run(files, tmp_path_factory.mktemp("undisturbed"))
     (ended,) = finish(run.start(eval_data=files / "held_out.jsonl"))
     assert (ended.status, ended.err) == (0, "")
-    counts, *said, result = ended.out.splitlines()
+    counts, held_out, *said, result = ended.out.splitlines()
     assert counts.startswith(f"{files / 'data.jsonl'}: 22 examples, 0 of them cut and 0 dropped; ")
+    assert held_out.startswith(f"{files / 'held_out.jsonl'}: 3 examples, ")
+    assert held_out.endswith(" tokens are measured, 3 prompts answered")
     assert [line.split(":")[0] for line in said] == [f"step {n}" for n in range(0, STEPS + 1, 3)]
     assert result == f"{run.output / 'hf'}: the model after {STEPS} steps"
     return run

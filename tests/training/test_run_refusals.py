@@ -1,5 +1,7 @@
 """What a run refuses, in one line and before anything is compiled; and how it gives up."""
 
+import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from neox_eqx.errors import InputError, Stopped
 from neox_eqx.training.metrics_file import read_metrics
 from neox_eqx.training.options import TrainingOptions
 from neox_eqx.training.run import fine_tune
+from neox_eqx.training.tuning import Tuning
 from tests.sharding.processes import ROOT, finish, start
 from tests.text.checkpoints import byte_level, save_checkpoint
 from tests.training.runs import write_data
@@ -35,6 +38,9 @@ def options(files: Path, output: Path, **own: Any) -> TrainingOptions:
         ({"steps": None, "epochs": -1.0}, "epochs must be above 0, not -1.0"),
         ({"steps": 0}, "steps must be above 0, not 0"),
         ({"keep": 0}, "keep must be above 0, not 0"),
+        ({"seed": 2**32}, "seed must be from 0 to 4294967295, not 4294967296"),
+        ({"eval_every": 2}, "eval_every is of use with eval_data only"),
+        ({"eval_questions": -1}, "eval_questions must not be below 0, not -1"),
         ({"warmup_steps": 8}, "warmup_steps must be from 0 to below the 8 steps, not 8"),
         ({"learning_rate": -1.0}, "learning_rate must be above 0"),
         ({"max_length": 100}, "max_length 100 is above the 64 tokens of the model's context"),
@@ -102,6 +108,11 @@ def test_a_run_gives_up_after_batches_that_are_not_finite(
     # Gone on with, it gives up at the next one.
     with pytest.raises(Stopped, match="not finite 3 times"):
         fine_tune(own)
+    # If it may, it goes on to its end, and says how often it was so.
+    capsys.readouterr()
+    fine_tune(dataclasses.replace(own, max_skipped=9))
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told == "7 steps in all were not finite, and learnt nothing"
 
 
 def test_the_command_says_it_in_one_line(files: Path, tmp_path: Path) -> None:
@@ -116,6 +127,9 @@ def test_the_command_says_it_in_one_line(files: Path, tmp_path: Path) -> None:
 def test_every_option_has_its_help(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse(TrainingOptions, "train.py", ["--help"])
-    said = capsys.readouterr().out
-    for name in ("--model", "--data", "--output", "--steps", "--epochs", "--wandb-mode", "--keep"):
-        assert name in said
+    said = " ".join(line.strip("│ ") for line in capsys.readouterr().out.splitlines())
+    fields = (*dataclasses.fields(TrainingOptions), *dataclasses.fields(Tuning))
+    for name in {field.name.replace("_", "-") for field in fields} - {"tuning"}:
+        (help_text,) = re.findall(rf"--{name}[ ,](.*?) \((?:default|required)", said)
+        assert help_text.endswith("."), name
+    assert len(fields) > 25 and "WANDB_PROJECT" in said

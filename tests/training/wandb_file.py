@@ -35,6 +35,12 @@ def read_history(path: Path) -> dict[int, dict[str, Any]]:
     return steps
 
 
+def read_name(path: Path) -> str:
+    """What the run is called."""
+    records = map(wandb_internal_pb2.Record.FromString, _records(path.read_bytes()))
+    return next(record.run.display_name for record in records if record.HasField("run"))
+
+
 def _records(data: bytes) -> Iterator[bytes]:
     assert data[:4] == b":W&B"
     place, parts = _FILE_HEADER, []
