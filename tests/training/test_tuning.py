@@ -162,7 +162,8 @@ def test_only_matrices_of_weights_decay(kind: str) -> None:
     recipe = dataclasses.replace(RECIPE, weight_decay=0.5)
     trained, _ = trainable(our_model(CONFIG), KINDS[kind], recipe)
     nothing = jax.tree.map(jnp.zeros_like, trained)
-    after, _ = update(recipe, nothing, first_moments(recipe, trained), trained)
+    moments = first_moments(recipe, trained)
+    after, _, _ = update(recipe, nothing, jnp.float32(0), moments, trained)
     same = jax.tree.leaves(jax.tree.map(np.array_equal, after, trained))
     # Each A decays, and each B is 0 still.
     assert same == ([False, True] * 8 if kind == "lora" else [True] * len(same))
