@@ -25,25 +25,18 @@ def read_settings(
     Raises:
         InputError: a setting is unknown, not supported or out of its range.
     """
+    if settings.get("do_sample") and settings.get("temperature") is None:
+        # As transformers takes it; the harness would make it 0.
+        default = defaults.get("temperature")
+        settings = {**settings, "temperature": 1.0 if default is None else default}
     given: dict[str, Any] = dict(normalize_gen_kwargs(settings))
     until, limit = handle_stop_sequences(given.pop("until"), end), given.pop("max_gen_toks")
-    given["temperature"] = _temperature(given, given.pop("do_sample"), defaults)
+    if not given.pop("do_sample"):
+        given["temperature"] = 0.0
+    elif given["temperature"] == 0:
+        raise InputError("gen_kwargs: do_sample is true and the temperature 0; give one above 0")
     for name in given.keys() - _OPTION_NAMES:
         if name not in _FIXED or given[name] != _FIXED[name]:
             raise InputError(f"gen_kwargs: {name} {given[name]!r} is not supported")
     options = GenerationOptions(**{"seed": seed} | given | _FIXED, max_new_tokens=limit)
     return options.resolve(defaults), until
-
-
-def _temperature(given: Mapping[str, Any], do_sample: bool, defaults: Mapping[str, Any]) -> float:
-    """0 for the greedy choice; else as transformers has it, which refuses to sample at 0."""
-    if not do_sample:
-        return 0.0
-    stated = (given.get("temperature"), defaults.get("temperature"), 1.0)
-    temperature = next(value for value in stated if value is not None)
-    if temperature == 0:
-        raise InputError(
-            "gen_kwargs: do_sample is true and the temperature 0; give one above 0, or do_sample "
-            "false"
-        )
-    return temperature
