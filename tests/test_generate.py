@@ -303,15 +303,15 @@ def mistakes(model: Path, place: Path) -> dict[str, tuple[list[str | Path], str]
         "no bias file": ([*to_file, "--logit-bias", place / "absent"], "absent: No such file or"),
         "bias of a text": (
             [*to_file, "--logit-bias", bias_file('{"3": 1, "x7": 2}')],
-            "bias.json, line 1: 'x7' is not a token id",
+            "line 1: 'x7' is not a token id",
         ),
         "bias without number": (
             [*to_file, "--logit-bias", bias_file('{"3": 1,\n "7": "2"}')],
-            "bias.json, line 2: '2' is not a number",
+            "line 2: '2' is not a number",
         ),
         "bias given twice": (
             [*to_file, "--logit-bias", bias_file('{"7": 1,\n "3": 1,\n "07": 2}')],
-            "bias.json, line 3: the token id 7 is there a second time",
+            "line 3: the token id 7 is there a second time",
         ),
         "bias beyond float32": (
             [*to_file, "--logit-bias", bias_file('{"7": 1e39}')],
