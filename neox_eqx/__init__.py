@@ -27,6 +27,7 @@ from neox_eqx.sharding.distributed import initialize
 from neox_eqx.sharding.mesh import make_mesh
 from neox_eqx.text.completion import Completion, Event
 from neox_eqx.text.generator import TextGenerator
+from neox_eqx.text.words import token_bytes
 
 DEMO_MODEL = Path(__file__).parent / "demo_model"
 """The directory of the bundled checkpoint."""
@@ -53,4 +54,5 @@ __all__ = [
     "prefill",
     "save",
     "score_texts",
+    "token_bytes",
 ]

@@ -42,20 +42,28 @@ def run(
 ) -> None:
     """Calls `main` with the options that `args`, by default the process's own, spell.
 
-    A mistake of the user's, in an option or raised as `InputError`, ends in one line on stderr
-    and exit status 2. Ctrl-C ends quietly with 130, and a reader that leaves, as in `| head`,
-    with 141: the statuses that a shell gives to a program that these signals end. `Stopped` ends
-    it with a line and a status of its own. A process of a pod that fails ends at once, and so the
-    others do.
+    A mistake in an option ends it as any other that `run_program` tells of.
     """
     program = Path(sys.argv[0]).name
+    given = sys.argv[1:] if args is None else args
+    run_program(program, lambda: main(parse(options_type, program, given)))
+
+
+def run_program(program: str, main: Callable[[], None]) -> None:
+    """Calls `main`, and ends the process as a command of the name `program` should end.
+
+    A mistake of the user's, raised as `InputError`, ends in one line on stderr and exit status 2.
+    Ctrl-C ends quietly with 130, and a reader that leaves, as in `| head`, with 141: the statuses
+    that a shell gives to a program that these signals end. `Stopped` ends it with a line and a
+    status of its own. A process of a pod that fails ends at once, and so the others do.
+    """
     _interrupt_until_it_ends()
     warnings.formatwarning = lambda message, *_, **__: f"{program}: warning: {message}\n"
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal may not know Korean
     try:
         try:
-            main(parse(options_type, program, sys.argv[1:] if args is None else args))
+            main()
         finally:
             if sys.stdout:
                 sys.stdout.flush()  # so that a reader that left is noticed here

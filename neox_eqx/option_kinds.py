@@ -68,27 +68,39 @@ def _texts(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
 
 @RULES.primitive_rule
 def _mapping(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-    """A mapping is the JSON object in a file."""
+    """A mapping from ids to numbers is the JSON object in a file."""
     if info.type_origin is not Mapping:
         return None
     return PrimitiveConstructorSpec(
         nargs=1,
         metavar="FILE",
-        instance_from_str=lambda texts: _json_object(Path(texts[0])),
+        instance_from_str=lambda texts: _numbers_by_id(Path(texts[0])),
         is_instance=lambda value: isinstance(value, Mapping),
         str_from_instance=lambda value: [json.dumps(value)],
     )
 
 
-def _json_object(path: Path) -> dict[str, Any]:
+def _numbers_by_id(path: Path) -> dict[int, float]:
     try:
-        value = json.loads(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
+        entries = json.loads(text, object_pairs_hook=tuple)  # a dict would hide what comes twice
     except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else f"is not valid JSON: {error}"
         raise InputError(f"{path}: {reason}") from error
-    if not isinstance(value, dict):
+    if not isinstance(entries, tuple):
         raise InputError(f"{path}: holds no JSON object")
-    return value
+    numbers: dict[int, float] = {}
+    for key, value in entries:
+        line = text.count("\n", 0, text.rfind(json.dumps(key, ensure_ascii=False))) + 1
+        where = f"{path}, line {line}"
+        if not (key.isascii() and key.isdecimal()):
+            raise InputError(f"{where}: {key!r} is not a token id")
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise InputError(f"{where}: {value!r:.40} is not a number")
+        if int(key) in numbers:
+            raise InputError(f"{where}: the token id {int(key)} is there a second time")
+        numbers[int(key)] = value
+    return numbers
 
 
 @RULES.primitive_rule

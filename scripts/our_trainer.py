@@ -14,7 +14,13 @@ from neox_eqx.training.step import train_step
 
 def begin(task: Task) -> Train:
     recipe = Recipe(**task.recipe)
-    model = load(task.checkpoint, dtype="float32", mesh="data=1,model=1", rules=TRAINING_RULES)
+    model = load(
+        task.checkpoint,
+        dtype="float32",
+        mesh="data=1,model=1",
+        rules=TRAINING_RULES,
+        stacked=True,
+    )
     mesh, state = model.mesh, TrainState.start(model, recipe)
     del model
 

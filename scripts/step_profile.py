@@ -28,7 +28,8 @@ def busy_seconds(
     Operations that hold a matrix product are one kind; the others are named as XLA names them,
     without their numbers. The most comes first.
     """
-    state = TrainState.start(GPTNeoX.init(config, key=jax.random.key(0)), recipe)
+    model = GPTNeoX.init(config, key=jax.random.key(0), stacked=True)
+    state = TrainState.start(model, recipe)
     shape = (rows, length)
     batch = Batch(jnp.ones(shape, jnp.int32), jnp.ones(shape, jnp.int32), jnp.ones(shape))
     step = train_step.lower(state, batch, recipe).compile()

@@ -1,6 +1,8 @@
 """Settings of the whole test run. They act on import, before any test imports the package."""
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 # Read when jax starts its backend; a user who sets XLA_FLAGS chooses the devices.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
@@ -9,6 +11,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import jax
+import pytest
 import torch
 from jaxtyping import install_import_hook
 
@@ -21,3 +24,17 @@ jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 # The test processes share the cores; more threads would only fight over them.
 torch.set_num_threads(1)
+
+MAPS = Path("/proc/self/maps")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def room_for_programs() -> Iterator[None]:
+    """Forgets all that was compiled before Linux runs out of room to map it.
+
+    A program that XLA compiles for a CPU takes a dozen of the 65,530 memory maps of a process, and
+    at the last of them XLA crashes: after some thousand tests.
+    """
+    yield
+    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > 30_000:
+        jax.clear_caches()

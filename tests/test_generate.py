@@ -303,11 +303,19 @@ def mistakes(model: Path, place: Path) -> dict[str, tuple[list[str | Path], str]
         "no bias file": ([*to_file, "--logit-bias", place / "absent"], "absent: No such file or"),
         "bias of a text": (
             [*to_file, "--logit-bias", bias_file('{"3": 1, "x7": 2}')],
-            "logit_bias: 'x7' is not a token id",
+            "line 1: 'x7' is not a token id",
         ),
         "bias without number": (
-            [*to_file, "--logit-bias", bias_file('{"3": 1, "7": "2"}')],
-            "logit_bias: the bias of 7 must be a number, not '2'",
+            [*to_file, "--logit-bias", bias_file('{"3": 1,\n "7": "2"}')],
+            "line 2: '2' is not a number",
+        ),
+        "bias given twice": (
+            [*to_file, "--logit-bias", bias_file('{"7": 1,\n "3": 1,\n "07": 2}')],
+            "line 3: the token id 7 is there a second time",
+        ),
+        "bias beyond float32": (
+            [*to_file, "--logit-bias", bias_file('{"7": 1e39}')],
+            "logit_bias: the bias of 7 must be a number within",
         ),
         "bias of a foreign id": (
             [*to_file, "--logit-bias", bias_file('{"3000": 1}')],

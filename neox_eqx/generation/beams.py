@@ -69,27 +69,29 @@ class BeamSearch(Strategy):
         eos: Sequence[int] = (),
         known: np.ndarray | None = None,
         token_bytes: TokenBytes = (),
+        among: Sequence[ResolvedOptions] = (),
     ) -> "BeamSearch":
         """Searches for requests of as many beams each; the arguments are those of `Sampler.of`."""
-        (beams,) = {options.num_beams for options in requests}
+        (beams,) = {options.num_beams for options in (*requests, *among)}
         at_least = max(2, 1 + len(eos))
         number = at_least * beams
         rows = [options for options in requests for _ in range(beams)]
         candidates = [options for options in requests for _ in range(number)]
         greedy = np.array([options.temperature == 0 for options in requests])
+        draws = any(options.temperature != 0 for options in (*requests, *among))
         modes = [EARLY_STOPPING.index(options.early_stopping) for options in requests]
         return cls(
-            processors=processors_of(rows, eos, known),
-            warpers=() if greedy.all() else warpers_of(rows, at_least=at_least),
+            processors=processors_of(rows, eos, known, among),
+            warpers=warpers_of(rows, at_least=at_least, among=among) if draws else (),
             greedy=jnp.asarray(greedy),
             seed=jnp.asarray([options.seed for options in requests], jnp.uint32),
             length_penalty=jnp.asarray([o.length_penalty for o in requests], jnp.float32),
             early_stopping=jnp.asarray(modes, jnp.int32),
             limit=jnp.asarray(limits, jnp.int32),
-            ending=Ending.of(candidates, np.repeat(limits, number), eos, token_bytes),
+            ending=Ending.of(candidates, np.repeat(limits, number), eos, token_bytes, among),
             beams=beams,
             candidates=number,
-            draws=not greedy.all(),
+            draws=draws,
         )
 
     @property

@@ -21,8 +21,8 @@ class ChunkResult:
     """A chunk that `model` has read or written, ready to stand before others.
 
     Scores and candidates say what the text before each token of the chunk, that of earlier chunks
-    included, makes of the token's place. They are NaN where that is not known: a first token has
-    no text before it. At padding they are 0.
+    included, makes of the token's place. Where that is not known, scores and probabilities are NaN
+    and candidates -1: a first token has no text before it. At padding all of them are 0.
     """
 
     model: GPTNeoX
@@ -34,6 +34,7 @@ class ChunkResult:
     candidates: Int[np.ndarray, "B T K"]
     """The likeliest tokens, the likeliest first."""
     candidate_probs: Float[np.ndarray, "B T K"]
+    """Of each of them, under the model itself."""
     next_logits: Float[Array, "B V"]
     """Of the token after each row's last, in float32."""
     segment: Segment
@@ -50,6 +51,12 @@ class ChunkResult:
     def nbytes(self) -> int:
         """Of keys, values and logits, on all devices together."""
         return sum(array.nbytes for array in jax.tree.leaves((self.segment, self.next_logits)))
+
+    def nbytes_of(self, row: int) -> int:
+        """Of `take([row])`, known before there is such a copy."""
+        of_slot = sum(x.nbytes for x in jax.tree.leaves(self.segment)) // self.chunk.tokens.size
+        slots = bucket(int(self.chunk.lengths[row]))
+        return of_slot * slots + self.next_logits.nbytes // len(self)
 
     def __len__(self) -> int:
         return len(self.chunk)

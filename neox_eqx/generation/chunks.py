@@ -36,7 +36,7 @@ def prefill(
     """Reads a chunk after the chunks before it, with so many `candidates` for each place.
 
     Without `scores`, which are NaN then, only the last token of each row takes the time that the
-    whole vocabulary takes.
+    whole vocabulary takes; candidates come with scores alone.
 
     Example:
         >>> model = GPTNeoX.init(GPTNeoXConfig(64, 32, 1, 4, 128), key=jax.random.key(0))
@@ -46,10 +46,12 @@ def prefill(
         (3, 16)
 
     Raises:
-        InputError: a prefix does not belong here, a row has no token at all or is too long, or a
-            token id is not the model's.
+        InputError: a prefix does not belong here, a row has no token at all or is too long, a
+            token id is not the model's, or there are to be candidates without scores.
     """
     check_number("candidates", candidates, int, 0, model.config.vocab_size)
+    if candidates and not scores:
+        raise InputError(f"{candidates} candidates need the scores; leave scores=False out")
     before = text_of(model, prefix_chunks, len(chunk))
     _check(model, before, chunk)
     nothing = np.full((1, model.config.vocab_size), np.nan, np.float32)
@@ -66,13 +68,15 @@ def prefill(
     check_numbers(bool(is_nan))
     told = jax.device_get(told)
     unknown = np.where(chunk.is_real, np.float32(np.nan), np.float32(0))
+    probs = np.where(chunk.is_real[..., None], np.exp(told.candidate_logprobs), 0)
+    ids = np.where(chunk.is_real[..., None], told.candidates, 0)
     return ChunkResult(
         model,
         before,
         chunk,
         scores=np.where(is_scored, told.logprob, unknown),
-        candidates=np.where(is_scored[..., None], told.candidates, 0),
-        candidate_probs=np.where(is_scored[..., None], np.exp(told.candidate_logprobs), 0),
+        candidates=np.where(np.isnan(probs), -1, ids),
+        candidate_probs=probs,
         next_logits=next_logits,
         segment=segment,
         finish_reasons=(None,) * len(chunk),
@@ -94,8 +98,10 @@ def generate(
 
     `sampling` is for all rows or one for each. A row's random numbers depend on its seed, its
     sample id and the place in the whole text alone: the chunks may be split anywhere, and rows
-    be added. Rows end at one of the ids `eos`, by default those of the model's config, and at
-    what the options stop at; `token_bytes` are needed for stops that are texts.
+    be added. Rows end at one of the ids `eos` and at what the options stop at. By default `eos`
+    are those of config.json; where a generation_config.json may name others, give
+    `TextGenerator.eos_token_ids`. Stops that are texts need `token_bytes`, what each token
+    spells: `neox_eqx.token_bytes(tokenizer)`.
 
     Raises:
         InputError: as `prefill`, or an option is out of range or does not fit.

@@ -8,6 +8,9 @@ from neox_eqx.errors import InputError
 
 Word = str | tuple[int, ...]
 
+LARGEST = 1e30
+"""Numbers up to here can be added and multiplied in float32."""
+
 _ID = "a token id, which is a whole number of at least 0"
 
 
@@ -86,9 +89,12 @@ def biases(name: str, value: Any) -> tuple[tuple[tuple[int, ...], float], ...]:
         raise InputError(f"{name} must be an object from token ids to numbers, not {value!r}")
     for ids, bias in pairs:
         number = isinstance(bias, int | float) and not isinstance(bias, bool)
-        if not number or math.isnan(bias) or bias == math.inf:
+        if not number or not (-LARGEST <= bias <= LARGEST or bias == -math.inf):
             entry = ids[0] if len(ids) == 1 else list(ids)
-            raise InputError(f"{name}: the bias of {entry} must be a number, not {bias!r}")
+            raise InputError(
+                f"{name}: the bias of {entry} must be a number within ±{LARGEST:g}, "
+                f"not {bias!r:.40}"
+            )
     return tuple(dict(pairs).items())
 
 

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from neox_eqx.errors import InputError
 from neox_eqx.generation.option_values import (
+    LARGEST,
     Word,
     biases,
     check_number,
@@ -17,7 +18,6 @@ from neox_eqx.generation.option_values import (
 DEFAULT_NEW_TOKENS = 20
 DEFAULT_TOP_K = 50
 
-_LARGEST = 1e30
 # What generation_config.json calls by another name.
 _IN_FILE = {"bad_words": "bad_words_ids", "stop": "stop_strings"}
 _OTHER_FORMS: dict[str, Callable[[str, Any], Any]] = {
@@ -105,8 +105,8 @@ class GenerationOptions:
             value = own.get(name)
             if value is None:
                 value = defaults.get(_IN_FILE.get(name, name))
-                # A list of one text may be the text itself there.
-                value = [value] if name == "stop" and isinstance(value, str) else value
+            # As in transformers, a list of one text may be the text itself.
+            value = [value] if name == "stop" and isinstance(value, str) else value
             if value is None:
                 value = field.default
             elif name in _OTHER_FORMS:
@@ -168,12 +168,12 @@ class ResolvedOptions:
         for name in ("top_p", "min_p", "epsilon_cutoff", "eta_cutoff"):
             check_number(name, getattr(self, name), float, 0, 1)
         check_number("typical_p", self.typical_p, float, 0, 1, above=True)
-        check_number("repetition_penalty", self.repetition_penalty, float, 0, _LARGEST, above=True)
+        check_number("repetition_penalty", self.repetition_penalty, float, 0, LARGEST, above=True)
         for name in ("presence_penalty", "frequency_penalty"):
-            check_number(name, getattr(self, name), float, -_LARGEST, _LARGEST)
+            check_number(name, getattr(self, name), float, -LARGEST, LARGEST)
         for name in ("num_beams", "num_return_sequences", "num_samples"):
             check_number(name, getattr(self, name), int, 1)
-        check_number("length_penalty", self.length_penalty, float, -_LARGEST, _LARGEST)
+        check_number("length_penalty", self.length_penalty, float, -LARGEST, LARGEST)
         check_number("seed", self.seed, int, 0, 2**32 - 1)
         self._check_beams()
 
@@ -249,7 +249,7 @@ class ResolvedOptions:
         if self.num_beams > 1 and self.num_samples > 1:
             raise InputError(
                 f"num_samples is {self.num_samples} and num_beams {self.num_beams}: a search has "
-                "one set of beams; give num_return_sequences for more of its texts"
+                "one set of beams; give num_return_sequences for more of its texts, or num_beams 1"
             )
         if self.num_return_sequences > self.num_beams:
             raise InputError(

@@ -21,6 +21,7 @@ class _Entry:
     digests: tuple[bytes, ...]
     """Of each beginning of the text; the last is of all of it."""
     result: ChunkResult
+    nbytes: int
 
     def begins_as(self, tokens: tuple[int, ...], count: int) -> bool:
         return self.tokens[:count] == tokens[:count]
@@ -50,13 +51,10 @@ class PrefixCache:
         """Texts of which some beginning was known."""
         self.tokens_saved = 0
         """Tokens that were not read again."""
+        self.nbytes = 0
+        """Of what is kept, on all devices together."""
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
         self._known: defaultdict[bytes, list[_Entry]] = defaultdict(list)
-
-    @property
-    def nbytes(self) -> int:
-        """Of what is kept, on all devices together."""
-        return sum(entry.result.nbytes for entry in self._entries.values())
 
     def __len__(self) -> int:
         """Texts that are kept."""
@@ -71,22 +69,33 @@ class PrefixCache:
             InputError: as `prefill`.
         """
         found = [self._find(tokens) for tokens in chunk.rows]
-        hit = next((entry for entry, _ in found if entry), None)
-        if hit is None:
-            result = prefill(self.model, [], chunk)
+        entries = [entry for entry, _ in found if entry]
+        # The last known token is read again: only so is the score of the next one known.
+        known = [max(count - 1, 0) for _, count in found]
+        if entries:
+            parts = [(entry or entries[0]).result for entry, _ in found]
+            result = self._read_after(parts, known, chunk)
         else:
-            # The last known token is read again: only so is the score of the next one known.
-            known = [max(count - 1, 0) for _, count in found]
-            width = bucket(max(known))
-            parts = [(entry or hit).result for entry, _ in found]
-            cuts = [part.cut(count, width) for part, count in zip(parts, known, strict=True)]
-            prefix = ChunkResult.stack(cuts)
-            rest = Chunk.of([row[count:] for row, count in zip(chunk.rows, known, strict=True)])
-            result = ChunkResult.join([prefix, prefill(self.model, [prefix], rest)])
-            for row, (count, part) in enumerate(zip(known, parts, strict=True)):
-                result.scores[row, count] = part.scores[0, count]
-            self.tokens_saved += sum(known)
+            result = prefill(self.model, [], chunk)
+        self.lookups += len(found)
+        self.hits += len(entries)
+        self.tokens_saved += sum(known)
+        for entry in entries:
+            self._touch(entry)
         self.add([result])
+        return result
+
+    def _read_after(
+        self, parts: Sequence[ChunkResult], known: Sequence[int], chunk: Chunk
+    ) -> ChunkResult:
+        """Reads a chunk of which each row begins with so many known tokens of its part."""
+        width = bucket(max(known))
+        cuts = [part.cut(count, width) for part, count in zip(parts, known, strict=True)]
+        prefix = ChunkResult.stack(cuts)
+        rest = Chunk.of([row[count:] for row, count in zip(chunk.rows, known, strict=True)])
+        result = ChunkResult.join([prefix, prefill(self.model, [prefix], rest)])
+        for row, (count, part) in enumerate(zip(known, parts, strict=True)):
+            result.scores[row, count] = part.scores[0, count]
         return result
 
     def add(self, results: Sequence[ChunkResult]) -> None:
@@ -104,17 +113,14 @@ class PrefixCache:
             if self._known.get(digests[-1]):
                 self._touch(self._known[digests[-1]][-1])
             elif self._is_reusable(tokens):
-                self._keep(_Entry(tokens, digests, whole.take([row])))
+                self._keep(tokens, digests, whole, row)
 
     def _find(self, tokens: tuple[int, ...]) -> tuple[_Entry | None, int]:
         """A text that begins as this one, and how many tokens are the same."""
-        self.lookups += 1
         digests = _digests(tokens)
         for count in range(len(tokens), 1, -1):
             entry = next(reversed(self._known.get(digests[count - 1], [])), None)
             if entry and entry.begins_as(tokens, count) and self._is_reusable(tokens):
-                self.hits += 1
-                self._touch(entry)
                 return entry, count
         return None, 0
 
@@ -127,19 +133,27 @@ class PrefixCache:
     def _touch(self, entry: _Entry) -> None:
         self._entries.move_to_end(entry.digests[-1])
 
-    def _keep(self, entry: _Entry) -> None:
-        if entry.result.nbytes > self.max_bytes:
+    def _keep(
+        self, tokens: tuple[int, ...], digests: tuple[bytes, ...], whole: ChunkResult, row: int
+    ) -> None:
+        """Keeps a copy of one row, where all of `max_bytes` is enough for it."""
+        nbytes = whole.nbytes_of(row)
+        if nbytes > self.max_bytes:
             return
-        for digest in entry.digests:
+        for digest in digests:
             if digest in self._entries:  # a text that this one goes on from
                 self._drop(self._entries[digest])
-            self._known[digest].append(entry)
-        self._entries[entry.digests[-1]] = entry
-        while self.nbytes > self.max_bytes:
+        while self.nbytes + nbytes > self.max_bytes:
             self._drop(next(iter(self._entries.values())))
+        entry = _Entry(tokens, digests, whole.take([row]), nbytes)
+        self._entries[digests[-1]] = entry
+        for digest in digests:
+            self._known[digest].append(entry)
+        self.nbytes += nbytes
 
     def _drop(self, entry: _Entry) -> None:
         del self._entries[entry.digests[-1]]
+        self.nbytes -= entry.nbytes
         for digest in entry.digests:
             self._known[digest].remove(entry)
             if not self._known[digest]:

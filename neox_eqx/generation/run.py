@@ -22,6 +22,7 @@ from neox_eqx.generation.stopping import REASONS
 from neox_eqx.generation.strategy import Strategy
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.segment import Segment
+from neox_eqx.sharding.distributed import is_first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +62,7 @@ def run(
     past: tuple[Segment, ...] = (),
     stride: int | None = None,
     multiple: int = 1,
+    among: Sequence[ResolvedOptions] = (),
 ) -> Iterator[list[Row]]:
     """Yields the rows of a batch as they grow, the completions of each request in turn.
 
@@ -69,10 +71,12 @@ def run(
     for the same number of samples, and of beams. Where `known` is given, (V,) of bool, only its
     tokens are chosen. `token_bytes` are what the vocabulary's tokens spell, for requests that
     stop at texts. The `past`, segments of one row, stands before all prompts. What runs is filled
-    up to a `multiple` of requests.
+    up to a `multiple` of requests. `among` are the options of all batches that are to run the same
+    program.
 
     Raises:
-        InputError: a prompt does not fit, a token id is not the model's, or its logits became NaN.
+        InputError: a prompt does not fit, a token id is not the model's, its logits became NaN, or
+            the options leave a search without as many texts as are asked for.
     """
     for request in requests:
         request.options.check_ids(model.config.vocab_size)
@@ -87,7 +91,9 @@ def run(
     limits += [1] * missing
     tokens, valid = pad_prompts([request.tokens for request in requests], model.config.vocab_size)
     options = [request.options for request in requests]
-    strategy = strategy_of(options, limits, eos=eos, known=known, token_bytes=token_bytes)
+    strategy = strategy_of(
+        options, limits, eos=eos, known=known, token_bytes=token_bytes, among=among
+    )
     prompt, first = prefill(model, tokens, valid, strategy, past)
     states = decode_all(model, (*past, prompt), first, strategy, stride=stride)
     if strategy.moves:  # what a search has found is not settled before its end
@@ -95,11 +101,18 @@ def run(
     for state in states:
         rows = _rows(state, strategy)
         each = len(rows) // len(requests)
-        yield [
+        rows = [
             row
             for place, count in enumerate(wanted)
             for row in rows[place * each : place * each + count]
         ]
+        if strategy.moves and any(row.finish_reason is None for row in rows):
+            raise InputError(
+                "a search found fewer texts than num_return_sequences, as the options forbid all "
+                "others; ask for fewer, or forbid less",
+                mine=is_first(),
+            )
+        yield rows
 
 
 def strategy_of(

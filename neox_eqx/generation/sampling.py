@@ -42,24 +42,27 @@ class Sampler(Strategy):
         eos: Sequence[int] = (),
         known: np.ndarray | None = None,
         token_bytes: TokenBytes = (),
+        among: Sequence[ResolvedOptions] = (),
     ) -> "Sampler":
         """A row for each sample of each request, which has at most its number of `limits` tokens.
 
         `known`, (V,) of bool, masks all other tokens. `token_bytes` are what the vocabulary's
-        tokens spell, for those that stop at strings.
+        tokens spell, for those that stop at strings. `among` are the requests of other batches
+        that run the same program: it has what any of them needs.
         """
         rows = [options for options in requests for _ in range(options.num_samples)]
         numbers = [n for options in requests for n in range(options.num_samples)]
         samples = [options.num_samples for options in requests]
         greedy = np.array([options.temperature == 0 for options in rows])
+        kinds = {options.temperature == 0 for options in (*requests, *among)}
         return cls(
-            processors=processors_of(rows, eos, known),
-            warpers=() if greedy.all() else warpers_of(rows),
+            processors=processors_of(rows, eos, known, among),
+            warpers=() if kinds == {True} else warpers_of(rows, among=among),
             greedy=jnp.asarray(greedy),
             seed=jnp.asarray([options.seed for options in rows], jnp.uint32),
             sample=jnp.asarray(numbers, jnp.int32),
-            ending=Ending.of(rows, np.repeat(limits, samples), eos, token_bytes),
-            kinds=tuple(np.unique(greedy).tolist()),
+            ending=Ending.of(rows, np.repeat(limits, samples), eos, token_bytes, among),
+            kinds=tuple(sorted(kinds)),
         )
 
     @property

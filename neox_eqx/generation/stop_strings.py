@@ -7,7 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Int, Int16
+from jaxtyping import Array, Bool, Int, Int32
 
 from neox_eqx.generation.history import History
 from neox_eqx.generation.lengths import bucket
@@ -15,48 +15,55 @@ from neox_eqx.generation.lengths import bucket
 TokenBytes = tuple[bytes | None, ...]
 """What each token spells, by its id; None where the tokenizer has no such token."""
 
-_NEVER = b""
-
 
 class StopStrings(eqx.Module):
     """Stop strings of each row, by transformers' rule.
 
     A string ends its row where its last byte lies in the newest token; the token may go on after
-    it, and the string may begin in the prompt. A string is a small automaton over bytes whose
-    state is the length of the beginning that the text now ends with. `table` has what a whole
-    token does to it, so a step looks up the last few tokens and no text is ever decoded.
+    it, and the string may begin in the prompt. A string is a small automaton over bytes with a
+    state for each of its bytes: how much of it the text now ends with. The states of all strings
+    stand one after the other. `table` has what a whole token does to each, so a step looks up the
+    last few tokens and no text is ever decoded.
     """
 
-    table: Int16[Array, "K V S"]
-    """Twice the state after token V in state S of string K, plus 1 where the string was met."""
-    string: Int[Array, "R W"]
-    """Which of the K strings stop the row; the first is never met."""
+    table: Int32[Array, "V S"]
+    """Twice the state after token V in state S, plus 1 where the state's string was met."""
+    start: Int[Array, "R W"]
+    """The first states of the strings that stop the row; 0, which is no string's, is never left."""
     reach: int = eqx.field(static=True)
     """Tokens to look back at: the longest string has no more bytes."""
 
     @classmethod
-    def of(cls, rows: Sequence[Sequence[str]], token_bytes: TokenBytes) -> "StopStrings":
-        """The strings of each row. How many, and how long, is rounded up to a few sizes."""
-        distinct = [_NEVER, *sorted({text.encode() for texts in rows for text in texts})]
-        states = bucket(max(map(len, distinct)))
-        table = np.zeros((_power_of_two(len(distinct)), len(token_bytes) + 1, states), np.int16)
-        for place, string in enumerate(distinct[1:], 1):
-            table[place, :, : len(string)] = _transitions(string, token_bytes)
-        string_of = np.zeros((len(rows), _power_of_two(max(map(len, rows)))), np.int32)
+    def of(
+        cls,
+        rows: Sequence[Sequence[str]],
+        token_bytes: TokenBytes,
+        among: Sequence[Sequence[str]] = (),
+    ) -> "StopStrings":
+        """The strings of each row, no longer and not fewer than those of rows `among` which it is.
+
+        How many, and how long, is rounded up to a few sizes.
+        """
+        strings = sorted({text.encode() for texts in rows for text in texts})
+        firsts = np.cumsum([1, *map(len, strings)])
+        first_of = dict(zip(strings, firsts.tolist(), strict=False))
+        every = [*rows, *among]
+        start = np.zeros((len(rows), _power_of_two(max(map(len, every)))), np.int32)
         for row, texts in enumerate(rows):
-            string_of[row, : len(texts)] = [distinct.index(text.encode()) for text in texts]
-        return cls(jnp.asarray(table), jnp.asarray(string_of), states)
+            start[row, : len(texts)] = [first_of[text.encode()] for text in texts]
+        longest = max(len(text.encode()) for texts in every for text in texts)
+        return cls(_table(tuple(strings), token_bytes), jnp.asarray(start), bucket(longest))
 
     def are_complete(self, history: History) -> Bool[Array, " R"]:
         """Whether the newest token completes one of the row's strings."""
         # Ids without a token, and NOTHING before the text, break off what has begun.
-        tokens = jnp.minimum(history.last(self.reach), self.table.shape[1] - 1)
+        tokens = jnp.minimum(history.last(self.reach), len(self.table) - 1)
 
-        def read(place: Int[Array, ""], entry: Int16[Array, "R W"]) -> Int16[Array, "R W"]:
+        def read(place: Int[Array, ""], entry: Int[Array, "R W"]) -> Int[Array, "R W"]:
             token = lax.dynamic_slice_in_dim(tokens, place, 1, axis=1)
-            return self.table[self.string, token, entry >> 1]
+            return self.table[token, entry >> 1]
 
-        entry = lax.fori_loop(0, self.reach, read, jnp.zeros(self.string.shape, jnp.int16))
+        entry = lax.fori_loop(0, self.reach, read, 2 * self.start)
         return (entry & 1 == 1).any(-1)
 
 
@@ -64,7 +71,18 @@ def _power_of_two(number: int) -> int:
     return 1 << (number - 1).bit_length()
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=2)
+def _table(strings: tuple[bytes, ...], token_bytes: TokenBytes) -> Int32[Array, "V S"]:
+    """The entries after each token in each state, of state 0 alone and then of each string."""
+    states = bucket(1 + sum(map(len, strings)))
+    table = np.zeros((len(token_bytes) + 1, states), np.int32)
+    first = 1
+    for string in strings:
+        table[:, first : first + len(string)] = 2 * first + _transitions(string, token_bytes)
+        first += len(string)
+    return jnp.asarray(table)
+
+
 def _transitions(string: bytes, token_bytes: TokenBytes) -> np.ndarray:
     """(V + 1, S): the automaton's entry after each token in each state; the last is no token."""
     after, met = _automaton(string)
@@ -81,7 +99,7 @@ def _transitions(string: bytes, token_bytes: TokenBytes) -> np.ndarray:
         state[longer] = after[state[longer], letter]
     unknown = [token is None for token in token_bytes] + [True]
     state[unknown] = 0
-    return (2 * state + was_met).astype(np.int16)
+    return 2 * state + was_met
 
 
 def _automaton(string: bytes) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
+from neox_eqx.errors import InputError
 from neox_eqx.generation.history import History
 from neox_eqx.generation.options import ResolvedOptions
 from neox_eqx.generation.stop_strings import StopStrings, TokenBytes
@@ -34,18 +35,27 @@ class Ending(eqx.Module):
         limits: Sequence[int] | np.ndarray,
         eos: Sequence[int] = (),
         token_bytes: TokenBytes = (),
+        among: Sequence[ResolvedOptions] = (),
     ) -> "Ending":
         """The options of each row and the number of tokens that it has at most.
 
         `token_bytes` are what the vocabulary's tokens spell, for those that stop at strings.
+        `among` are the rows of other batches that run the same program.
+
+        Raises:
+            InputError: a row stops at a text, and there are no `token_bytes`.
         """
-        sequences = [row.stop_sequences for row in rows]
-        strings = [row.stop_strings for row in rows]
+        sequences, other_sequences = ([row.stop_sequences for row in o] for o in (rows, among))
+        strings, other_strings = ([row.stop_strings for row in o] for o in (rows, among))
+        if any(strings) and not token_bytes:
+            raise InputError("stop: has a text; give token_bytes, or the ids of its tokens")
         return cls(
             jnp.asarray(eos, jnp.int32),
             jnp.asarray(limits, jnp.int32),
-            Words.of(sequences) if any(sequences) else None,
-            StopStrings.of(strings, token_bytes) if any(strings) else None,
+            Words.of(sequences, other_sequences) if any((*sequences, *other_sequences)) else None,
+            StopStrings.of(strings, token_bytes, other_strings)
+            if any((*strings, *other_strings))
+            else None,
         )
 
     def reason(self, history: History) -> Int[Array, " R"]:

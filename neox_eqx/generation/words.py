@@ -23,12 +23,20 @@ class Words(eqx.Module):
     ids: Int[Array, "R W L"]
 
     @classmethod
-    def of(cls, rows: Sequence[Sequence[tuple[int, ...]]]) -> "Words":
-        """The words of each row; how many and how long they are is rounded up to a few sizes."""
-        longest = max(len(word) for words in rows for word in words)
+    def of(
+        cls,
+        rows: Sequence[Sequence[tuple[int, ...]]],
+        among: Sequence[Sequence[tuple[int, ...]]] = (),
+    ) -> "Words":
+        """The words of each row, as many and as long as those of rows `among` which it is.
+
+        How many, and how long, is rounded up to a few sizes.
+        """
+        every = [*rows, *among]
+        longest = max(len(word) for words in every for word in words)
         # Words of one token need no past, and there may be one for each of the vocabulary.
         length = 1 if longest == 1 else bucket(longest)
-        ids = np.full((len(rows), bucket(max(map(len, rows))), length), _ANY, np.int32)
+        ids = np.full((len(rows), bucket(max(map(len, every))), length), _ANY, np.int32)
         ids[..., -1] = NOTHING
         for row, words in enumerate(rows):
             for place, word in enumerate(words):

@@ -3,27 +3,30 @@
 python -m neox_eqx.harness --model_args pretrained=MODEL --tasks TASK --include_path DIRECTORY
 """
 
+import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 
+import jax
 from lm_eval.__main__ import cli_evaluate
 
 import neox_eqx.harness.adapter  # noqa: F401  registers the model
-from neox_eqx.errors import InputError
-from neox_eqx.sharding.distributed import on_every_host
+from neox_eqx.command_line import run_program
+from neox_eqx.sharding.distributed import is_first, on_every_host
 
 _DEFAULTS = {("--model", "-M"): "neox_eqx", ("--batch_size", "-b"): "8"}
 
 
 def main(args: Sequence[str]) -> None:
-    """Runs the harness's command with `args`; a mistake of the user's ends with status 2."""
+    """Runs the harness's command with `args`; of a pod the first process writes what it writes."""
     sys.argv[1:] = with_defaults(args)
-    try:
-        cli_evaluate()
-    except InputError as error:
-        if error.mine is not False:
-            print(f"neox_eqx.harness: error: {error}", file=sys.stderr)
-        sys.exit(2)
+    if jax.process_count() > 1:
+        # By it the harness knows the one of several processes that makes and writes results.
+        os.environ["LOCAL_RANK"] = str(jax.process_index())
+        if not is_first():
+            os.environ["WANDB_MODE"] = "disabled"
+    cli_evaluate()
 
 
 def with_defaults(args: Sequence[str]) -> list[str]:
@@ -41,4 +44,4 @@ def with_defaults(args: Sequence[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    on_every_host(main)(sys.argv[1:])
+    run_program("neox_eqx.harness", partial(on_every_host(main), sys.argv[1:]))

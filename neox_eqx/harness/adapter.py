@@ -1,35 +1,34 @@
 """Our checkpoints as a model of the harness, which answers as its transformers backend does."""
 
-import dataclasses
+import inspect
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import lm_eval.models  # noqa: F401  its own models, which it would not register after ours
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
-from lm_eval.models.utils import (
-    handle_stop_sequences,
-    normalize_gen_kwargs,
-    postprocess_generated_text,
+from lm_eval.models.utils import postprocess_generated_text
+from lm_eval.utils import (
+    get_rolling_token_windows,
+    make_disjoint_window,
+    simple_parse_args_string,
 )
-from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 
 from neox_eqx.errors import InputError
-from neox_eqx.generation.options import GenerationOptions
+from neox_eqx.generation.option_values import check_number
 from neox_eqx.generation.run import Request, run
+from neox_eqx.harness.settings import read_settings
 from neox_eqx.scoring.encode import encode, prefix_token
 from neox_eqx.scoring.pairs import Pair, score_pairs
+from neox_eqx.sharding.distributed import agreed, check_equal
 from neox_eqx.text.generator import TextGenerator
 
 _STRIDE = 16
 """Tokens between two looks at whether every row of a batch has met a text to stop at."""
-# One text is asked for, of one row, and it ends at the harness's own texts.
-_FIXED: dict[str, Any] = {"num_beams": 1, "num_samples": 1, "num_return_sequences": 1, "stop": ()}
-_OPTION_NAMES = {field.name for field in dataclasses.fields(GenerationOptions)} - _FIXED.keys()
 
 TokenRequest = tuple[tuple[str, str] | None, list[int], list[int]]
 """Context and continuation as texts, if the cache is to have the answer, and as tokens."""
@@ -45,7 +44,7 @@ class NeoXLM(TemplateLM):
     `device` and a `max_batch_size` is for its own backends.
 
     Raises:
-        InputError: the checkpoint cannot be loaded.
+        InputError: the checkpoint cannot be loaded, or a number is out of range.
     """
 
     def __init__(
@@ -63,12 +62,41 @@ class NeoXLM(TemplateLM):
     ):
         super().__init__()
         self._generator = TextGenerator.load(pretrained, dtype=dtype, mesh=mesh, quantize=quantize)
-        self._batch_size = _number("batch_size", batch_size)
-        self.max_length = max_length or self._generator.model.config.context_length
+        config = self._generator.model.config
+        self.max_length = config.context_length if max_length is None else max_length
         prefix = prefix_token(self._generator) if prefix_token_id is None else prefix_token_id
-        if prefix is None:
-            raise InputError("the model has no BOS or EOS token; give a prefix_token_id")
+        with agreed():
+            self._batch_size = _number("batch_size", batch_size)
+            check_number("max_length", self.max_length, int, 1, config.context_length)
+            if prefix is None:
+                raise InputError("the model has no BOS or EOS token; give a prefix_token_id")
+            check_number("prefix_token_id", prefix, int, 0, config.vocab_size - 1)
         self._prefix = prefix
+
+    @classmethod
+    def create_from_arg_obj(
+        cls, arg_dict: Mapping[str, Any], additional_config: Mapping[str, Any] | None = None
+    ) -> "NeoXLM":
+        """A model of `--model_args`, and of what the harness has options of its own for.
+
+        Raises:
+            InputError: as the model itself, or an argument is unknown, or `pretrained` missing.
+        """
+        own = {name: value for name, value in (additional_config or {}).items() if value}
+        known = [name for name in inspect.signature(cls).parameters if name not in own]
+        unknown = [name for name in arg_dict if name not in known]
+        with agreed():
+            if unknown or "pretrained" not in arg_dict:
+                wrong = f"there is no {', '.join(unknown)}" if unknown else "pretrained is missing"
+                raise InputError(f"model_args: {wrong}; there are {', '.join(known)}")
+        return cls(**arg_dict, **own)
+
+    @classmethod
+    def create_from_arg_string(
+        cls, arg_string: str, additional_config: Mapping[str, Any] | None = None
+    ) -> "NeoXLM":
+        """The same, of arguments that stand in one text."""
+        return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
 
     @property
     def eot_token_id(self) -> int:
@@ -91,7 +119,9 @@ class NeoXLM(TemplateLM):
         self, requests: Sequence[TokenRequest], disable_tqdm: bool = False, **_: Any
     ) -> list[tuple[float, bool]]:
         """What does not fit into the model is cut off at the beginning of the context."""
-        pairs = [self._pair(context, tokens) for _, context, tokens in requests]
+        with agreed():
+            pairs = [self._pair(context, tokens) for _, context, tokens in requests]
+        check_equal("what to score", pairs)
         answers: dict[int, tuple[float, bool]] = {}
         with tqdm(total=len(pairs), unit=" scores", disable=disable_tqdm or None) as bar:
             for batch in score_pairs(self._generator.model, pairs, batch_size=self._batch_size):
@@ -103,6 +133,8 @@ class NeoXLM(TemplateLM):
         return [answers[index] for index in range(len(pairs))]
 
     def _pair(self, context: list[int], tokens: list[int]) -> Pair:
+        if not tokens:
+            raise InputError("a continuation is empty: the task leaves nothing to score")
         if len(tokens) > self.max_length:
             raise InputError(
                 f"a continuation has {len(tokens)} tokens, but the model has {self.max_length} "
@@ -136,9 +168,11 @@ class NeoXLM(TemplateLM):
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Texts up to the first of their `until`, by greedy choice or as their options say."""
-        asked = [
-            self._request(*request.args, seed=number) for number, request in enumerate(requests)
-        ]
+        with agreed():
+            asked = [
+                self._request(*request.args, seed=number) for number, request in enumerate(requests)
+            ]
+        check_equal("what to continue", asked)
         order = sorted(range(len(asked)), key=lambda index: -len(asked[index][0].tokens))
         answers: dict[int, str] = {}
         with tqdm(total=len(order), unit=" texts", disable=disable_tqdm or None) as bar:
@@ -158,22 +192,16 @@ class NeoXLM(TemplateLM):
 
         A sampled one has a `seed` of its own, so that repetitions differ.
         """
-        given: dict[str, Any] = dict(normalize_gen_kwargs(settings))
         end = self._generator.tokenizer.decode([self.eot_token_id], skip_special_tokens=False)
-        until, limit = handle_stop_sequences(given.pop("until"), end), given.pop("max_gen_toks")
-        if not given.pop("do_sample"):
-            given["temperature"] = 0.0
-        for name in given.keys() - _OPTION_NAMES:
-            if name not in _FIXED or given[name] != _FIXED[name]:
-                raise InputError(f"gen_kwargs: {name} {given[name]!r} is not supported")
+        options, until = read_settings(settings, end, self._generator.defaults, seed=seed)
+        limit = options.max_new_tokens or 0
         if limit >= self.max_length:
             raise InputError(
                 f"max_gen_toks is {limit}, but the model has {self.max_length} positions; "
                 "leave some for the context"
             )
         ids = self.tok_encode(context)[-(self.max_length - limit) :] or [self._prefix]
-        options = GenerationOptions(**{"seed": seed} | given | _FIXED, max_new_tokens=limit)
-        return Request(tuple(ids), options.resolve(self._generator.defaults)), until
+        return Request(tuple(ids), options), until
 
     def _generate(self, asked: Sequence[tuple[Request, list[str]]]) -> list[str]:
         """The harness looks for the texts to stop at in what is generated alone, and so here."""

@@ -35,8 +35,10 @@ class Pair:
         """Raises unless a model with so many positions can score it.
 
         Raises:
-            InputError: it is too long, or an id is not in the vocabulary.
+            InputError: it has no context or is too long, or an id is not in the vocabulary.
         """
+        if not self.context:
+            raise InputError("has nothing before its first token; give BOS or EOS as the context")
         ids = self.context + self.tokens
         # The last token is only predicted, and takes no position.
         if len(ids) > positions + 1:

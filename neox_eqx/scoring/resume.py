@@ -68,13 +68,14 @@ class PartialRows:
         """
         self._file.seek(0)
         first = self._file.readline()
-        others = self._differences(first, subject)
+        others = self._differences(first, subject) if first else ""
         start = len(first)
-        # A line may be the last that was written, and not whole.
         for line in self._file:
+            if not line.endswith(b"\n"):
+                break  # the last that was written, and not whole
             place, _, row = line.partition(b"\t")
-            if not place.isdigit() or not row.endswith(b"}\n"):
-                break
+            if not (place.isdigit() and row.startswith(b"{") and row.endswith(b"}\n")):
+                raise self._foreign()
             self.starts[int(place)] = start
             start += len(line)
         if not self.starts:
@@ -103,12 +104,14 @@ class PartialRows:
                 whole.write(self._file.readline().decode().partition("\t")[2])
         self._file.truncate(0)
 
-    def _differences(self, first: bytes, subject: Mapping[str, str]) -> str:
+    def _differences(self, header: bytes, subject: Mapping[str, str]) -> str:
         try:
-            found = json.loads(first or b"{}")
-            different = [name for name in subject if found.get(name) != subject[name]]
-        except (ValueError, AttributeError) as error:
-            raise InputError(
-                f"{self._path}: is no file of rows; remove it, or name another --output"
-            ) from error
-        return " and ".join(f"another {name}" for name in different)
+            found = json.loads(header)
+        except ValueError as error:
+            raise self._foreign() from error
+        if not isinstance(found, dict) or found.keys() != subject.keys():
+            raise self._foreign()
+        return " and ".join(f"another {name}" for name in subject if found[name] != subject[name])
+
+    def _foreign(self) -> InputError:
+        return InputError(f"{self._path}: is no file of rows; remove it, or name another --output")

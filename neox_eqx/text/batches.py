@@ -1,33 +1,56 @@
 """Which requests run together."""
 
+import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 
 from neox_eqx.generation.lengths import bucket
+from neox_eqx.generation.options import ResolvedOptions
 from neox_eqx.generation.run import Request
 
 ROWS_OF_BITWISE = 8
 
 
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Requests that run together, by their indices, as one of batches that run one program."""
+
+    indices: list[int]
+    among: list[ResolvedOptions]
+    """The options of all of these batches, each once."""
+    multiple: int
+    """What the requests are filled up to a multiple of."""
+
+
 def batches(
     requests: Sequence[Request], size: int, *, in_order: bool, bitwise: bool
-) -> Iterator[list[int]]:
-    """Indices of requests that run together: as many beams and samples each, similar lengths.
+) -> Iterator[Batch]:
+    """Batches of as many beams and samples in each request, and of similar lengths.
 
     `in_order` leaves them as they come, for a reader who waits for the first. `bitwise` is that
-    of TextGenerator.
+    of TextGenerator: which processors run is part of a program, so the options are the same too.
     """
 
-    def kind(index: int) -> tuple[int, ...]:
-        options, length = requests[index].options, len(requests[index].tokens)
-        slots = bucket(length) if bitwise else 0
-        return options.num_beams, options.num_samples, slots
+    def kind(index: int) -> Hashable:
+        options = requests[index].options
+        if bitwise:
+            return bucket(len(requests[index].tokens)), _lasting(options)
+        return options.num_beams, options.num_samples
 
+    kinds = [kind(index) for index in range(len(requests))]
+    places = {kind: place for place, kind in enumerate(dict.fromkeys(kinds))}
     indices = list(range(len(requests)))
     if not in_order:
-        indices.sort(key=lambda index: (kind(index), len(requests[index].tokens)))
+        indices.sort(key=lambda index: (places[kinds[index]], len(requests[index].tokens)))
     size = ROWS_OF_BITWISE if bitwise else size
-    for _, group in itertools.groupby(indices, kind):
+    for _, group in itertools.groupby(indices, kinds.__getitem__):
         members = list(group)
+        among = list({_lasting(requests[index].options): None for index in members})
         for start in range(0, len(members), size):
-            yield members[start : start + size]
+            multiple = size if bitwise or len(members) > size else 1
+            yield Batch(members[start : start + size], among, multiple)
+
+
+def _lasting(options: ResolvedOptions) -> ResolvedOptions:
+    """The options without what each request often has of its own, and no program looks at."""
+    return dataclasses.replace(options, seed=0, max_new_tokens=None, max_length=None)

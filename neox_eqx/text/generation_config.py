@@ -72,11 +72,14 @@ def bos_token_id(defaults: Mapping[str, Any], config: GPTNeoXConfig) -> int | No
 
 
 def eos_token_ids(defaults: Mapping[str, Any], config: GPTNeoXConfig) -> tuple[int, ...]:
-    """From generation_config.json's object where it says, else from config.json."""
+    """From generation_config.json's object where it says, else from config.json.
+
+    A negative one, which is no token's, is how some files say that there is none.
+    """
     eos = defaults.get("eos_token_id")
     if eos is None:
-        return config.eos_token_ids
-    return (eos,) if isinstance(eos, int) else tuple(eos)
+        eos = config.eos_token_ids
+    return tuple(id for id in ([eos] if isinstance(eos, int) else eos) if id >= 0)
 
 
 def _check_ids(file: Path, name: str, value: Any) -> None:

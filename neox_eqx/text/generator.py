@@ -23,7 +23,7 @@ from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.prompt import read_prompt
 from neox_eqx.model.segment import Segment
 from neox_eqx.sharding.distributed import agreed, check_equal
-from neox_eqx.text.batches import ROWS_OF_BITWISE, batches
+from neox_eqx.text.batches import batches
 from neox_eqx.text.completion import Completion, Event, GrowingText
 from neox_eqx.text.generation_config import bos_token_id, eos_token_ids, read_generation_config
 from neox_eqx.text.soft_prompt import agreed_prompt
@@ -49,7 +49,8 @@ class TextGenerator:
     """Never choose ids that the tokenizer does not have (padding rows of the vocabulary)."""
     bitwise: bool = False
     """Give a request the same bits whatever it runs with, on the same devices: every program has
-    ROWS_OF_BITWISE prompts of one length in slots, filled up where there are fewer."""
+    a fixed number of prompts of one length in slots and of the same options, filled up where
+    there are fewer."""
     past: tuple[Segment, ...] = ()
     """What stands before every prompt."""
 
@@ -183,15 +184,18 @@ class TextGenerator:
         ):
             rows_of = run(
                 self.model,
-                [requests[index] for index in batch],
+                [requests[index] for index in batch.indices],
                 eos=self.eos_token_ids,
                 known=self._known_tokens() if self.mask_unknown_tokens else None,
                 token_bytes=self._token_bytes if texts_stop else (),
                 past=self.past,
                 stride=stride,
-                multiple=ROWS_OF_BITWISE if self.bitwise else 1,
+                multiple=batch.multiple,
+                among=batch.among,
             )
-            growing = [text for index in batch for text in texts[firsts[index] : firsts[index + 1]]]
+            growing = [
+                text for index in batch.indices for text in texts[firsts[index] : firsts[index + 1]]
+            ]
             for rows in rows_of:
                 for text, row in zip(growing, rows, strict=True):
                     yield from text.read(row)
@@ -208,8 +212,7 @@ class TextGenerator:
         request = Request(tokens, self._with_ids(options.resolve(self.defaults)))
         request.options.check_ids(self.model.config.vocab_size)
         request.options.new_tokens(len(tokens), room(self.model, self.past))
-        if request.options.temperature == 0:
-            _warn_of_idle_options(options)
+        _warn_of_idle_options(options, request.options)
         return request
 
     def _with_ids(self, options: ResolvedOptions) -> ResolvedOptions:
@@ -238,14 +241,22 @@ def _one_each(
     return options
 
 
-def _warn_of_idle_options(options: GenerationOptions) -> None:
+def _warn_of_idle_options(given: GenerationOptions, options: ResolvedOptions) -> None:
+    """Warns of what was given and changes nothing."""
     names = ("top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
-    idle = [name for name in names if getattr(options, name) is not None]
-    if options.num_samples > 1:
+    idle = [name for name in names if getattr(given, name) is not None]
+    if given.num_samples > 1:
         idle.append("num_samples")
-    if idle:
+    if idle and options.temperature == 0:
         warnings.warn(
             f"the temperature is 0, which takes the most likely token and makes {', '.join(idle)} "
             "of no use; give a temperature to sample",
+            stacklevel=2,
+        )
+    of_search = ("length_penalty", "early_stopping")
+    idle = [name for name in of_search if getattr(given, name) is not None]
+    if idle and options.num_beams == 1:
+        warnings.warn(
+            f"there is no search, for which {', '.join(idle)} would be of use; give num_beams",
             stacklevel=2,
         )

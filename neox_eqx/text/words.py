@@ -6,16 +6,23 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from neox_eqx.errors import InputError
 from neox_eqx.generation.stop_strings import TokenBytes
 
 _BEFORE = "abcdef"
 
 
 def bad_word_ids(tokenizer: Tokenizer, word: str) -> list[tuple[int, ...]]:
-    """The tokens of a word at the start of a text and, if they are others, after a space."""
+    """The tokens of a word at the start of a text and, if they are others, after a space.
+
+    Raises:
+        InputError: it has none.
+    """
     spellings = (word, f" {word}")
     ids = [tokenizer.encode(text, add_special_tokens=False).ids for text in spellings]
-    return list(dict.fromkeys(map(tuple, filter(None, ids))))
+    if not ids[0]:
+        raise InputError(f"bad_words: the tokenizer makes nothing of {word!r}")
+    return list(dict.fromkeys(map(tuple, ids)))
 
 
 def token_bytes(tokenizer: Tokenizer) -> TokenBytes:

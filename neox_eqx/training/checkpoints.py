@@ -46,7 +46,6 @@ class Checkpoints:
         with agreed(), self._errors("cannot be made"):
             self._manager = ocp.CheckpointManager(
                 self.directory,
-                item_handlers=ocp.StandardCheckpointHandler(),
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=LatestN(keep),
                     cleanup_tmp_directories=True,
@@ -107,20 +106,6 @@ class Checkpoints:
         with self._errors("the newest cannot be written"):
             self._manager.wait_until_finished()
         self._remove_old()
-
-    @property
-    def stacked(self) -> bool | None:
-        """Whether the newest checkpoint has its layers stacked; None where it has no layers.
-
-        Raises:
-            InputError: it cannot be read.
-        """
-        if self.latest is None:
-            return None
-        with self._reading():
-            names = list(self._manager.item_metadata(self.latest).tree)
-        numbers = [name.split(".")[2] for name in names if name.startswith("model.layers.")]
-        return not numbers[0].isdecimal() if numbers else None
 
     def restore(self, shapes: TrainState) -> TrainState:
         """The state of the newest checkpoint, each array in the place that `shapes` say.

@@ -5,25 +5,52 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float32, Int
+from jax import lax
+from jaxtyping import Array, Bool, Float32, Int
 
 from neox_eqx.training.recipe import Recipe
 from neox_eqx.training.trained import Trained
 
 
-def first_moments(recipe: Recipe, model: Trained) -> optax.OptState:
+def first_moments(recipe: Recipe, model: Trained) -> optax.ScaleByAdamState:
     """The optimiser's state before the first update."""
-    return _optimizer(recipe).init(model)
+    return _adam(recipe).init(model)
 
 
 def update(
-    recipe: Recipe, gradients: Trained, moments: optax.OptState, model: Trained
-) -> tuple[Trained, optax.OptState]:
-    """What is trained and the optimiser's state after one update."""
+    recipe: Recipe,
+    gradients: Trained,
+    norm: Float32[Array, ""],
+    moments: optax.ScaleByAdamState,
+    model: Trained,
+) -> tuple[Trained, optax.ScaleByAdamState, Bool[Array, ""]]:
+    """What is trained and the optimiser's state after one update, and whether there was one.
+
+    `norm` is that of the gradients. If it is not finite, nothing changes: each number is chosen
+    anew or old, which fuses into the update, where a branch would need both whole.
+    """
+    finite = jnp.isfinite(norm)
+
+    def choose(new: Array, old: Array) -> Array:
+        return jnp.where(finite, new, old)
+
+    scale = jnp.minimum(1, recipe.clip_norm / norm)
+    clipped = jax.tree.map(lambda gradient: scale * gradient, gradients)
     # optax mixes dtypes, as in b1 ** count, which the caller may have forbidden.
     with jax.numpy_dtype_promotion("standard"):
-        updates, moments = _optimizer(recipe).update(gradients, moments, model)
-        return optax.apply_updates(model, updates), moments
+        _, after = _adam(recipe).update(clipped, moments)
+        # XLA would make the new moments a second time from the old ones to divide them below, and
+        # copy the old ones for that: as much memory as both take.
+        after = lax.optimization_barrier(jax.tree.map(choose, after, moments))
+        mean = optax.tree.bias_correction(after.mu, recipe.b1, after.count)
+        square = optax.tree.bias_correction(after.nu, recipe.b2, after.count)
+    rate = learning_rate(recipe, moments.count)
+
+    def step(old: Array, mean: Array, square: Array, decays: bool) -> Array:
+        change = mean / (jnp.sqrt(square) + recipe.eps)
+        return choose(old - rate * (change + recipe.weight_decay * old if decays else change), old)
+
+    return jax.tree.map(step, model, mean, square, _decaying(model)), after, finite
 
 
 def learning_rate(recipe: Recipe, updates: Int[Array, ""]) -> Float32[Array, ""]:
@@ -43,18 +70,8 @@ def _schedule(recipe: Recipe) -> optax.Schedule:
     )
 
 
-def _optimizer(recipe: Recipe) -> optax.GradientTransformation:
-    return optax.chain(
-        optax.clip_by_global_norm(recipe.clip_norm),
-        optax.adamw(
-            _schedule(recipe),
-            recipe.b1,
-            recipe.b2,
-            recipe.eps,
-            weight_decay=recipe.weight_decay,
-            mask=_decaying,
-        ),
-    )
+def _adam(recipe: Recipe) -> optax.GradientTransformation:
+    return optax.scale_by_adam(recipe.b1, recipe.b2, recipe.eps)
 
 
 def _decaying(model: Trained) -> Trained:

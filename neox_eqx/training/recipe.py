@@ -32,8 +32,9 @@ class Recipe:
     compute_dtype: str = "float32"
     """bfloat16 on accelerators. Parameters, moments, softmax and loss are float32 anyway."""
     remat: bool = True
-    """Computes each layer a second time for its gradient, and keeps only its input until then."""
-    loss_chunk: int = 256
+    """Computes each layer a second time for its gradient, and keeps only its input until then.
+    On a CPU this needs stacked layers."""
+    loss_chunk: int = 64
     """Tokens of each row whose logits exist at a time."""
     seed: int = 0
     """Of dropout: the seed, the step and the part of the batch are all its random state."""

@@ -106,7 +106,9 @@ def _begin(job: Job, checkpoints: Checkpoints) -> tuple[TrainState, GPTNeoX | No
         "dtype": recipe.compute_dtype if tuning.is_partial else "float32",
         "mesh": job.mesh,
         "rules": TRAINING_RULES,
-        "stacked": checkpoints.stacked,
+        # Computing a layer again for its gradient saves memory in a scan alone: unrolled, XLA for
+        # a CPU sees that it is the same and computes it once.
+        "stacked": True,
     }
     trained: Trained
     if checkpoints.latest is not None and not tuning.is_partial:

@@ -25,7 +25,7 @@ class TrainState(eqx.Module):
 
     model: Trained
     """What is trained, in float32; None in place of each parameter that is frozen."""
-    optimizer: optax.OptState
+    optimizer: optax.ScaleByAdamState
     step: Int[Array, ""]
     """Batches so far, those that were skipped included."""
     skipped: Int[Array, ""]

@@ -49,13 +49,9 @@ def train_step(
     """
     loss, gradients = loss_and_gradients(state.model, batch, recipe, state.step, frozen)
     norm = optax.tree.norm(gradients)
-    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-    # Chosen number by number, which fuses into the update; a branch would need both whole.
-    model, moments = jax.tree.map(
-        lambda new, old: jnp.where(finite, new, old),
-        update(recipe, gradients, state.optimizer, state.model),
-        (state.model, state.optimizer),
-    )
+    # A loss that is not finite is as bad as gradients that are not.
+    checked = jnp.where(jnp.isfinite(loss), norm, jnp.nan)
+    model, moments, finite = update(recipe, gradients, checked, state.optimizer, state.model)
     missed = jnp.where(finite, 0, 1)
     rate = learning_rate(recipe, state.step - state.skipped)
     after = TrainState(

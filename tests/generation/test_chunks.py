@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from tokenizers.processors import TemplateProcessing
 
+from neox_eqx import token_bytes
 from neox_eqx.checkpoint.load import load
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
@@ -36,6 +37,7 @@ from tests.generation.stories import (
     EOS,
     GREEDY,
     MIXED,
+    WARM,
     check,
     close,
     random_chunk,
@@ -69,11 +71,26 @@ def test_shared_keys_are_there_once(chunks: list[ChunkResult]) -> None:
 
 def test_a_chunk_may_be_read_without_scores(chunks: list[ChunkResult]) -> None:
     prompt, tasks = chunks[:2]
-    plain = prefill(MODEL, [prompt], tasks.chunk, candidates=CANDIDATES, scores=False)
+    plain = prefill(MODEL, [prompt], tasks.chunk, scores=False)
     np.testing.assert_array_equal(np.isnan(plain.scores), plain.chunk.is_real)
     np.testing.assert_array_equal(plain.next_logits, tasks.next_logits)
-    assert not plain.candidates.any() and tasks.candidates.any()
     assert {plain.scores.dtype, tasks.scores.dtype} == {np.dtype(np.float32)}
+
+
+def test_candidates_of_a_place_without_a_text_before_it_are_no_tokens(
+    chunks: list[ChunkResult],
+) -> None:
+    first, second = prefill(MODEL, [], random_chunk(3, 2), candidates=CANDIDATES), chunks[1]
+    is_first = np.arange(first.chunk.tokens.shape[1]) == 0
+    for unknown in (np.isnan(first.candidate_probs), first.candidates == -1):
+        np.testing.assert_array_equal(unknown.all(-1), np.tile(is_first, (2, 1)))
+    assert second.candidates.min() == 0 and not np.isnan(second.candidate_probs).any()
+
+
+def test_the_size_of_a_row_is_known_before_it_is_taken(chunks: list[ChunkResult]) -> None:
+    for result in chunks:
+        for row in range(len(result)):
+            assert result.nbytes_of(row) == result.take([row]).nbytes
 
 
 def test_joined_chunks_stand_before_others_as_they_did_apart(chunks: list[ChunkResult]) -> None:
@@ -125,6 +142,18 @@ def test_each_row_has_its_own_options(chunks: list[ChunkResult]) -> None:
     lengths = {0: 1, row: 3}
     assert ended.rows == [tokens[: lengths.get(place)] for place, tokens in enumerate(rows)]
     assert result.finish_reasons[row] == "stop"
+
+
+def test_a_row_ends_at_a_text_that_its_tokens_spell(chunks: list[ChunkResult]) -> None:
+    tokenizer = byte_level()
+    (row,) = generate(MODEL, WARM, chunks[:1], [0], 12, eos=())[0].rows
+    text = tokenizer.decode(row[3:5])
+    assert text.isascii() and text not in tokenizer.decode(row[:4])
+    stops = dataclasses.replace(WARM, stop=(text,))
+    ended, result = generate(
+        MODEL, stops, chunks[:1], [0], 12, eos=(), token_bytes=token_bytes(tokenizer)
+    )
+    assert ended.rows == [row[:5]] and result.finish_reasons == ("stop",)
 
 
 def test_a_mesh_gives_what_one_device_does(chunks: list[ChunkResult], tmp_path: Path) -> None:
@@ -261,6 +290,8 @@ def test_wrong_chunks_and_options_are_refused(chunks: list[ChunkResult]) -> None
         write(samples=[])
     with refused("candidates must be a whole number from 0 to 96"):
         prefill(MODEL, [], random_chunk(3), candidates=97)
+    with refused("3 candidates need the scores; leave scores=False out"):
+        prefill(MODEL, [], random_chunk(3), candidates=3, scores=False)
     with refused("steps must be a whole number of at least 1"):
         write(steps=0)
     with refused("chunks take no num_samples"):

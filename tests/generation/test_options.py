@@ -178,7 +178,7 @@ def test_the_penalties_of_the_file_have_the_names_of_transformers() -> None:
         ({"stop_strings": ["\ud83d"]}, "stop: .* is not valid Unicode"),
         ({"sequence_bias": 3}, "sequence_bias must be an object from token ids to numbers, not 3"),
         ({"sequence_bias": [[1, 2.0]]}, "sequence_bias must be a list of token ids, not 1"),
-        ({"sequence_bias": [[[1], "x"]]}, "sequence_bias: the bias of 1 must be a number, not 'x'"),
+        ({"sequence_bias": [[[1], "x"]]}, "sequence_bias: the bias of 1 must be .* not 'x'"),
         ({"sequence_bias": [[[1, 2]]]}, "is not a pair of token ids and a number"),
     ],
 )
@@ -192,8 +192,10 @@ def test_a_wrong_entry_in_the_file_is_named(defaults: dict[str, Any], message: s
     [
         ({"five": 1.0}, "logit_bias: 'five' is not a token id"),
         ({"-1": 1.0}, "logit_bias: '-1' is not a token id"),
-        ({"5": math.nan}, "logit_bias: the bias of 5 must be a number, not nan"),
-        ({"5": math.inf}, "logit_bias: the bias of 5 must be a number, not inf"),
+        ({"5": math.nan}, "logit_bias: the bias of 5 must be a number within .* not nan"),
+        ({"5": math.inf}, "logit_bias: the bias of 5 must be a number within .* not inf"),
+        ({"5": 1e39}, "logit_bias: the bias of 5 must be a number within ±1e.30, not 1e.39"),
+        ({"5": 10**400}, "logit_bias: the bias of 5 must be a number within .* not 10000"),
     ],
 )
 def test_a_wrong_entry_of_a_bias_is_named(bias: dict[str, float], message: str) -> None:

@@ -80,10 +80,30 @@ def test_what_was_of_no_use_for_longest_goes_first() -> None:
     assert read(cache, OTHER[:2], ENDS[0]) == 4
     read(cache, PREAMBLE)
     assert cache.nbytes == 2 * size and len(cache) == 2
+    assert cache.nbytes == sum(entry.result.nbytes for entry in cache._entries.values())
     assert read(cache, OTHER[:2], ENDS[0]) == 4
     assert read(cache, OTHER[:2], ENDS[1]) == 1  # what it shares with a text that is still there
     small = PrefixCache(MODEL, size - 1)
     assert read(small, PREAMBLE) == read(small, PREAMBLE) == len(small) == 0
+
+
+def test_a_row_that_never_fits_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    long = text(PREAMBLE, ENDS[0])
+    cache = PrefixCache(MODEL, long.nbytes - 1)
+    monkeypatch.delattr(ChunkResult, "take")
+    cache.add([long])
+    assert len(cache) == cache.nbytes == 0
+    with pytest.raises(AttributeError):  # control
+        PrefixCache(MODEL, long.nbytes).add([long])
+
+
+def test_a_text_that_is_refused_is_not_counted() -> None:
+    cache = PrefixCache(MODEL, PLENTY)
+    read(cache, PREAMBLE)
+    before = (cache.lookups, cache.hits, cache.tokens_saved)
+    with pytest.raises(InputError, match="token id 96 is not in the model's vocabulary"):
+        cache.prefill(Chunk.of([(*PREAMBLE, VOCAB)]))
+    assert (cache.lookups, cache.hits, cache.tokens_saved) == before
 
 
 def test_equal_digests_of_other_texts_are_no_match(monkeypatch: pytest.MonkeyPatch) -> None:

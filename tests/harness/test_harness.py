@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from neox_eqx import DEMO_MODEL, InputError
-from tests.sharding.processes import finish
+from tests.sharding.processes import Ended, finish, podrun_environments, start
+from tests.sharding.test_processes import CHATTER
 
 ROOT = Path(__file__).parents[2]
 # Measured 1.7e-6 of a perplexity, the exponential of 50, and its error 6.7e-6.
@@ -65,8 +66,8 @@ TASKS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def evaluated(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict, dict]]:
-    """Of either backend its figures, and by task what it answered to each document."""
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the tasks and a model."""
     place = tmp_path_factory.mktemp("tasks")
     rows = {
         "local_choice": DOCUMENTS,
@@ -84,6 +85,12 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict,
     model = place / "model"
     shutil.copytree(DEMO_MODEL, model)
     (model / "generation_config.json").write_text('{"eos_token_id": 0, "pad_token_id": 0}')
+    return place
+
+
+@pytest.fixture(scope="module")
+def evaluated(place: Path) -> dict[str, tuple[dict, dict]]:
+    """Of either backend its figures, and by task what it answered to each document."""
     backends = ("neox_eqx", "hf")
     ended = finish([_start(place, backend) for backend in backends], within=500)
     assert [one.status for one in ended] == [0, 0], ended
@@ -96,22 +103,25 @@ def _start(place: Path, backend: str) -> subprocess.Popen[str]:
     command = [*ours.split(), "--include_path", ".", "--output_path", backend]
     if backend != "neox_eqx":
         command += ["--model", backend, "--device", "cpu"]
-    offline = {"HF_DATASETS_OFFLINE": "1", "HF_HOME": str(place / "home"), "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         [sys.executable, "-m", "neox_eqx.harness", *command, "--tasks", ",".join(TASKS)],
         cwd=place,
-        env={**os.environ, **offline},
+        env={**os.environ, **_offline(place), "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
+def _offline(place: Path) -> dict[str, str]:
+    return {"HF_DATASETS_OFFLINE": "1", "HF_HOME": str(place / "home")}
+
+
 def _read(directory: Path) -> tuple[dict, dict]:
     (figures,) = directory.rglob("results_*.json")
     samples = {}
-    for name in TASKS:
-        (file,) = directory.rglob(f"samples_{name}_*.jsonl")
+    for file in directory.rglob("samples_*.jsonl"):
+        (name,) = (name for name in TASKS if file.name.startswith(f"samples_{name}_"))
         rows = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
         samples[name] = [row["resps"] for row in sorted(rows, key=lambda row: row["doc_id"])]
     return json.loads(figures.read_text())["results"], samples
@@ -151,6 +161,39 @@ def test_both_backends_answer_each_request_alike(
     assert len(greedy) == 2
 
 
+def test_on_several_hosts_the_first_writes_and_a_mistake_is_one_line(
+    place: Path, evaluated: dict[str, tuple[dict, dict]], tmp_path: Path
+) -> None:
+    directories = [tmp_path / str(number) for number in range(2)]
+    for directory in directories:
+        directory.mkdir()
+
+    def run(model_args: str) -> list[Ended]:
+        quiet = {**_offline(place), "LMEVAL_LOG_LEVEL": "ERROR"}
+        environments = [{**own, **quiet} for own in podrun_environments(2)]
+        command = "--tasks local_choice --log_samples --output_path out --include_path"
+        options = [*command.split(), place, "--model_args", model_args]
+        running = start(["-m", "neox_eqx.harness", *options], 2, directories, environments)
+        return finish(running, within=300)
+
+    own = {"dtype": "float32", "mesh": "data=2,model=2"}
+    ended = run(json.dumps({"pretrained": str(place / "model"), **own}))
+    assert [one.status for one in ended] == [0, 0], ended
+    assert "local_choice" in ended[0].out and not ended[1].out
+    assert not list(directories[1].iterdir())
+    _, samples = _read(directories[0] / "out")
+    answers, expected = samples["local_choice"], evaluated["neox_eqx"][1]["local_choice"]
+    for own_answers, alone in zip(answers, expected, strict=True):
+        sums, sums_alone = ([float(sum) for ((sum, _),) in each] for each in (own_answers, alone))
+        assert sums == pytest.approx(sums_alone, rel=1e-5)
+
+    ended = run(f"pretrained={place / 'model'},revision=step3000")
+    assert [one.status for one in ended] == [2, 2], ended
+    said = "".join(CHATTER.sub("", one.err) for one in ended)
+    assert said.startswith("neox_eqx.harness: error: ") and said.count("\n") == 1, said
+    assert "model_args: there is no revision; there are pretrained, dtype, mesh, quant" in said
+
+
 @pytest.mark.filterwarnings("ignore")  # of the harness and what it imports
 def test_what_cannot_be_asked_is_said_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     from lm_eval.api.instance import Instance
@@ -158,18 +201,29 @@ def test_what_cannot_be_asked_is_said_in_one_line(capsys: pytest.CaptureFixture[
     from neox_eqx.harness.__main__ import main, with_defaults
     from neox_eqx.harness.adapter import NeoXLM
 
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(InputError, match="^./absent: no such directory"):
         main(["--model_args", "pretrained=./absent", "--tasks", "arc_easy"])
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert ended.value.code == 2
-    assert last.startswith("neox_eqx.harness: error: ./absent: no such directory")
-    with pytest.raises(InputError, match="batch_size must be a whole number of at least 1, or aut"):
-        NeoXLM(str(DEMO_MODEL), batch_size="x")
+    arguments = {
+        "batch_size must be a whole number of at least 1, or aut": {"batch_size": "x"},
+        "max_length must be a whole number from 1 to 256, not 600": {"max_length": 600},
+        "prefix_token_id must be a whole number from 0 to": {"prefix_token_id": -1},
+    }
+    for message, given in arguments.items():
+        with pytest.raises(InputError, match=message):
+            NeoXLM(str(DEMO_MODEL), **given)
+    for given, message in {
+        "dtype=float32": "pretrained is missing",
+        "pretrained=./a,revision=step3000,typo=1": "there is no revision, typo",
+        "pretrained=./a,batch_size=4": "there is no batch_size",
+    }.items():
+        with pytest.raises(InputError, match=f"^model_args: {message}; there are pretrained, dtyp"):
+            NeoXLM.create_from_arg_string(given, {"batch_size": 8, "device": None})
     model = NeoXLM(str(DEMO_MODEL), max_length=32, batch_size="auto")
     cases: dict[str, dict[str, Any]] = {
         "num_beams 4 is not supported": {"num_beams": 4, "max_gen_toks": 8},
         "typo 1 is not supported": {"typo": 1, "max_gen_toks": 8},
         "max_gen_toks is 256, but the model has 32 positions": {"num_beams": 1},
+        "do_sample is true and the temperature 0": {"do_sample": True, "temperature": 0},
     }
     for message, settings in cases.items():
         with pytest.raises(InputError, match=message):
@@ -178,6 +232,8 @@ def test_what_cannot_be_asked_is_said_in_one_line(capsys: pytest.CaptureFixture[
         model.loglikelihood(
             [Instance("loglikelihood", {}, ("Tom", "7" * 33), 0)], disable_tqdm=True
         )
+    with pytest.raises(InputError, match="a continuation is empty: the task leaves nothing to sc"):
+        model.loglikelihood([Instance("loglikelihood", {}, ("Tom", ""), 0)], disable_tqdm=True)
     runs = {
         "--tasks a": "run --tasks a --model neox_eqx --batch_size 8",
         "run -M hf --tasks a": "run -M hf --tasks a --batch_size 8",
@@ -188,3 +244,24 @@ def test_what_cannot_be_asked_is_said_in_one_line(capsys: pytest.CaptureFixture[
     }
     for given, completed in runs.items():
         assert " ".join(with_defaults(given.split())) == completed
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_settings_sample_at_the_temperature_that_transformers_has() -> None:
+    from neox_eqx.harness.settings import read_settings
+
+    def temperature(settings: dict[str, Any], **defaults: Any) -> float:
+        options, until = read_settings(settings, "<eos>", defaults, seed=0)
+        assert until == ["<eos>"]
+        return options.temperature
+
+    sampled = {"do_sample": True}
+    assert temperature(sampled) == temperature(sampled, temperature=None) == 1
+    assert temperature(sampled, temperature=0.7) == 0.7
+    assert temperature({**sampled, "temperature": 0.3}, temperature=0.7) == 0.3
+    assert temperature({"temperature": 0.3}) == 0.3
+    assert temperature({}, do_sample=True, temperature=0.7) == 0
+    assert temperature({"do_sample": False, "temperature": 0.3}) == 0
+    for settings, defaults in (({"temperature": 0}, {}), ({}, {"temperature": 0})):
+        with pytest.raises(InputError, match="do_sample is true and the temperature 0; give one a"):
+            temperature({**sampled, **settings}, **defaults)

@@ -80,7 +80,7 @@ def rank(pod: Hosts, number: int) -> int:
     ("fault", "reason", "within"),
     [
         (signal.SIGKILL, "signal SIGKILL", 5),
-        (signal.SIGTERM, "signal SIGTERM", 5),
+        pytest.param(signal.SIGTERM, "signal SIGTERM", 5, marks=pytest.mark.slow),
         (signal.SIGSTOP, r"stopped \(SIGSTOP\) for 5 s, process \d+", 15),
     ],
 )
@@ -105,6 +105,7 @@ def test_a_host_that_is_cut_off_while_decoding_is_named(pod: Hosts, endless: Pat
         wait_until(lambda: not pod.processes(), 25, lambda: f"still there: {pod.processes()}")
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_decoding_ends_all(pod: Hosts, endless: Path) -> None:
     launch = generate(pod, "--prompt-file", str(endless))
     wait_until(lambda: launch.stdout.count("\n") > 4, START_SECONDS, lambda: launch.stderr)

@@ -22,7 +22,7 @@ def add(output: Path, *places: int, torn: bytes = b"") -> None:
         file.write(torn)
 
 
-@pytest.mark.parametrize("torn", [b"", b"7", b'7\t{"place": 7', b"\0\0\0\n", b'7\t{"a"\n8\t{}\n'])
+@pytest.mark.parametrize("torn", [b"", b"7", b'7\t{"place": 7', b"\0\0\0"])
 def test_a_run_goes_on_with_the_rows_that_are_whole(tmp_path: Path, torn: bytes) -> None:
     output = tmp_path / "out.jsonl"
     add(output, 3, 1, torn=torn)
@@ -63,7 +63,9 @@ def test_rows_of_something_else_are_refused_and_kept(tmp_path: Path) -> None:
     assert partial.read_bytes() == before
 
 
-@pytest.mark.parametrize("content", [b"notes\n", b"[1]\n", b"half of a download"])
+@pytest.mark.parametrize(
+    "content", [b"notes\n", b"[1]\n", b"half of a download", b'{"a": 1}\n', b'{"model": "a"}\n']
+)
 def test_a_file_of_someone_else_is_left_alone(tmp_path: Path, content: bytes) -> None:
     partial = tmp_path / "out.jsonl.partial"
     partial.write_bytes(2 * content)
@@ -73,13 +75,26 @@ def test_a_file_of_someone_else_is_left_alone(tmp_path: Path, content: bytes) ->
     assert partial.read_bytes() == 2 * content
 
 
+@pytest.mark.parametrize("line", [b"\0\0\0\n", b'7\t{"a"\n', b"7\t[1}\n", b'{"a": 1}\n', b"\n"])
+def test_a_whole_line_that_is_no_row_is_left_alone_with_all_others(
+    tmp_path: Path, line: bytes
+) -> None:
+    output = tmp_path / "out.jsonl"
+    add(output, 0, torn=line + b"8\t{}\n")
+    partial = tmp_path / "out.jsonl.partial"
+    before = partial.read_bytes()
+    with pytest.raises(InputError, match="out.jsonl.partial: is no file of rows; remove it, or"):
+        add(output, 1)
+    assert partial.read_bytes() == before
+
+
 def test_a_run_without_a_row_leaves_nothing_and_is_of_whatever_comes_next(tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     with partial_rows(output) as rows:
         rows.begin(SUBJECT)
     assert os.listdir(tmp_path) == []
     # As a process leaves it that was killed before its first row.
-    (tmp_path / "out.jsonl.partial").write_bytes(b'{"model": "other"}\n')
+    (tmp_path / "out.jsonl.partial").write_bytes(b'{"model": "other", "input": "b"}\n')
     with partial_rows(output) as rows:
         rows.begin(SUBJECT)
         rows.add(0, {})

@@ -10,6 +10,7 @@ from transformers import GPTNeoXForCausalLM
 
 from neox_eqx.errors import InputError
 from neox_eqx.scoring.encode import Text, encode_text
+from neox_eqx.scoring.pairs import Pair
 from neox_eqx.scoring.texts import score_texts
 from neox_eqx.text.generator import TextGenerator
 from tests.text.checkpoints import BOS, byte_level, save_checkpoint
@@ -130,6 +131,11 @@ def test_a_text_that_cannot_be_scored_is_named(
 ) -> None:
     with pytest.raises(InputError, match=message):
         score_texts(saved[0], ["Two cats", text])
+
+
+def test_a_token_needs_one_before_it() -> None:
+    with pytest.raises(InputError, match="has nothing before its first token; give BOS or EOS as"):
+        Pair((), (5, 6)).check(vocab_size=64, positions=64)
 
 
 def test_sizes_and_lists_are_checked(saved: tuple[TextGenerator, GPTNeoXForCausalLM]) -> None:

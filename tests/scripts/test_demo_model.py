@@ -33,9 +33,14 @@ def test_takes_at_most_4_megabytes() -> None:
     assert sum(file.stat().st_size for file in DEMO_MODEL.iterdir()) <= 4_000_000
 
 
-def test_answers_nine_of_ten_held_out_problems_and_in_int8_within_a_point_as_many() -> None:
+def test_answers_nine_of_ten_held_out_problems() -> None:
     right, asked = exact_matches(evaluate("--evaluate").stdout)
     assert asked == 500 and right >= 450
+
+
+@pytest.mark.slow
+def test_answers_in_int8_within_a_point_as_many() -> None:
+    right, _ = exact_matches(evaluate("--evaluate").stdout)
     right_in_int8, asked = exact_matches(evaluate("--evaluate", "--quantize", "int8").stdout)
     assert asked == 500 and abs(right_in_int8 - right) <= 5
 

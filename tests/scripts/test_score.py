@@ -6,8 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,25 @@ from tests.text.checkpoints import byte_level, save_checkpoint
 
 ROOT = Path(__file__).parents[2]
 SCORE = ROOT / "scripts" / "score.py"
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+# Dies as it has its 20th row: from outside, a process that writes thousands a second is met late.
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, sys.argv.pop(1))
+import score
+from neox_eqx.command_line import run
+from neox_eqx.scoring import resume
+
+class Rows(resume.PartialRows):
+    def add(self, place, row):
+        super().add(place, row)
+        if len(self.starts) == 20:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+resume.PartialRows = Rows
+run(score.main, score.Options)
+"""
 
 # Runs each list of arguments as a command of its own, in one process: starting takes seconds.
 MANY = """
@@ -64,7 +81,7 @@ def many(commands: list[list[Any]]) -> list[tuple[int, str, str]]:
         input=json.dumps([[str(arg) for arg in args] for args in commands]),
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env=ENVIRONMENT,
     )
     assert ran.returncode == 0, ran.stderr
     return [tuple(answer) for answer in json.loads(ran.stdout)]
@@ -73,22 +90,18 @@ def many(commands: list[list[Any]]) -> list[tuple[int, str, str]]:
 def test_a_killed_run_goes_on_with_what_it_has_and_ends_as_if_it_had_not_been(
     model: Path, tmp_path: Path
 ) -> None:
-    texts = [f"Two cats and {number} dogs went home." for number in range(150)]
+    texts = [f"Two cats and {number} dogs went home." for number in range(60)]
     lines = [json.dumps({"text": text, "id": 7}) for text in texts]
     lines[2:4] = ["", '{"prompt": "How many ", "completion": "animals?"}']
     source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text("\n".join(lines))
     partial = tmp_path / "out.jsonl.partial"
     command = ["--model", model, "--input", source, "--output", output, "--batch-size", "1"]
-    process = subprocess.Popen([sys.executable, SCORE, *command], env=_environment())
-    try:
-        wait_until(lambda: partial.exists() and partial.read_bytes().count(b"\n") > 20, process)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    killed = subprocess.run([sys.executable, "-c", KILLED, SCORE.parent, *command], env=ENVIRONMENT)
+    assert killed.returncode == -signal.SIGKILL
     assert not output.exists()
     header, *written = partial.read_bytes().splitlines(keepends=True)
-    assert 20 <= len(written) < 149
+    assert len(written) == 20
     # What is there is taken and not scored again, so a row that is altered stays altered.
     place, row = written[5].split(b"\t")
     written[5] = place + b"\t" + json.dumps({**json.loads(row), "num_tokens": -1}).encode() + b"\n"
@@ -142,17 +155,6 @@ def test_a_killed_run_goes_on_with_what_it_has_and_ends_as_if_it_had_not_been(
 
 def _approximately(value: float | None) -> Any:
     return None if value is None else pytest.approx(value, abs=1e-5)
-
-
-def _environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
-
-
-def wait_until(is_there: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + 120
-    while not is_there():
-        assert process.poll() is None and time.monotonic() < end
-        time.sleep(0.002)
 
 
 def test_every_mistake_is_answered_with_one_line_and_leaves_nothing(

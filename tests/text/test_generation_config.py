@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from transformers import GenerationConfig
 
+from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
-from neox_eqx.text.generation_config import read_generation_config
+from neox_eqx.text.generation_config import eos_token_ids, read_generation_config
 
 
 def written(directory: Path, fields: Any) -> Path:
@@ -29,6 +30,14 @@ def test_what_transformers_writes_by_itself_is_read_without_a_warning(tmp_path: 
         assert read_generation_config(written(tmp_path, full))["top_k"] == 7
         config.save_pretrained(tmp_path)
         assert read_generation_config(tmp_path)["eos_token_id"] == [0, 2]
+
+
+def test_a_negative_eos_id_is_none(tmp_path: Path) -> None:
+    config = GPTNeoXConfig(eos_token_id=2)
+    for eos, expected in ((-1, ()), ([5, -1], (5,)), (None, (2,))):
+        defaults = read_generation_config(written(tmp_path, {"eos_token_id": eos}))
+        assert eos_token_ids(defaults, config) == expected
+    assert eos_token_ids({}, GPTNeoXConfig(eos_token_id=-1)) == ()
 
 
 def test_settings_that_do_nothing_are_no_reason_to_warn(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer
@@ -14,6 +15,7 @@ from neox_eqx.generation.options import GenerationOptions
 from neox_eqx.text.completion import Completion
 from neox_eqx.text.generator import TextGenerator
 from tests.generation.completions import theirs
+from tests.generation.test_compiled import compilations
 
 Saved = tuple[Path, GPTNeoXForCausalLM]
 
@@ -185,6 +187,8 @@ def test_options_that_need_a_temperature_are_named_where_there_is_none(
 ) -> None:
     with pytest.warns(UserWarning, match="temperature is 0.* makes top_p, num_samples of no use"):
         generator.generate(["cats"], GenerationOptions(top_p=0.5, num_samples=2))
+    with pytest.warns(UserWarning, match="no search, for which length_penalty would be of use"):
+        generator.generate(["cats"], GenerationOptions(length_penalty=2.0))
     sampling = dataclasses.replace(generator, defaults={"do_sample": True})
     sampling.generate(["cats"], GenerationOptions(top_p=0.5, num_samples=2))
 
@@ -211,23 +215,43 @@ def test_layers_in_the_wrong_order_would_be_noticed(generator: TextGenerator) ->
 
 
 def test_bitwise_gives_a_prompt_the_same_bits_whatever_it_runs_with() -> None:
+    """Not so otherwise: sums in another order give other bits to one of these on most machines."""
+    generator = dataclasses.replace(TextGenerator.load(DEMO_MODEL), bitwise=True)
+    prompts = ["Tom has 3 boxes", "Two cats", "Two cats"]
+    own: list[dict[str, Any]] = [{}, {}, {"temperature": 1.0, "typical_p": 0.8, "stop": ("####",)}]
+    options = [GenerationOptions(max_new_tokens=12, **each) for each in own]
+    alone = [
+        generator.generate([prompt], each)[0] for prompt, each in zip(prompts, options, strict=True)
+    ]
+    together = generator.generate(prompts, options)
+    assert [row.logprob for row in together] == [row.logprob for row in alone]
+
+
+def test_the_batches_of_requests_with_options_of_their_own_compile_one_program() -> None:
+    """The second has fewer requests, other processors, and more words to forbid and to stop at."""
     generator = TextGenerator.load(DEMO_MODEL)
-    question = "Tom has 3 boxes with 4 apples each. How many apples does Tom have?"
-    prompts = [question, "Tom", f"{question} {question}"]
-    options = [GenerationOptions(max_new_tokens=24, temperature=t) for t in (0.0, 1.0, 0.0)]
-
-    def logprobs(generator: TextGenerator, *, alone: bool) -> list[float]:
-        if not alone:
-            return [row.logprob for row in generator.generate(prompts, options)]
-        return [
-            generator.generate([prompt], own)[0].logprob
-            for prompt, own in zip(prompts, options, strict=True)
-        ]
-
-    # Control: sums in another order do give other bits.
-    assert logprobs(generator, alone=True) != logprobs(generator, alone=False)
-    generator = dataclasses.replace(generator, bitwise=True)
-    assert logprobs(generator, alone=True) == logprobs(generator, alone=False)
+    first = [
+        GenerationOptions(max_new_tokens=5, repetition_penalty=1.2),
+        GenerationOptions(max_new_tokens=5, bad_words=((5,),), stop=("\n",)),
+    ]
+    second = GenerationOptions(
+        max_new_tokens=5,
+        temperature=0.7,
+        top_k=100,
+        bad_words=((1, 2), *((id,) for id in range(40))),
+        stop=("dollars", "cents", (3, 4)),
+        suppress_tokens=(7,),
+    )
+    prompts = ["Tom", "Two cats", "Joe"]
+    tokens = []
+    with compilations() as seen:
+        for event in generator.stream(prompts, [*first, second], batch_size=2):
+            if event.row < 2:
+                of_first = len(seen)
+            else:
+                tokens.append(event.token)
+    assert len(seen) == of_first > 0
+    assert tuple(tokens) == generator.generate(prompts[2:], second)[0].tokens
 
 
 def test_an_event_is_a_token_of_one_row(saved: Saved) -> None:

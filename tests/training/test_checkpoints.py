@@ -155,25 +155,6 @@ def test_a_checkpoint_that_cannot_be_read_is_named_with_the_one_before(
     with pytest.raises(InputError, match=message) as raised:
         damaged.restore(jax.tree.map(shape_of, state))
     assert "\n" not in str(raised.value)
-    with pytest.raises(InputError, match=message):
-        _ = damaged.stacked
     shutil.rmtree(tmp_path / "5")
     with pytest.raises(InputError, match="remove it, and the run begins anew: "):
-        _ = Checkpoints(tmp_path, keep=2).stacked
-
-
-def test_a_checkpoint_knows_whether_its_layers_are_stacked(
-    saved: Path, state: TrainState, tmp_path: Path
-) -> None:
-    """As they are on an accelerator, and a run goes on with them on a CPU."""
-    assert Checkpoints(tmp_path, keep=1).stacked is None
-    checkpoints = Checkpoints(tmp_path, keep=1)
-    checkpoints.save(state)
-    checkpoints.finish()
-    assert checkpoints.stacked is False
-    stacked = TrainState.start(load(saved, stacked=True, **HOW), RECIPE)
-    checkpoints.save(at(stacked, 8))
-    checkpoints.finish()
-    assert Checkpoints(tmp_path, keep=1).stacked is True
-    shapes = abstract_state(load_shapes(saved, stacked=True, **HOW), RECIPE)
-    assert_equal(checkpoints.restore(shapes), at(stacked, 8))
+        Checkpoints(tmp_path, keep=2).restore(jax.tree.map(shape_of, state))

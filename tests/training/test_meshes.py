@@ -34,8 +34,7 @@ def on_mesh(model: GPTNeoX, sizes: str) -> GPTNeoX:
 
 def first_gradients(state: TrainState) -> list[np.ndarray]:
     """After one update the first moments are the gradients, clipped and times 1 - b1."""
-    moments = [node for node in state.optimizer[1] if hasattr(node, "mu")]
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(moments[0].mu)]
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(state.optimizer.mu)]
 
 
 @pytest.mark.parametrize(
@@ -91,8 +90,7 @@ def test_parameters_and_moments_are_spread_over_all_devices() -> None:
     ]:
         assert {shard.data.shape for shard in array.addressable_shards} == {share}
     parameters = jax.tree.leaves(state.model)
-    (moments,) = [node for node in state.optimizer[1] if hasattr(node, "mu")]
-    for tree in (moments.mu, moments.nu):
+    for tree in (state.optimizer.mu, state.optimizer.nu):
         for moment, parameter in zip(jax.tree.leaves(tree), parameters, strict=True):
             assert moment.sharding == parameter.sharding
 

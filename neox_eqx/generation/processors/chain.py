@@ -1,7 +1,8 @@
 """Which processors a batch needs, in transformers' order.
 
 One that no row uses is left out, so which are there is part of what compiles; rows that do not
-use it have a value at which it does nothing.
+use it have a value at which it does nothing. `among` are the rows of other batches: which
+processors there are, and of what sizes, is as these need it too, so that all compile as one.
 """
 
 from collections.abc import Callable, Sequence
@@ -49,60 +50,66 @@ _INT_MAX = 2**31 - 1
 
 
 def processors_of(
-    rows: Rows, eos: Sequence[int] = (), known: np.ndarray | None = None
+    rows: Rows,
+    eos: Sequence[int] = (),
+    known: np.ndarray | None = None,
+    among: Rows = (),
 ) -> tuple[Processor, ...]:
     """What holds for every choice; penalties that transformers lacks follow the one it has."""
     chain: list[Processor] = []
+    every = (*rows, *among)
     if known is not None:
         chain.append(KnownTokens(jnp.asarray(known)))
-    if any(row.sequence_bias for row in rows):
-        chain.append(_sequence_bias(rows))
-    if _differ(rows, "repetition_penalty", 1):
+    if any(row.sequence_bias for row in every):
+        chain.append(_sequence_bias(rows, among))
+    if _differ(every, "repetition_penalty", 1):
         chain.append(RepetitionPenalty(_floats(rows, "repetition_penalty")))
-    if _differ(rows, "presence_penalty", 0):
+    if _differ(every, "presence_penalty", 0):
         chain.append(PresencePenalty(_floats(rows, "presence_penalty")))
-    if _differ(rows, "frequency_penalty", 0):
+    if _differ(every, "frequency_penalty", 0):
         chain.append(FrequencyPenalty(_floats(rows, "frequency_penalty")))
-    if _differ(rows, "no_repeat_ngram_size", 0):
+    if _differ(every, "no_repeat_ngram_size", 0):
         chain.append(NoRepeatNGram(_ints(rows, "no_repeat_ngram_size")))
     # As in transformers, a word that is an EOS id and nothing else is not bad.
-    bad = [
-        [word for word in row.bad_words_ids if word not in {(id,) for id in eos}] for row in rows
-    ]
-    if any(bad):
-        chain.append(BadWords(Words.of(bad)))
-    if eos and any(row.min_new_tokens or row.min_length for row in rows):
+    ends = {(id,) for id in eos}
+    bad, other_bad = (
+        [[word for word in row.bad_words_ids if word not in ends] for row in some]
+        for some in (rows, among)
+    )
+    if any((*bad, *other_bad)):
+        chain.append(BadWords(Words.of(bad, other_bad)))
+    if eos and any(row.min_new_tokens or row.min_length for row in every):
         chain.append(_min_length(rows, eos))
-    if any(row.suppress_tokens for row in rows):
-        chain.append(SuppressTokens(_id_lists(rows, "suppress_tokens")))
-    if any(row.begin_suppress_tokens for row in rows):
-        chain.append(SuppressTokensAtBegin(_id_lists(rows, "begin_suppress_tokens")))
+    if any(row.suppress_tokens for row in every):
+        chain.append(SuppressTokens(_id_lists(rows, among, "suppress_tokens")))
+    if any(row.begin_suppress_tokens for row in every):
+        chain.append(SuppressTokensAtBegin(_id_lists(rows, among, "begin_suppress_tokens")))
     return tuple(chain)
 
 
-def warpers_of(rows: Rows, *, at_least: int = 1) -> tuple[Warper, ...]:
+def warpers_of(rows: Rows, *, at_least: int = 1, among: Rows = ()) -> tuple[Warper, ...]:
     """What holds where a row samples; each leaves `at_least` so many tokens to draw from."""
     chain: list[Warper] = []
+    every = (*rows, *among)
 
     def add(warper: Any) -> None:
         chain.append(warper if at_least == 1 else AtLeast(warper, at_least))
 
-    if _differ(rows, "temperature", 1):
-        temperature = np.array([row.temperature for row in rows])
+    if _differ(every, "temperature", 1):
         # At these bounds the distribution is at its limit, and float32 still divides.
-        divisor = np.where(temperature == 0, 1, np.clip(temperature, 1e-30, 1e30))
+        divisor = [min(max(row.temperature, 1e-30), 1e30) if row.temperature else 1 for row in rows]
         chain.append(Temperature(jnp.asarray(divisor, jnp.float32)))
-    if _differ(rows, "top_k", 0):
-        add(TopK(_ints(rows, "top_k"), bucket(max(row.top_k for row in rows))))
-    if _differ(rows, "top_p", 1):
+    if _differ(every, "top_k", 0):
+        add(TopK(_ints(rows, "top_k"), bucket(max(row.top_k for row in every))))
+    if _differ(every, "top_p", 1):
         add(TopP(_floats(rows, "top_p")))
-    if _differ(rows, "min_p", 0):
+    if _differ(every, "min_p", 0):
         add(MinP(_floats(rows, "min_p")))
-    if _differ(rows, "typical_p", 1):
+    if _differ(every, "typical_p", 1):
         chain.append(TypicalP(_floats(rows, "typical_p"), at_least))
-    if _differ(rows, "epsilon_cutoff", 0):
+    if _differ(every, "epsilon_cutoff", 0):
         add(EpsilonCutoff(_floats(rows, "epsilon_cutoff")))
-    if _differ(rows, "eta_cutoff", 0):
+    if _differ(every, "eta_cutoff", 0):
         add(EtaCutoff(_floats(rows, "eta_cutoff")))
     return tuple(chain)
 
@@ -119,8 +126,10 @@ def _ints(rows: Rows, name: str) -> jax.Array:
     return jnp.asarray([min(getattr(row, name), _INT_MAX) for row in rows], jnp.int32)
 
 
-def _sequence_bias(rows: Rows) -> SequenceBias:
-    words = Words.of([[word for word, _ in row.sequence_bias] for row in rows])
+def _sequence_bias(rows: Rows, among: Rows) -> SequenceBias:
+    words = Words.of(
+        *([[word for word, _ in row.sequence_bias] for row in some] for some in (rows, among))
+    )
     bias = np.zeros(words.last.shape, np.float32)
     for number, row in enumerate(rows):
         bias[number, : len(row.sequence_bias)] = [value for _, value in row.sequence_bias]
@@ -138,9 +147,10 @@ def _min_length(rows: Rows, eos: Sequence[int]) -> MinLength:
     )
 
 
-def _id_lists(rows: Rows, name: str) -> jax.Array:
-    lists: list[Any] = [getattr(row, name) for row in rows]
-    ids = np.full((len(rows), bucket(max(map(len, lists)))), NOTHING, np.int32)
-    for row, own in enumerate(lists):
-        ids[row, : len(own)] = own
+def _id_lists(rows: Rows, among: Rows, name: str) -> jax.Array:
+    most = max(len(getattr(row, name)) for row in (*rows, *among))
+    ids = np.full((len(rows), bucket(most)), NOTHING, np.int32)
+    for number, row in enumerate(rows):
+        own = getattr(row, name)
+        ids[number, : len(own)] = own
     return jnp.asarray(ids)
