@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 # From the bottom: a layer imports from itself and from those before it.
 LAYERS = (
     "errors",
+    "unicode",
     "field_types",
     "rope",
     "config",

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 
 from neox_eqx.errors import InputError
 from neox_eqx.generation.lengths import bucket
+from neox_eqx.unicode import check_unicode
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,8 +63,7 @@ class Chunk:
         if isinstance(texts, str):
             raise InputError(f"texts must be a list of texts, not the text {texts[:30]!r}")
         for text in texts:
-            if any("\ud800" <= character <= "\udfff" for character in text):
-                raise InputError(f"the text {text[:30]!r} is not valid Unicode; encode it as UTF-8")
+            check_unicode("the text", text)
         encode = tokenizer.encode
         return cls.of([encode(text, add_special_tokens=not continues).ids for text in texts])
 

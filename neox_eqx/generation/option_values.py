@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from neox_eqx.errors import InputError
+from neox_eqx.unicode import check_unicode
 
 Word = str | tuple[int, ...]
 
@@ -66,8 +67,7 @@ def _word(name: str, entry: Any) -> Word:
         raise InputError(f"{name}: {entry!r} is empty")
     if not isinstance(entry, str):
         return token_ids(f"an entry of {name}", entry)
-    if any("\ud800" <= character <= "\udfff" for character in entry):
-        raise InputError(f"{name}: {entry!r} is not valid Unicode")
+    check_unicode(f"{name}:", entry)
     return entry
 
 

@@ -8,6 +8,7 @@ from neox_eqx.errors import InputError
 from neox_eqx.scoring.pairs import Pair
 from neox_eqx.text.generation_config import bos_token_id
 from neox_eqx.text.generator import TextGenerator
+from neox_eqx.unicode import check_unicode
 
 Text = str | tuple[str, str]
 """A text, or a prompt and its completion, of which the completion is scored."""
@@ -91,6 +92,5 @@ def _encode_completion(generator: TextGenerator, prompt: str, completion: str) -
 
 
 def _ids(tokenizer: Tokenizer, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise InputError(f"{text[:30]!r} is not valid Unicode; encode it as UTF-8")
+    check_unicode("the text", text)
     return tuple(tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)

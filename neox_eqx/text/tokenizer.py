@@ -6,6 +6,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from neox_eqx.errors import InputError
+from neox_eqx.unicode import check_unicode
 
 _CONTEXT = 8
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -39,8 +40,7 @@ def prompt_tokens(tokenizer: Tokenizer, prompt: str, bos: int | None) -> tuple[i
     Raises:
         InputError: it is not valid Unicode, or empty where there is no BOS token.
     """
-    if any("\ud800" <= character <= "\udfff" for character in prompt):
-        raise InputError(f"the prompt {prompt!r} is not valid Unicode; encode it as UTF-8")
+    check_unicode("the prompt", prompt)
     tokens = tuple(tokenizer.encode(prompt).ids)
     if tokens:
         return tokens

@@ -8,6 +8,7 @@ from typing import Any
 
 from neox_eqx.errors import InputError
 from neox_eqx.text.files import json_line
+from neox_eqx.unicode import check_unicode
 
 # The fields of each kind of example, the learnt one last. Others may stand beside them; where
 # several kinds fit, the first counts.
@@ -107,6 +108,5 @@ def _listed(names: Iterable[str]) -> str:
 def _text(where: str, name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise InputError(f"{where}: the {name} must be a text, not {value!r:.40}")
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        raise InputError(f"{where}: the {name} is not valid Unicode: {value!r:.40}")
+    check_unicode(f"{where}: the {name}", value)
     return value

@@ -1,0 +1,13 @@
+"""Texts that no encoding can write."""
+
+from neox_eqx.errors import InputError
+
+
+def check_unicode(what: str, text: str) -> None:
+    """Raises where the text holds half of a surrogate pair, as JSON and command lines can spell it.
+
+    Raises:
+        InputError: names what it is, and how it begins.
+    """
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise InputError(f"{what} {text[:30]!r} is not valid Unicode; encode it as UTF-8")
