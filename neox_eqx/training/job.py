@@ -61,7 +61,7 @@ class Job:
             # All that can be wrong before the data, which may take minutes to read.
             mesh, max_length = _mesh(options, config), _max_length(options, config)
             recipe = _recipe(options)
-            weights = fingerprint(fitting(source, config, read_entries(source)))
+            weights = fingerprint(fitting(source, config, read_entries(source)), first_rows=True)
             tokenizer, defaults = load_tokenizer(source), read_generation_config(source)
             prompt = tuple(tokenizer.encode(options.tuning.prompt_text).ids)
             encode = partial(tokenize, tokenizer=tokenizer, config=config, defaults=defaults)
