@@ -161,6 +161,7 @@ def test_both_backends_answer_each_request_alike(
     assert len(greedy) == 2
 
 
+@pytest.mark.slow
 def test_on_several_hosts_the_first_writes_and_a_mistake_is_one_line(
     place: Path, evaluated: dict[str, tuple[dict, dict]], tmp_path: Path
 ) -> None:

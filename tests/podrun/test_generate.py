@@ -81,7 +81,12 @@ def rank(pod: Hosts, number: int) -> int:
     [
         (signal.SIGKILL, "signal SIGKILL", 5),
         pytest.param(signal.SIGTERM, "signal SIGTERM", 5, marks=pytest.mark.slow),
-        (signal.SIGSTOP, r"stopped \(SIGSTOP\) for 5 s, process \d+", 15),
+        pytest.param(
+            signal.SIGSTOP,
+            r"stopped \(SIGSTOP\) for 5 s, process \d+",
+            15,
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_process_that_fails_while_decoding_ends_all(
