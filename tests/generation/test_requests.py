@@ -58,7 +58,7 @@ def drawn_options(random: np.random.Generator) -> dict[str, Any]:
         "no_repeat_ngram_size": int(random.integers(1, 4)),
         "bad_words": (*((id,) for id in ids[:30]), *zip(ids[:20], ids[20:40], strict=True)),
         "min_new_tokens": int(random.integers(1, 15)),
-        "min_length": int(random.integers(1, 30)),
+        "min_length": int(random.integers(1, 22)),  # of a prompt of one token and 20 new
         "suppress_tokens": tuple(ids[30:]),
         "logit_bias": {id: float(random.normal(0, 4)) for id in ids[:20]},
     }
