@@ -40,6 +40,7 @@ def test_four_hosts_print_once_what_one_machine_prints(pod: Hosts) -> None:
     assert launch.stdout == "".join(f"h0| {line}\n" for line in one_machine().splitlines())
 
 
+@pytest.mark.slow
 def test_four_hosts_write_the_tokens_of_one_machine_for_a_larger_model(
     pod: Hosts, tmp_path: Path
 ) -> None:

@@ -183,7 +183,10 @@ def test_every_mistake_is_answered_with_one_line_and_leaves_nothing(
             given("j.jsonl", '{"prompt": "a", "completion": ""}'),
             "j.jsonl, line 1: the completion is empty",
         ),
-        "surrogate": (given("k.jsonl", '{"text": "\\ud83d"}'), "line 1: '\\ud83d' is not valid"),
+        "surrogate": (
+            given("k.jsonl", '{"text": "\\ud83d"}'),
+            "line 1: the text '\\ud83d' is not valid",
+        ),
         "absent": (tmp_path / "l.txt", "l.txt: cannot be read: "),
         "directory": (tmp_path, "cannot be read: "),
     }

@@ -26,6 +26,7 @@ def alone() -> str:
     return subprocess.check_output([sys.executable, GENERATE, "--no-stream"], text=True, cwd=ROOT)
 
 
+@pytest.mark.slow  # four hosts do so in tests/podrun
 def test_four_processes_print_once_what_one_prints(alone: str) -> None:
     ended = finish(start([GENERATE, "--mesh", "data=2,model=4"], 4))
     assert [one.status for one in ended] == [0] * 4, ended

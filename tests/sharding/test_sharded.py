@@ -126,7 +126,10 @@ def test_each_device_holds_its_share(directories: dict[str, Path]) -> None:
 
 @pytest.mark.parametrize(
     ("mesh", "rows"),
-    [*itertools.product([*MESHES, *OTHERS], [3]), *itertools.product(MESHES[2:3], [1, 8])],
+    [
+        *itertools.product([*MESHES, *OTHERS], [3]),
+        *(pytest.param(MESHES[2], rows, marks=pytest.mark.slow) for rows in (1, 8)),
+    ],
 )
 def test_tokens_are_those_of_one_device_also_for_rows_that_do_not_divide(
     directories: dict[str, Path], mesh: str, rows: int
