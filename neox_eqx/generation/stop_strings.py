@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import accumulate
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -44,15 +45,14 @@ class StopStrings(eqx.Module):
 
         How many, and how long, is rounded up to a few sizes.
         """
-        strings = sorted({text.encode() for texts in rows for text in texts})
-        firsts = np.cumsum([1, *map(len, strings)])
-        first_of = dict(zip(strings, firsts.tolist(), strict=False))
+        strings = tuple(sorted({text.encode() for texts in rows for text in texts}))
+        first_of = _first_states(strings)
         every = [*rows, *among]
         start = np.zeros((len(rows), _power_of_two(max(map(len, every)))), np.int32)
         for row, texts in enumerate(rows):
             start[row, : len(texts)] = [first_of[text.encode()] for text in texts]
         longest = max(len(text.encode()) for texts in every for text in texts)
-        return cls(_table(tuple(strings), token_bytes), jnp.asarray(start), bucket(longest))
+        return cls(_table(strings, token_bytes), jnp.asarray(start), bucket(longest))
 
     def are_complete(self, history: History) -> Bool[Array, " R"]:
         """Whether the newest token completes one of the row's strings."""
@@ -76,11 +76,14 @@ def _table(strings: tuple[bytes, ...], token_bytes: TokenBytes) -> Int32[Array, 
     """The entries after each token in each state, of state 0 alone and then of each string."""
     states = bucket(1 + sum(map(len, strings)))
     table = np.zeros((len(token_bytes) + 1, states), np.int32)
-    first = 1
-    for string in strings:
+    for string, first in _first_states(strings).items():
         table[:, first : first + len(string)] = 2 * first + _transitions(string, token_bytes)
-        first += len(string)
     return jnp.asarray(table)
+
+
+def _first_states(strings: Sequence[bytes]) -> dict[bytes, int]:
+    """Where the states of each string begin, after state 0."""
+    return dict(zip(strings, accumulate(map(len, strings), initial=1), strict=False))
 
 
 def _transitions(string: bytes, token_bytes: TokenBytes) -> np.ndarray:
