@@ -1,7 +1,6 @@
 """A batch of requests through the loop, and what each of its rows has become."""
 
 import dataclasses
-import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -86,7 +85,8 @@ def run(
     ]
     # On a mesh the prompts must divide over its data axis. More of the last, of one token each.
     data = model.mesh.shape["data"] if model.mesh else 1
-    missing = -len(requests) % math.lcm(multiple, data)
+    missing = -len(requests) % multiple
+    missing += -(len(requests) + missing) % data
     requests = [*requests, *[requests[-1]] * missing]
     limits += [1] * missing
     tokens, valid = pad_prompts([request.tokens for request in requests], model.config.vocab_size)
