@@ -1,7 +1,7 @@
-"""From examples to token ids, and what becomes of those that are too long."""
+"""From examples to token ids, and which of them are learnt."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,32 +24,18 @@ class Document:
     """Of the example."""
     tokens: np.ndarray
     """int32, with the EOS token at the end, if the model has one."""
-    given: int
-    """How many come from the prompt, and are not learnt; 0 of a plain text."""
+    is_learnt: np.ndarray
+    """bool, of each token: False in a prompt. A text's first token is predicted by nothing, and
+    is not learnt whatever this says."""
 
     @property
     def learnt(self) -> int:
-        """The number of tokens that are learnt: the first of a text is predicted by nothing."""
-        return len(self.tokens) - max(self.given, 1)
+        """The number of tokens that are learnt."""
+        return int(self.is_learnt[1:].sum())
 
-
-@dataclasses.dataclass(frozen=True)
-class Counts:
-    """What was made of the examples."""
-
-    examples: int
-    cut: int
-    dropped: int
-    tokens: int
-    """In the documents as they are trained on, prompts included."""
-    learnt_tokens: int
-
-    def told(self, use: str) -> str:
-        """In words; `use` is what becomes of the tokens that count, as in "are learnt"."""
-        return (
-            f"{self.examples} examples, {self.cut} of them cut and {self.dropped} dropped; "
-            f"{self.learnt_tokens} of {self.tokens} tokens {use}"
-        )
+    def part(self, start: int, end: int) -> "Document":
+        """The tokens from start to before end."""
+        return Document(self.number, self.tokens[start:end], self.is_learnt[start:end])
 
 
 def tokenize(
@@ -80,33 +66,9 @@ def tokenize(
             _check_ids(tokens, config.vocab_size)
         except InputError as error:
             raise InputError(f"{path}, {unit_of(path)} {example.number}: {error}") from error
-        documents.append(Document(example.number, np.array(tokens, np.int32), len(given)))
+        is_learnt = np.arange(len(tokens)) >= len(given)
+        documents.append(Document(example.number, np.array(tokens, np.int32), is_learnt))
     return documents
-
-
-def shorten(
-    documents: Iterable[Document], max_length: int, too_long: str | None = None
-) -> tuple[list[Document], Counts]:
-    """The documents that are trained on, none of them longer than `max_length`.
-
-    A longer one is cut at its end or dropped as `too_long`, "cut" or "drop", says. If that is
-    None a plain text is cut, and an example with a prompt dropped, whose answer would otherwise
-    be learnt without its end. What is cut has no EOS token; what has nothing to learn is dropped.
-    """
-    kept, cut, dropped = [], 0, 0
-    for document in documents:
-        is_long = len(document.tokens) > max_length
-        if is_long:
-            document = dataclasses.replace(document, tokens=document.tokens[:max_length])
-        may_be_cut = (too_long or ("drop" if document.given else "cut")) == "cut"
-        if document.learnt < 1 or (is_long and not may_be_cut):
-            dropped += 1
-            continue
-        cut += is_long
-        kept.append(document)
-    tokens = sum(len(document.tokens) for document in kept)
-    learnt = sum(document.learnt for document in kept)
-    return kept, Counts(len(kept) + dropped, cut, dropped, tokens, learnt)
 
 
 def _completion_tokens(

@@ -38,7 +38,7 @@ class HeldOut:
         defaults: Mapping[str, Any],
     ) -> "HeldOut":
         """An answer may be twice as long as the longest right one."""
-        longest = max(len(document.tokens) - document.given for document in data.documents)
+        longest = max(document.learnt for document in data.documents)
         return cls(data, examples, 2 * longest, tokenizer, defaults)
 
     def measure(self, trained: Trained, frozen: GPTNeoX | None, recipe: Recipe) -> dict[str, float]:

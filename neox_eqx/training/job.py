@@ -45,6 +45,8 @@ class Job:
     mesh: str
     max_length: int
     """Tokens of a row at most."""
+    longest: int
+    """Tokens of a row that the model can take."""
     prompt: tuple[int, ...]
     """The tokens that a soft prompt or a prefix begins as."""
 
@@ -59,7 +61,8 @@ class Job:
             source = resolve(options.model)
             config = GPTNeoXConfig.from_file(source / "config.json")
             # All that can be wrong before the data, which may take minutes to read.
-            mesh, max_length = _mesh(options, config), _max_length(options, config)
+            mesh, longest = _mesh(options, config), _longest(options, config)
+            max_length = options.max_length or longest
             recipe = _recipe(options)
             weights = fingerprint(fitting(source, config, read_entries(source)), first_rows=True)
             tokenizer, defaults = load_tokenizer(source), read_generation_config(source)
@@ -78,7 +81,17 @@ class Job:
             steps = options.steps or data.steps(options.epochs or 1)
             recipe = dataclasses.replace(recipe, steps=steps)
             job = cls(
-                options, source, weights, config, data, held_out, recipe, mesh, max_length, prompt
+                options,
+                source,
+                weights,
+                config,
+                data,
+                held_out,
+                recipe,
+                mesh,
+                max_length,
+                longest,
+                prompt,
             )
         check_equal("what to train", (job.settings, held_out and held_out.data.fingerprint))
         return job
@@ -107,6 +120,14 @@ class Job:
             ]
         return "\n".join(lines)
 
+    @property
+    def warnings(self) -> list[str]:
+        """A line for each file of which many examples are dropped for their length."""
+        own, held_out = self.options, self.held_out
+        files = [(own.data, self.data), (own.eval_data, held_out and held_out.data)]
+        found = [(path, data.counts.warning(self.longest)) for path, data in files if data]
+        return [f"{path}: {warning}" for path, warning in found if warning]
+
     def evaluates_at(self, step: int) -> bool:
         return self._is_due(step, self.options.eval_every)
 
@@ -131,7 +152,8 @@ def _read(
         raise InputError(f"{path}: {error}") from error
 
 
-def _max_length(options: TrainingOptions, config: GPTNeoXConfig) -> int:
+def _longest(options: TrainingOptions, config: GPTNeoXConfig) -> int:
+    """The tokens of a row that the model can take, of which `max_length` may be fewer."""
     positions = options.tuning.positions
     longest = config.context_length - positions
     left = f" that {positions} positions before the text leave" if positions else ""
@@ -142,7 +164,7 @@ def _max_length(options: TrainingOptions, config: GPTNeoXConfig) -> int:
             f"max_length {options.max_length} is above the {longest} tokens of the model's "
             f"context{left}"
         )
-    return options.max_length or longest
+    return longest
 
 
 def _recipe(options: TrainingOptions) -> Recipe:

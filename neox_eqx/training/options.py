@@ -7,6 +7,7 @@ from typing import Literal
 import tyro
 
 from neox_eqx.errors import InputError
+from neox_eqx.training.lengths import TooLong
 from neox_eqx.training.log import WandbMode
 from neox_eqx.training.tuning import Tuning
 
@@ -60,9 +61,9 @@ class TrainingOptions:
     """Tokens of a row at most; the model's context if not given."""
     pack: bool = False
     """Fill each row with several documents, which do not see each other."""
-    too_long: Literal["cut", "drop"] | None = None
-    """What becomes of longer examples; if not given, texts are cut, and those with an answer
-    dropped."""
+    too_long: TooLong | None = None
+    """What becomes of longer examples: windows that are all learnt, a cut at the end, or nothing;
+    if not given, texts are windows, and those with an answer dropped."""
     dtype: Literal["float32", "bfloat16"] | None = None
     """Of the computation, float32 on a CPU and bfloat16 on an accelerator; what is trained is
     float32."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,9 @@ def _log(job: Job, step: int) -> RunLog:
             resume_step=step,
         )
     print(job.summary)
+    if is_first():
+        for warning in job.warnings:
+            warnings.warn(warning, stacklevel=2)
     return log
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from neox_eqx.training.dataset import TrainingData
-from neox_eqx.training.documents import Document
 from tests.sharding.processes import finish, start
+from tests.training.documents import document
 
 PROGRAM = """
 import sys
@@ -40,7 +40,7 @@ multihost_utils.sync_global_devices("the end")
 def data() -> TrainingData:
     random = np.random.default_rng(0)
     documents = [
-        Document(number, random.integers(0, 100, length).astype(np.int32), 1)
+        document(number, random.integers(0, 100, length), given=1)
         for number, length in enumerate(random.integers(2, 12, 50))
     ]
     return TrainingData.of(documents, batch_size=8, max_length=16, pack=True, seed=5)

@@ -1,6 +1,5 @@
 """Batches: every row once an epoch, in an order that hangs on the seed and the step alone."""
 
-import dataclasses
 from collections import Counter
 
 import jax
@@ -13,12 +12,13 @@ from neox_eqx.sharding.mesh import make_mesh
 from neox_eqx.training.dataset import TrainingData, place
 from neox_eqx.training.documents import Document
 from neox_eqx.training.order import packed, rows_of_batch
+from tests.training.documents import document
 
 
 def documents(lengths: list[int]) -> list[Document]:
     """Of distinct tokens each; a third of each is given, and 1000 is the number of the first."""
     tokens = np.split(np.arange(1, sum(lengths) + 1, dtype=np.int32), np.cumsum(lengths)[:-1])
-    return [Document(1000 + number, own, len(own) // 3) for number, own in enumerate(tokens)]
+    return [document(1000 + number, own, given=len(own) // 3) for number, own in enumerate(tokens)]
 
 
 LENGTHS = [5, 3, 7, 2, 6, 4, 3, 5, 2, 7, 4]
@@ -69,10 +69,9 @@ def test_rows_hold_whole_documents_with_the_weights_of_what_is_learnt(own: dict)
             assert len(tokens) == 12 and not tokens[numbers == 0].any()
             assert (np.diff(numbers[numbers > 0]) >= 0).all()
             for number in range(1, numbers.max() + 1):
-                document = of_number[next(ids)]
-                assert tokens[numbers == number].tolist() == document.tokens.tolist()
-                learnt = np.arange(len(document.tokens)) >= document.given
-                assert weights[numbers == number].tolist() == learnt.tolist()
+                own = of_number[next(ids)]
+                assert tokens[numbers == number].tolist() == own.tokens.tolist()
+                assert weights[numbers == number].tolist() == own.is_learnt.tolist()
             assert not weights[numbers == 0].any()
         assert next(ids, None) is None
 
@@ -107,7 +106,7 @@ def test_once_gives_every_document_once_and_fills_up_with_nothing() -> None:
 def test_the_fingerprint_is_of_all_that_the_batches_hang_on() -> None:
     def fingerprint(lengths: list[int] = LENGTHS, given: int = 1, more: int = 0, **own) -> str:
         first, *rest = documents(lengths)
-        first = dataclasses.replace(first, given=given, tokens=first.tokens + more)
+        first = document(first.number, first.tokens + more, given=given)
         return TrainingData.of([first, *rest], **{**SETTINGS, **own}).fingerprint
 
     assert fingerprint() == fingerprint()

@@ -10,13 +10,20 @@ from tokenizers.processors import TemplateProcessing
 
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
-from neox_eqx.training.documents import Counts, Document, shorten, tokenize
+from neox_eqx.training.documents import Document, tokenize
 from neox_eqx.training.examples import Example
 from tests.text.checkpoints import BOS, EOS, byte_level, metaspace
 
 TOKENIZERS = {"byte level": byte_level(), "metaspace": metaspace()}
 PATH = Path("data.jsonl")
 CONFIG = GPTNeoXConfig(vocab_size=400, bos_token_id=0, eos_token_id=1)
+
+
+def given(document: Document) -> int:
+    """The tokens before the first learnt one, from which on all are."""
+    count = int(document.is_learnt.argmax())
+    assert document.is_learnt[count:].all()
+    return count
 
 
 def document(tokenizer: Tokenizer, prompt: str | None, completion: str) -> Document:
@@ -38,12 +45,11 @@ def test_a_prompt_is_what_generation_is_given_and_the_rest_is_learnt(
     name: str, prompt: str, completion: str
 ) -> None:
     tokenizer = TOKENIZERS[name]
-    tokens, given = tokenizer.encode(prompt).ids, document(tokenizer, prompt, completion).given
     made = document(tokenizer, prompt, completion)
-    assert made.tokens[:given].tolist() == tokens
+    assert made.tokens[: given(made)].tolist() == tokenizer.encode(prompt).ids
     # No space comes in where they meet, as a completion by itself would begin with.
     assert tokenizer.decode(made.tokens[:-1].tolist()) == prompt + completion
-    assert made.tokens[-1] == 1 and made.learnt == len(made.tokens) - given
+    assert made.tokens[-1] == 1 and made.learnt == len(made.tokens) - given(made)
 
 
 def test_a_word_across_the_boundary_does_not_alter_the_prompt() -> None:
@@ -52,7 +58,7 @@ def test_a_word_across_the_boundary_does_not_alter_the_prompt() -> None:
     prompt = tokenizer.encode("Two cats and thre").ids
     assert whole[: len(prompt)] != prompt  # else this tests nothing
     made = document(tokenizer, "Two cats and thre", "e dogs")
-    assert made.tokens[: made.given].tolist() == prompt
+    assert made.tokens[: given(made)].tolist() == prompt
     assert tokenizer.decode(made.tokens[:-1].tolist()) == "Two cats and three dogs"
 
 
@@ -60,7 +66,7 @@ def test_a_plain_text_is_learnt_from_its_second_token_on() -> None:
     tokenizer = TOKENIZERS["byte level"]
     made = document(tokenizer, None, "Two cats")
     assert made.tokens.tolist() == [*tokenizer.encode("Two cats").ids, 1]
-    assert made.given == 0 and made.learnt == len(made.tokens) - 1
+    assert given(made) == 0 and made.learnt == len(made.tokens) - 1
 
 
 def test_a_text_that_ends_with_the_eos_token_has_it_once() -> None:
@@ -73,7 +79,7 @@ def test_a_text_that_ends_with_the_eos_token_has_it_once() -> None:
 def test_an_empty_prompt_is_the_bos_token_as_in_generation() -> None:
     tokenizer = TOKENIZERS["byte level"]
     made = document(tokenizer, "", "Two cats")
-    assert made.tokens.tolist() == [0, *tokenizer.encode("Two cats").ids, 1] and made.given == 1
+    assert made.tokens.tolist() == [0, *tokenizer.encode("Two cats").ids, 1] and given(made) == 1
     without = dataclasses.replace(CONFIG, bos_token_id=None)
     with pytest.raises(InputError, match="^data.jsonl, line 7: the prompt is empty"):
         tokenize([Example(7, "", "Two cats")], PATH, tokenizer, without, {})
@@ -87,8 +93,8 @@ def test_special_tokens_that_the_tokenizer_adds_are_those_of_the_prompt() -> Non
     assert made.tokens.tolist() == [*tokenizer.encode("Two cats and three").ids, 1]
     tokenizer.post_processor = TemplateProcessing(f"{BOS} $A {EOS}", special_tokens=around)
     made = document(tokenizer, "Two cats", " and three")
-    assert made.tokens[: made.given].tolist() == tokenizer.encode("Two cats").ids
-    assert (made.tokens[made.given :] == 1).sum() == 1  # the end alone
+    assert made.tokens[: given(made)].tolist() == tokenizer.encode("Two cats").ids
+    assert (made.tokens[given(made) :] == 1).sum() == 1  # the end alone
 
 
 def test_the_end_is_that_of_generation() -> None:
@@ -106,21 +112,3 @@ def test_ids_that_the_model_has_not_are_refused() -> None:
         InputError, match=r"^data.jsonl, line 7: token id \d+ is not in .* vocabulary of 40"
     ):
         tokenize([Example(7, None, "고양이")], PATH, TOKENIZERS["byte level"], config, {})
-
-
-def of_length(length: int, given: int) -> Document:
-    return Document(length, np.arange(length, dtype=np.int32), given)
-
-
-def test_what_is_too_long_is_cut_or_dropped_and_counted() -> None:
-    documents = [of_length(*sizes) for sizes in [(8, 3), (9, 3), (9, 0), (12, 8), (1, 0)]]
-
-    def lengths(too_long: str | None) -> tuple[list[int], Counts]:
-        kept, counts = shorten(documents, 8, too_long)
-        assert all((d.tokens == np.arange(len(d.tokens))).all() for d in kept)
-        return [document.number for document in kept], counts
-
-    # Dropped: the answer of 9 tokens, that of 12 whose prompt alone is 8, a text of one token.
-    assert lengths(None) == ([8, 9], Counts(5, cut=1, dropped=3, tokens=16, learnt_tokens=12))
-    assert lengths("cut") == ([8, 9, 9], Counts(5, cut=2, dropped=2, tokens=24, learnt_tokens=17))
-    assert lengths("drop") == ([8], Counts(5, cut=0, dropped=4, tokens=8, learnt_tokens=5))

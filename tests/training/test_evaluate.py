@@ -24,6 +24,7 @@ from neox_eqx.training.examples import Example
 from neox_eqx.training.recipe import Recipe
 from scripts.word_problems import NEW_KINDS, PRETRAINING_KINDS, distinct_problems, final_result
 from tests.hf_models import pair, stack_layers
+from tests.training.documents import document
 from tests.training.peers import CONFIGS
 
 RECIPE = Recipe(steps=1)
@@ -32,7 +33,7 @@ RECIPE = Recipe(steps=1)
 def documents(vocab_size: int) -> list[Document]:
     random = np.random.default_rng(0)
     return [
-        Document(number, random.integers(0, vocab_size, length).astype(np.int32), length // 3)
+        document(number, random.integers(0, vocab_size, length), given=length // 3)
         for number, length in enumerate([9, 4, 12, 7, 5])
     ]
 
@@ -43,14 +44,14 @@ def test_the_loss_is_that_of_transformers_packed_or_not() -> None:
     total = learnt = 0.0
     for text in texts:
         tokens = torch.tensor(text.tokens)[None].long()
-        labels = torch.where(torch.arange(len(text.tokens)) < text.given, -100, tokens)
+        labels = torch.where(torch.tensor(text.is_learnt), tokens, -100)
         total += theirs(tokens, labels=labels).loss.item() * text.learnt
         learnt += text.learnt
     for pack in (False, True):
         data = TrainingData.of(texts, batch_size=2, max_length=16, pack=pack)
         assert eval_loss(model, data, RECIPE) == pytest.approx(total / learnt, rel=1e-6)
     # Control: the prompts too.
-    whole = [dataclasses.replace(text, given=0) for text in texts]
+    whole = [document(text.number, text.tokens) for text in texts]
     data = TrainingData.of(whole, batch_size=2, max_length=16)
     assert abs(eval_loss(model, data, RECIPE) - total / learnt) > 1e-3
 

@@ -1,5 +1,6 @@
 """A job before it begins: what its options come to, and what is refused before any data is read."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +48,20 @@ def test_what_is_too_long_is_counted_in_the_held_out_data_too(files: Path) -> No
     assert len(dropped.held_out.examples) == 5 - counts.dropped
     assert cut.held_out.data.counts.cut == counts.dropped
     own, held_out = dropped.summary.splitlines()
-    assert own.startswith(f"{files / 'data.jsonl'}: 9 examples, 0 of them cut and ")
+    assert own.startswith(f"{files / 'data.jsonl'}: 9 examples, 0 of them in 0 windows, 0 cut and ")
     assert own.endswith(" tokens are learnt")
     assert held_out == (
-        f"{files / 'held_out.jsonl'}: 5 examples, 0 of them cut and {counts.dropped} dropped; "
+        f"{files / 'held_out.jsonl'}: 5 examples, 0 of them in 0 windows, 0 cut and "
+        f"{counts.dropped} dropped; "
         f"{counts.learnt_tokens} of {counts.tokens} tokens are measured, "
         f"{5 - counts.dropped} prompts answered"
     )
+    (own, held_out) = dropped.warnings
+    assert re.fullmatch(
+        f"{files / 'data.jsonl'}: . of 9 examples are too long: .* keep 95 % .*", own
+    )
+    assert held_out.startswith(f"{files / 'held_out.jsonl'}: ")
+    assert cut.warnings == []
 
 
 def test_the_first_held_out_prompts_alone_are_answered_on_request(files: Path) -> None:
