@@ -10,6 +10,7 @@ from typing import Literal
 import tyro
 
 from neox_eqx import DEMO_MODEL, Event, GenerationOptions, InputError, TextGenerator
+from neox_eqx.checkpoint.origin import TextOriginOptions
 from neox_eqx.command_line import run
 from neox_eqx.sharding.distributed import agreed, check_equal, is_first, on_every_host
 from neox_eqx.text.files import read_prompts, whole_file
@@ -24,7 +25,8 @@ class Options:
     """
 
     model: str | None = None
-    """A directory in Hugging Face or native layout, or a Hub id; the demo model if not given."""
+    """A directory in Hugging Face or native layout, or a Hub id, also as ID@REVISION; the demo
+    model if not given."""
     prompt: tuple[str, ...] = ()
     """Texts to complete."""
     prompt_file: Path | None = None
@@ -32,6 +34,7 @@ class Options:
     output: Path | None = None
     """Write the completions here, a JSON object each, instead of printing them."""
     generation: tyro.conf.OmitArgPrefixes[GenerationOptions] = GenerationOptions()
+    origin: tyro.conf.OmitArgPrefixes[TextOriginOptions] = TextOriginOptions()
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Of parameters and computation; float32 on a CPU, bfloat16 on an accelerator."""
     soft_prompt: Path | None = None
@@ -61,6 +64,7 @@ def main(options: Options) -> None:
         prompts, own_options = zip(*requests, strict=True)
         generator = TextGenerator.load(
             DEMO_MODEL if options.model is None else options.model,
+            **options.origin.how,
             dtype=options.dtype,
             mesh=options.mesh,
             quantize=options.quantize,

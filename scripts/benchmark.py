@@ -16,9 +16,11 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tyro
 from jaxtyping import PRNGKeyArray
 
 from neox_eqx import GPTNeoX, InputError, load
+from neox_eqx.checkpoint.origin import OriginOptions
 from neox_eqx.command_line import run
 from neox_eqx.generation.loop import decode_all, prefill
 from neox_eqx.generation.options import GenerationOptions
@@ -31,7 +33,8 @@ class Options:
     """Time prefill and decode of generation, greedy if not told otherwise, medians over rounds."""
 
     model: str | None = None
-    """A directory in Hugging Face layout or a Hub id."""
+    """A directory in Hugging Face layout or a Hub id, also as ID@REVISION."""
+    origin: tyro.conf.OmitArgPrefixes[OriginOptions] = OriginOptions()
     preset: str | None = None
     """Random weights of this shape instead, for example pythia-160m."""
     batch_size: int = 1
@@ -194,7 +197,9 @@ def _model(options: Options) -> GPTNeoX:
     if (options.model is None) == (options.preset is None):
         raise InputError("give either --model or --preset")
     if options.model is not None:
-        return load(options.model, dtype=options.dtype, quantize=options.quantize)
+        return load(
+            options.model, **options.origin.how, dtype=options.dtype, quantize=options.quantize
+        )
     on_cpu = jax.default_backend() == "cpu"
     dtype = options.dtype or ("float32" if on_cpu else "bfloat16")
     config = preset(options.preset or "")

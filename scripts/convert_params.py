@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from neox_eqx import InputError
+from neox_eqx.checkpoint.origin import TextOriginOptions
 from neox_eqx.command_line import run
 from neox_eqx.convert.check import check
 from neox_eqx.convert.convert import convert
@@ -23,11 +24,12 @@ class Options:
     """Converts a checkpoint between layouts, bit for bit, and writes a certificate of it."""
 
     source: Annotated[str | None, tyro.conf.Positional] = None
-    """A directory in Hugging Face, native or EleutherAI's layout, or a Hub id."""
+    """A directory in Hugging Face, native or EleutherAI's layout, or a Hub id, also ID@REVISION."""
     destination: Annotated[Path | None, tyro.conf.Positional] = None
     """The directory to make; it must be absent or empty."""
     to: Literal["hf", "native", "neox"] | None = None
     """Layout of the result: Hugging Face's, native, or EleutherAI's."""
+    origin: tyro.conf.OmitArgPrefixes[TextOriginOptions] = TextOriginOptions()
     check: Path | None = None
     """Instead, hold the certificate in this directory against its files."""
     dtype: Literal["same", "float32", "bfloat16", "float16"] = "same"
@@ -62,6 +64,7 @@ def main(options: Options) -> None:
     certificate = convert(
         options.source,
         options.destination,
+        **options.origin.how,
         to=options.to,
         dtype=options.dtype,
         max_shard_bytes=parse_size(options.max_shard_size),

@@ -10,9 +10,10 @@ import os
 from pathlib import Path
 from typing import Literal
 
+import tyro
 from tqdm import tqdm
 
-from neox_eqx.checkpoint.hub import resolve
+from neox_eqx.checkpoint.origin import OriginOptions
 from neox_eqx.command_line import run
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
@@ -34,7 +35,8 @@ class Options:
     topology: tuple[str, ...]
     """Slices of a pod, such as v5e:4x4 or v4:2x2x4; several give a comparison."""
     model: str | None = None
-    """A directory or a Hub id, of which only config.json is read."""
+    """A directory or a Hub id, also as ID@REVISION, of which only config.json is read."""
+    origin: tyro.conf.OmitArgPrefixes[OriginOptions] = OriginOptions()
     preset: str | None = None
     """A public model's shape instead, for example gpt-neox-20b."""
     batch_size: int = 1
@@ -91,7 +93,7 @@ def _wishes(options: Options) -> list[Wish]:
     if options.preset is not None:
         config = preset(options.preset)
     else:
-        directory = resolve(options.model or "", config_only=True)
+        directory = options.origin.find(options.model or "", config_only=True).directory
         config = GPTNeoXConfig.from_file(directory / "config.json")
     return [
         Wish(

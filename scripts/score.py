@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import tyro
 from tqdm import tqdm
 
 from neox_eqx import InputError, TextGenerator
+from neox_eqx.checkpoint.origin import TextOriginOptions
 from neox_eqx.command_line import run
 from neox_eqx.scoring.encode import encode_texts
 from neox_eqx.scoring.files import read_texts
@@ -35,7 +37,7 @@ class Options:
     """
 
     model: str
-    """A directory in Hugging Face or native layout, or a Hub id."""
+    """A directory in Hugging Face or native layout, or a Hub id, also as ID@REVISION."""
     input: Path
     """A text a line, or .jsonl with "text", or "prompt" and "completion", on each line."""
     output: Path
@@ -44,6 +46,7 @@ class Options:
     """Texts that run together."""
     top_candidates: int = 0
     """Also tell so many of the likeliest tokens in each place, with their probabilities."""
+    origin: tyro.conf.OmitArgPrefixes[TextOriginOptions] = TextOriginOptions()
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Of parameters and computation; float32 on a CPU, bfloat16 on an accelerator."""
     quantize: Literal["int8"] | None = None
@@ -63,7 +66,11 @@ def main(options: Options) -> None:
                 rows = stack.enter_context(partial_rows(options.output))
         check_equal("what to score", texts)
         generator = TextGenerator.load(
-            options.model, dtype=options.dtype, mesh=options.mesh, quantize=options.quantize
+            options.model,
+            **options.origin.how,
+            dtype=options.dtype,
+            mesh=options.mesh,
+            quantize=options.quantize,
         )
         with agreed():
             pairs = encode_texts(generator, texts, places)

@@ -1,16 +1,16 @@
 """The directory of a checkpoint that is on this machine or on the Hugging Face Hub."""
 
+import dataclasses
 import fnmatch
 import glob
 from pathlib import Path
+from typing import Any, Literal
 
-from neox_eqx.checkpoint.files import WEIGHT_FILES, read_weight_map
+from neox_eqx.checkpoint.files import ADAPTER_CONFIG, ADAPTER_FILES, WEIGHT_FILES, read_weight_map
 from neox_eqx.errors import InputError
 
-# What goes with the weights: the config and whatever a tokenizer may be made of.
-SMALL_FILES = (
-    "config.json",
-    "generation_config.json",
+GENERATION_CONFIG = "generation_config.json"
+TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -21,21 +21,43 @@ SMALL_FILES = (
     "*.vocab",
     "chat_template*",
 )
+# What goes with the weights: the configs and whatever a tokenizer may be made of.
+SMALL_FILES = ("config.json", GENERATION_CONFIG, *TOKENIZER_FILES)
+
+Wanted = Literal["all", "config", "tokenizer"]
+# Of these one is there, and with it comes the commit that all else is read at.
+_FIRST_FILES: dict[Wanted, tuple[str, ...]] = {
+    "all": ("config.json", ADAPTER_CONFIG),
+    "config": ("config.json", ADAPTER_CONFIG),
+    "tokenizer": ("tokenizer_config.json", "tokenizer.json", "config.json"),
+}
 
 
-def resolve(source: str | Path, *, config_only: bool = False) -> Path:
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """A directory and, where it is the Hub's, the 40 hexadecimal digits of its commit."""
+
+    directory: Path
+    commit: str | None = None
+
+
+def resolve(source: str | Path, revision: str | None = None, *, wanted: Wanted = "all") -> Place:
     """A directory that holds the checkpoint; a Hub id is downloaded into the Hub's own cache.
 
-    Without network the cache is enough if it is complete. `config_only` asks for the shape of a
-    model and leaves its weights and all else where they are.
+    A branch, tag or commit of a Hub id is its `revision`, or stands after it as in ID@step3000.
+    Without network the cache is enough if it is complete. Of a model, all is wanted, or its config
+    alone, which tells its shape; of a tokenizer, its own files.
 
     Raises:
-        InputError: no such directory or model, or the Hub is out of reach and files are missing.
+        InputError: no such directory, model or revision, or the Hub is out of reach and files are
+            missing.
     """
     path = Path(source)
     try:
         if source and path.is_dir():
-            return path
+            if revision is not None:
+                raise InputError(f"{source}: is a directory, and has no revision {revision!r:.80}")
+            return Place(path)
         is_file = path.is_file()
     except OSError as error:
         raise InputError(f"{str(source)[:80]}: cannot be a directory: {error.strerror}") from error
@@ -45,81 +67,127 @@ def resolve(source: str | Path, *, config_only: bool = False) -> Path:
         raise InputError("the model's name is empty; give a checkpoint's directory or a Hub id")
     if isinstance(source, Path) or source.startswith((".", "/", "~")):
         raise InputError(f"{source}: no such directory; give a checkpoint's directory or a Hub id")
-    return _download(source, config_only)
+    model_id, at, own = source.partition("@")
+    if at and revision is not None:
+        raise InputError(f"{source}: names a revision, and {revision!r:.80} is another; give one")
+    if at and not own:
+        raise InputError(f"{source}: names no revision after the @")
+    return _download(model_id, own or revision, wanted)
 
 
-def _download(model_id: str, config_only: bool) -> Path:
+def _download(model_id: str, revision: str | None, wanted: Wanted) -> Place:
     import huggingface_hub
-    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     try:
-        if config_only:
-            return Path(huggingface_hub.hf_hub_download(model_id, "config.json")).parent
-        # Not list_repo_files, which tries for half a minute where there is no network.
-        siblings = huggingface_hub.model_info(model_id).siblings or []
-        stored = [sibling.rfilename for sibling in siblings]
-        wanted = _small_files(stored) + _weight_files(model_id, stored)
-        names = [glob.escape(name) for name in wanted]  # They are taken for patterns.
-        return Path(huggingface_hub.snapshot_download(model_id, allow_patterns=names))
+        # First, for without network all else tries for half a minute.
+        info = huggingface_hub.model_info(model_id, revision=revision)
+        first = _first_file(model_id, revision, _names(info), wanted)
+        # Only this writes down which commit the revision is, for when there is no network.
+        path = Path(huggingface_hub.hf_hub_download(model_id, first, revision=revision))
+        place = Place(path.parent, path.parent.name)
+        if wanted == "config" and first == "config.json":
+            return place
+        if info.sha != place.commit:  # Somebody has just pushed.
+            info = huggingface_hub.model_info(model_id, revision=place.commit)
+        files = _wanted_files(model_id, place, _names(info), wanted)
+        patterns = [glob.escape(name) for name in files]
+        huggingface_hub.snapshot_download(model_id, revision=place.commit, allow_patterns=patterns)
+        return place
     except InputError:
         raise
     except HFValidationError as error:
         raise InputError(f"{model_id}: is neither a directory nor a Hub id") from error
+    except RevisionNotFoundError as error:
+        raise InputError(
+            f"{model_id}: has no revision {revision!r:.80}; its branches and tags are at "
+            f"https://huggingface.co/{model_id}/tree/main"
+        ) from error
     except RepositoryNotFoundError as error:
         raise InputError(
             f"{model_id}: no such directory, and no such model on the Hub that you may read; "
             "check the name, or log in with `hf auth login`"
         ) from error
     except Exception as error:  # Whatever keeps the Hub from answering, the cache may serve.
-        return _cached(model_id, error, config_only)
+        return _cached(model_id, revision, error, wanted)
 
 
-def _small_files(stored: list[str]) -> list[str]:
-    return [
+def _names(info: Any) -> list[str]:
+    return [sibling.rfilename for sibling in info.siblings or []]
+
+
+def _first_file(model_id: str, revision: str | None, stored: list[str], wanted: Wanted) -> str:
+    found = next((name for name in _FIRST_FILES[wanted] if name in stored), None)
+    if found is None:
+        at = f" at revision {revision!r:.80}" if revision else ""
+        raise InputError(f"{model_id}: has no {' or '.join(_FIRST_FILES[wanted])}{at}")
+    return found
+
+
+def _wanted_files(model_id: str, place: Place, stored: list[str], wanted: Wanted) -> list[str]:
+    if wanted == "config":
+        return [ADAPTER_CONFIG]
+    patterns = SMALL_FILES if wanted == "all" else TOKENIZER_FILES
+    small = [
         name
         for name in stored
-        if "/" not in name and any(fnmatch.fnmatch(name, pattern) for pattern in SMALL_FILES)
+        if "/" not in name and any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
     ]
+    if wanted == "tokenizer":
+        return small
+    if ADAPTER_CONFIG in stored:
+        small += [ADAPTER_CONFIG]
+    return small + _weight_files(model_id, place, stored)
 
 
-def _weight_files(model_id: str, stored: list[str]) -> list[str]:
+def _weight_files(model_id: str, place: Place, stored: list[str]) -> list[str]:
     """The files of one format only: many repositories hold the weights twice."""
     import huggingface_hub
 
-    found = next((name for name in WEIGHT_FILES if name in stored), None)
+    names = ADAPTER_FILES if ADAPTER_CONFIG in stored else WEIGHT_FILES
+    found = next((name for name in names if name in stored), None)
     if found is None:
-        raise InputError(f"{model_id}: has no weights; expected one of {', '.join(WEIGHT_FILES)}")
+        raise InputError(f"{model_id}: has no weights; expected one of {', '.join(names)}")
     if not found.endswith(".json"):
         return [found]
-    index = Path(huggingface_hub.hf_hub_download(model_id, found))
-    return [found, *sorted(set(read_weight_map(index).values()))]
+    index = huggingface_hub.hf_hub_download(model_id, found, revision=place.commit)
+    return [found, *sorted(set(read_weight_map(Path(index)).values()))]
 
 
-def _cached(model_id: str, error: Exception, config_only: bool) -> Path:
-    """The newest cached directory of a model, if nothing in it is missing."""
+def _cached(model_id: str, revision: str | None, error: Exception, wanted: Wanted) -> Place:
+    """The cached directory of a revision, as it was last seen, if nothing in it is missing."""
     import huggingface_hub
 
-    config = huggingface_hub.try_to_load_from_cache(model_id, "config.json")
-    directory = Path(config).parent if isinstance(config, str) else None
-    missing = _missing_files(directory, config_only)
+    files = _FIRST_FILES[wanted]
+    paths = [
+        huggingface_hub.try_to_load_from_cache(model_id, file, revision=revision) for file in files
+    ]
+    directory = next((Path(path).parent for path in paths if isinstance(path, str)), None)
+    missing = [files[0]] if directory is None else []
+    if wanted == "all":
+        missing += _missing_weights(directory)
     if directory is None or missing:
         reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
+        at = f" at revision {revision!r:.80}" if revision else ""
         raise InputError(
-            f"{model_id}: the Hub did not give it ({reason}) and the local cache lacks "
+            f"{model_id}: the Hub did not give it{at} ({reason}) and the local cache lacks "
             f"{', '.join(missing)}; run this once with network, or give a directory that holds "
             "these files"
         ) from error
-    return directory
+    return Place(directory, directory.name)
 
 
-def _missing_files(directory: Path | None, config_only: bool) -> list[str]:
-    if config_only:
-        return ["config.json"] if directory is None else []
+def _missing_weights(directory: Path | None) -> list[str]:
     if directory is None:
-        return ["config.json", f"weights ({' or '.join(WEIGHT_FILES)})"]
-    found = next((name for name in WEIGHT_FILES if (directory / name).exists()), None)
-    if found is None:
         return [f"weights ({' or '.join(WEIGHT_FILES)})"]
+    names = ADAPTER_FILES if (directory / ADAPTER_CONFIG).exists() else WEIGHT_FILES
+    found = next((name for name in names if (directory / name).exists()), None)
+    if found is None:
+        return [f"weights ({' or '.join(names)})"]
     if not found.endswith(".json"):
         return []
     shards = sorted(set(read_weight_map(directory / found).values()))

@@ -14,8 +14,8 @@ from neox_eqx.checkpoint.entry import Entry
 from neox_eqx.checkpoint.files import read_entries
 from neox_eqx.checkpoint.fingerprint import fingerprint
 from neox_eqx.checkpoint.fit import arranged_shapes, fitting
-from neox_eqx.checkpoint.hub import resolve
 from neox_eqx.checkpoint.names import Parameter, parameters
+from neox_eqx.checkpoint.origin import Origin, find
 from neox_eqx.checkpoint.place import place, place_quantized, spread
 from neox_eqx.checkpoint.ties import settle_tying
 from neox_eqx.config import GPTNeoXConfig
@@ -32,6 +32,8 @@ QUANTIZATIONS = ("int8",)
 def load(
     source: str | Path,
     *,
+    revision: str | None = None,
+    base: str | Path | None = None,
     dtype: jax.typing.DTypeLike | None = None,
     stacked: bool | None = None,
     mesh: Mesh | str | None = None,
@@ -39,6 +41,9 @@ def load(
     rules: Mapping[str, str] | None = None,
 ) -> GPTNeoX:
     """The model of a checkpoint directory in Hugging Face's or native layout, or of a Hub id.
+
+    `revision` is a branch, tag or commit of a Hub id, which may also stand in it, as in
+    ID@step3000; `base` names the model of a LoRA adapter, if it is not where the adapter says.
 
     `dtype` defaults to float32 on a CPU and bfloat16 on an accelerator; `stacked` (layers
     scanned, not unrolled) to False and True. `mesh` spreads the model over devices: a Mesh with
@@ -62,8 +67,10 @@ def load(
     Example:
         >>> model = load("EleutherAI/pythia-70m")  # doctest: +SKIP
     """
-    return load_entries(
-        *found(source),
+    with agreed():
+        origin = find(source, revision=revision, base=base)
+    return load_found(
+        origin,
         dtype=dtype,
         stacked=stacked,
         mesh=mesh,
@@ -72,13 +79,22 @@ def load(
     )
 
 
-def load_shapes(source: str | Path, **how: Any) -> GPTNeoX:
-    """What `load` would return, with a ShapeDtypeStruct in its place for each array.
+def load_found(origin: Origin, **how: Any) -> GPTNeoX:
+    """As `load`, of what `find` has found; `how` are the other arguments.
+
+    Raises:
+        InputError: as `load` does.
+    """
+    return load_entries(*opened(origin), **how)
+
+
+def load_shapes(origin: Origin, **how: Any) -> GPTNeoX:
+    """What `load_found` would return, with a ShapeDtypeStruct in its place for each array.
 
     Raises:
         InputError: as `load` does; but no tensor is read.
     """
-    return _arranged(*found(source), **how)[0]
+    return _arranged(*opened(origin), **how)[0]
 
 
 def load_entries(
@@ -90,16 +106,15 @@ def load_entries(
     return jax.tree.unflatten(jax.tree.structure(shapes), list(arrays))
 
 
-def found(source: str | Path) -> tuple[Path, GPTNeoXConfig, list[Entry]]:
+def opened(origin: Origin) -> tuple[Path, GPTNeoXConfig, list[Entry]]:
     """The directory of a checkpoint, its config and its tensors, of which none is read yet.
 
     Raises:
         InputError: it is absent or broken, in any process.
     """
     with agreed():
-        directory = resolve(source)
-        config = GPTNeoXConfig.from_file(directory / "config.json")
-        return directory, config, read_entries(directory)
+        config = GPTNeoXConfig.from_file(origin.directory / "config.json")
+        return origin.directory, config, read_entries(origin.directory)
 
 
 def _arranged(

@@ -8,8 +8,9 @@ import numpy as np
 
 from neox_eqx.checkpoint.entry import Entry, row_blocks
 from neox_eqx.checkpoint.fit import fitting, model_shapes
-from neox_eqx.checkpoint.load import found
+from neox_eqx.checkpoint.load import opened
 from neox_eqx.checkpoint.names import parameters
+from neox_eqx.checkpoint.origin import Origin
 from neox_eqx.checkpoint.save import write
 from neox_eqx.checkpoint.save_adapter import gathered, lora_tensors
 from neox_eqx.checkpoint.ties import settle_tying
@@ -22,7 +23,7 @@ _DTYPE = jnp.dtype(jnp.float32)
 
 def save_merged(
     trained: GPTNeoX,
-    source: str | Path,
+    source: Origin,
     directory: str | Path,
     companions: Iterable[Path] = (),
 ) -> None:
@@ -35,7 +36,7 @@ def save_merged(
     Raises:
         InputError: as `load` and `save` do.
     """
-    origin, config, entries = found(source)
+    origin, config, entries = opened(source)
     trained = gathered(trained)
     if not is_first():
         return

@@ -37,6 +37,7 @@ def certify(source: Source, wanted: Source, result: Source, directory: Path) -> 
         "source": {
             "layout": source.layout,
             "directory": str(parent.resolve()),
+            **source.commits,
             "files": describe_files(parent, read),
         },
         "result": {

@@ -25,19 +25,19 @@ def convert(
     tensor_parallel: int = 1,
     neox_layout: Literal["pipeline", "sequential"] = "pipeline",
     verify: bool = True,
-    **neox_options: Any,
+    **reading: Any,
 ) -> dict[str, Any]:
     """Writes a checkpoint in another layout and returns the certificate that lies beside it.
 
     Of the parameters, no more than a block of a tensor is in memory; with `verify`, the model is
     held against transformers in float32 where it fits. `destination` must be absent or empty,
-    and comes into being whole. `neox_options` are those of `read_neox`.
+    and comes into being whole. `reading` are the other arguments of `read_source`.
 
     Raises:
         InputError: the source is incomplete or cannot be represented, or the destination cannot
             be written; nothing is left of it then.
     """
-    found = read_source(source, **neox_options)
+    found = read_source(source, **reading)
     wanted = cast(found, dtype)
     with new_directory(Path(destination)) as directory:
         for path in found.companions:

@@ -1,15 +1,15 @@
 """A checkpoint to convert, whichever of the three layouts it is in."""
 
 import dataclasses
-import fnmatch
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from neox_eqx.checkpoint.entry import Entry
 from neox_eqx.checkpoint.files import WEIGHT_FILES, read_entries
 from neox_eqx.checkpoint.fit import fitting
-from neox_eqx.checkpoint.hub import SMALL_FILES, resolve
 from neox_eqx.checkpoint.native import PARAMETERS
+from neox_eqx.checkpoint.origin import Origin, find, is_tokenizers, tokenizer_files
 from neox_eqx.config import GPTNeoXConfig, read_json
 from neox_eqx.errors import InputError
 
@@ -34,12 +34,22 @@ class Source:
     entries: list[Entry]
     files: tuple[Path, ...]
     companions: tuple[Path, ...]
+    commits: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Of the Hub, by what they are called in a certificate."""
 
 
-def read_source(source: str | Path, **neox_options: Any) -> Source:
+def read_source(
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    base: str | Path | None = None,
+    tokenizer: str | Path | None = None,
+    **neox_options: Any,
+) -> Source:
     """The checkpoint in a directory, or of a Hub id; the data of its tensors stay where they are.
 
-    `neox_options` are those of `read_neox`, which reads EleutherAI's checkpoints.
+    `revision`, `base` and `tokenizer` are those of `find`; `neox_options` those of `read_neox`,
+    which reads EleutherAI's checkpoints.
 
     Raises:
         InputError: no such checkpoint, of no known layout, or incomplete or corrupt; or its
@@ -48,7 +58,8 @@ def read_source(source: str | Path, **neox_options: Any) -> Source:
     from neox_eqx.convert.neox_files import find_step
     from neox_eqx.convert.neox_in import read_neox
 
-    directory = resolve(source)
+    origin = find(source, revision=revision, base=base, tokenizer=tokenizer)
+    directory = origin.directory
     if _has_tensors(directory):
         GPTNeoXConfig.from_file(directory / CONFIG)  # its errors name the file
         found = read_tensors(directory, read_json(directory / CONFIG))
@@ -62,7 +73,9 @@ def read_source(source: str | Path, **neox_options: Any) -> Source:
             "the layer_*.pt of EleutherAI's"
         )
     fitting(directory, GPTNeoXConfig.from_hf(found.config_json), found.entries)
-    return found
+    if origin.tokenizer != directory:
+        found = dataclasses.replace(found, companions=_with_tokenizer(found, origin.tokenizer))
+    return dataclasses.replace(found, commits=origin.commits)
 
 
 def read_tensors(directory: Path, config_json: dict[str, Any]) -> Source:
@@ -91,11 +104,12 @@ def _weight_file(directory: Path) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
+def _with_tokenizer(found: Source, tokenizer: Path) -> tuple[Path, ...]:
+    """The companions, of which the tokenizer's files are replaced by those of another directory."""
+    others = [path for path in found.companions if not is_tokenizers(path)]
+    return (*others, *tokenizer_files(tokenizer))
+
+
 def find_companions(directory: Path) -> tuple[Path, ...]:
     """The tokenizer and generation files that stand in a directory, by name."""
-    patterns = [pattern for pattern in SMALL_FILES if pattern != CONFIG]
-    return tuple(
-        path
-        for path in sorted(directory.iterdir())
-        if path.is_file() and any(fnmatch.fnmatch(path.name, pattern) for pattern in patterns)
-    )
+    return Origin(directory, tokenizer=directory).companions

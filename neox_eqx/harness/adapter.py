@@ -38,7 +38,8 @@ TokenRequest = tuple[tuple[str, str] | None, list[int], list[int]]
 class NeoXLM(TemplateLM):
     """A checkpoint as the harness asks for it.
 
-    `pretrained`, `dtype`, `mesh` and `quantize` are those of `TextGenerator.load`. `max_length`
+    `pretrained`, `revision`, `base`, `tokenizer`, `dtype`, `mesh` and `quantize` are those of
+    `TextGenerator.load`. `max_length`
     positions are used, by default all that the model has. `prefix_token_id` stands before a text
     without a context: by default BOS, or EOS where there is none. What the harness says of a
     `device` and a `max_batch_size` is for its own backends.
@@ -51,6 +52,9 @@ class NeoXLM(TemplateLM):
         self,
         pretrained: str,
         *,
+        revision: str | None = None,
+        base: str | None = None,
+        tokenizer: str | None = None,
         dtype: str | None = None,
         mesh: str | None = None,
         quantize: str | None = None,
@@ -61,7 +65,15 @@ class NeoXLM(TemplateLM):
         max_batch_size: int | None = None,
     ):
         super().__init__()
-        self._generator = TextGenerator.load(pretrained, dtype=dtype, mesh=mesh, quantize=quantize)
+        self._generator = TextGenerator.load(
+            pretrained,
+            revision=revision,
+            base=base,
+            tokenizer=tokenizer,
+            dtype=dtype,
+            mesh=mesh,
+            quantize=quantize,
+        )
         config = self._generator.model.config
         self.max_length = config.context_length if max_length is None else max_length
         prefix = prefix_token(self._generator) if prefix_token_id is None else prefix_token_id

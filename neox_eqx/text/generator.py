@@ -13,8 +13,8 @@ from jax.sharding import Mesh
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from neox_eqx.checkpoint.hub import resolve
-from neox_eqx.checkpoint.load import load
+from neox_eqx.checkpoint.load import load_found
+from neox_eqx.checkpoint.origin import find
 from neox_eqx.errors import InputError
 from neox_eqx.generation.options import GenerationOptions, ResolvedOptions
 from neox_eqx.generation.run import Request, room, run
@@ -59,6 +59,9 @@ class TextGenerator:
         cls,
         source: str | Path,
         *,
+        revision: str | None = None,
+        base: str | Path | None = None,
+        tokenizer: str | Path | None = None,
         dtype: str | None = None,
         mesh: Mesh | str | None = None,
         quantize: str | None = None,
@@ -68,6 +71,9 @@ class TextGenerator:
     ) -> "TextGenerator":
         """Loads a checkpoint directory in Hugging Face or native layout, or a Hub id.
 
+        `revision` is a branch, tag or commit of a Hub id, which may also stand in it, as in
+        ID@step3000; `base` names the model of a LoRA adapter, if it is not where the adapter
+        says; `tokenizer` is a directory or Hub id to take the tokenizer from instead.
         `dtype` is that of the parameters and of the computation: float32 on a CPU and bfloat16
         on an accelerator unless given. `mesh` and `quantize` are those of `load`. `soft_prompt`
         is a directory of PEFT's format with a soft prompt, or a prefix of keys and values, which
@@ -77,16 +83,17 @@ class TextGenerator:
             InputError: something is missing or broken; the message names the file.
         """
         with agreed():
-            directory = resolve(source)
-            tokenizer = load_tokenizer(directory)
+            origin = find(source, revision=revision, base=base, tokenizer=tokenizer)
+            directory = origin.directory
+            words = load_tokenizer(origin.tokenizer)
             defaults = read_generation_config(directory)
         what = f"{directory}, its tokenizer or generation_config.json,"
-        check_equal(what, (tokenizer.to_str(), defaults))
+        check_equal(what, (words.to_str(), defaults))
         # Before the model, which may take minutes to load.
         prompts = [agreed_prompt(soft_prompt, directory / "config.json")] if soft_prompt else []
-        model = load(directory, dtype=dtype, mesh=mesh, quantize=quantize)
+        model = load_found(origin, dtype=dtype, mesh=mesh, quantize=quantize)
         past = tuple(read_prompt(prompt, model) for prompt in prompts)
-        return cls(model, tokenizer, defaults, mask_unknown_tokens, bitwise, past)
+        return cls(model, words, defaults, mask_unknown_tokens, bitwise, past)
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:

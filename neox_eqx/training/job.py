@@ -13,7 +13,7 @@ import jax
 from neox_eqx.checkpoint.files import read_entries
 from neox_eqx.checkpoint.fingerprint import fingerprint
 from neox_eqx.checkpoint.fit import fitting
-from neox_eqx.checkpoint.hub import resolve
+from neox_eqx.checkpoint.origin import Origin
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
 from neox_eqx.sharding.distributed import agreed, check_equal
@@ -34,8 +34,8 @@ class Job:
     """What is trained on what, and how."""
 
     options: TrainingOptions
-    source: Path
-    """The directory of the checkpoint that the run begins with."""
+    source: Origin
+    """Where the checkpoint is that the run begins with."""
     weights: str
     """What tells it from others of the same config."""
     config: GPTNeoXConfig
@@ -58,14 +58,17 @@ class Job:
             InputError: a file cannot be read or is wrong, or the options do not fit each other.
         """
         with agreed():
-            source = resolve(options.model)
-            config = GPTNeoXConfig.from_file(source / "config.json")
+            source = options.origin.find(options.model)
+            directory = source.directory
+            config = GPTNeoXConfig.from_file(directory / "config.json")
             # All that can be wrong before the data, which may take minutes to read.
             mesh, longest = _mesh(options, config), _longest(options, config)
             max_length = options.max_length or longest
             recipe = _recipe(options)
-            weights = fingerprint(fitting(source, config, read_entries(source)), first_rows=True)
-            tokenizer, defaults = load_tokenizer(source), read_generation_config(source)
+            entries = fitting(directory, config, read_entries(directory))
+            weights = fingerprint(entries, first_rows=True)
+            tokenizer = load_tokenizer(source.tokenizer)
+            defaults = read_generation_config(directory)
             prompt = tuple(tokenizer.encode(options.tuning.prompt_text).ids)
             encode = partial(tokenize, tokenizer=tokenizer, config=config, defaults=defaults)
             both: dict[str, Any] = {"max_length": max_length, "too_long": options.too_long}

@@ -6,6 +6,7 @@ from typing import Literal
 
 import tyro
 
+from neox_eqx.checkpoint.origin import TextOriginOptions
 from neox_eqx.errors import InputError
 from neox_eqx.training.lengths import TooLong
 from neox_eqx.training.log import WandbMode
@@ -35,7 +36,7 @@ class TrainingOptions:
     """
 
     model: str
-    """A directory in Hugging Face or native layout, or a Hub id."""
+    """A directory in Hugging Face or native layout, or a Hub id, also as ID@REVISION."""
     data: Path
     """A .jsonl of {"question", "answer"}, {"prompt", "completion"} or {"text"}, or a directory of
     Hugging Face datasets; only answers and completions are learnt where there are any."""
@@ -70,6 +71,7 @@ class TrainingOptions:
     remat: bool = True
     """Compute each layer a second time for its gradient, which saves memory; without, a step is
     faster."""
+    origin: tyro.conf.OmitArgPrefixes[TextOriginOptions] = TextOriginOptions()
     mesh: str = "auto"
     """Devices to spread rows and parameters over, as data=2,model=4."""
     tuning: tyro.conf.OmitArgPrefixes[Tuning] = Tuning()

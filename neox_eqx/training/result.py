@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from neox_eqx.checkpoint.origin import Origin
 from neox_eqx.checkpoint.save import save
 from neox_eqx.checkpoint.save_adapter import save_adapter
 from neox_eqx.checkpoint.save_merged import save_merged
@@ -17,14 +18,14 @@ def save_result(
     frozen: GPTNeoX | None,
     directory: Path,
     *,
-    source: Path,
+    source: Origin,
     base_model: str,
     companions: Iterable[Path] = (),
 ) -> None:
     """Writes `hf`, a model in float32 that transformers loads, and `adapter`, which PEFT loads.
 
     Where all parameters were trained there is no adapter; a soft prompt and a prefix leave the
-    model as it was, and there is no `hf`. `source` is the checkpoint of the frozen model,
+    model as it was, and there is no `hf`. `source` is where to find the frozen model,
     `base_model` what PEFT is told of it, and `companions` are files to copy to `hf`.
 
     Raises:

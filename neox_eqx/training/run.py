@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from neox_eqx.checkpoint.load import load, load_shapes
-from neox_eqx.convert.source import find_companions
+from neox_eqx.checkpoint.load import load_found, load_shapes
 from neox_eqx.errors import InputError
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.sharding.distributed import agreed, is_first, told_by_first
@@ -60,7 +59,7 @@ def _check_it_goes_on(job: Job, step: int | None) -> None:
         )
     if step is not None and step > last:
         raise InputError(f"{output}: is at step {step} already, and --steps {last} is less")
-    keep_settings(output, job.settings, goes_on=step is not None)
+    keep_settings(output, job.settings | job.source.commits, goes_on=step is not None)
 
 
 def _log(job: Job, step: int) -> RunLog:
@@ -68,7 +67,7 @@ def _log(job: Job, step: int) -> RunLog:
         log = RunLog(
             job.options.output,
             wandb_mode=job.options.wandb_mode,
-            config=job.settings | dataclasses.asdict(job.data.counts),
+            config=job.settings | job.source.commits | dataclasses.asdict(job.data.counts),
             resume_step=step,
         )
     print(job.summary)
@@ -96,7 +95,7 @@ def _train(job: Job, checkpoints: Checkpoints, log: RunLog) -> None:
         output,
         source=job.source,
         base_model=str(model.resolve()) if model.is_dir() else job.options.model,
-        companions=find_companions(job.source),
+        companions=job.source.companions,
     )
 
 
@@ -118,7 +117,7 @@ def _begin(job: Job, checkpoints: Checkpoints) -> tuple[TrainState, GPTNeoX | No
     if checkpoints.latest is not None and not tuning.is_partial:
         trained, frozen = load_shapes(job.source, **how), None  # a checkpoint has all numbers
     else:
-        trained, frozen = trainable(load(job.source, **how), tuning, recipe, job.prompt)
+        trained, frozen = trainable(load_found(job.source, **how), tuning, recipe, job.prompt)
     shapes = abstract_state(trained, recipe)
     if checkpoints.latest is not None:
         return checkpoints.restore(shapes), frozen

@@ -17,8 +17,9 @@ from neox_eqx.text.files import whole_file
 NAME = "run.json"
 # A file and not the directory itself, whose lock NFS does not tell to other hosts.
 LOCK = ".lock"
-# The number of steps may grow, and then the schedule is that of the new number from there on.
-_MAY_CHANGE = ("steps",)
+# The number of steps may grow, and then the schedule is that of the new number from there on. The
+# commits that weights came from tell a reader where; that they are the same is told by their hash.
+_MAY_CHANGE = ("steps", "commit", "adapter_commit")
 # Seconds. So long a host may take to see a file that another has made.
 _UNTIL_SEEN = 5
 

@@ -1,0 +1,111 @@
+"""Where a model was found: its weights, its adapter and its tokenizer."""
+
+import dataclasses
+import fnmatch
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from neox_eqx.checkpoint.hub import GENERATION_CONFIG, TOKENIZER_FILES, resolve
+from neox_eqx.errors import InputError
+
+_HOLD_TOKENIZERS = ("tokenizer.json", "vocab.json", "*.model")
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """The directories that a model is read from, and their commits where they are the Hub's."""
+
+    directory: Path
+    """Of config.json, the weights and generation_config.json."""
+    tokenizer: Path
+    """The directory of the tokenizer and its chat template."""
+    commit: str | None = None
+    adapter: Path | None = None
+    """Of a LoRA adapter that is added to the weights."""
+    adapter_commit: str | None = None
+
+    @property
+    def commits(self) -> dict[str, str]:
+        """What certificates and run.json tell of the Hub's commits."""
+        both = {"commit": self.commit, "adapter_commit": self.adapter_commit}
+        return {name: commit for name, commit in both.items() if commit}
+
+    @property
+    def companions(self) -> tuple[Path, ...]:
+        """The tokenizer and generation files that go with the weights, by name."""
+        settings = self.directory / GENERATION_CONFIG
+        both = {path.name: path for path in tokenizer_files(self.tokenizer)}
+        both |= {GENERATION_CONFIG: settings} if settings.is_file() else {}
+        return tuple(both[name] for name in sorted(both))
+
+
+@dataclasses.dataclass(frozen=True)
+class OriginOptions:
+    """Where to look for a model, beside its name."""
+
+    revision: str | None = None
+    """A branch, tag or commit of a Hub id, such as step3000; or name it ID@step3000."""
+    base: str | None = None
+    """The model that a LoRA adapter is for, if it is not where the adapter says."""
+
+    def find(self, source: str | Path, *, config_only: bool = False) -> Origin:
+        """As `find`, with what the options say."""
+        return find(source, **self.how, config_only=config_only)
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """The options as arguments of `find`, `load` and the like."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+
+@dataclasses.dataclass(frozen=True)
+class TextOriginOptions(OriginOptions):
+    """Where to look for a model and its tokenizer, beside its name."""
+
+    tokenizer: str | None = None
+    """A directory or Hub id with the tokenizer, if not the adapter's or the model's own."""
+
+
+def find(
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    base: str | Path | None = None,
+    tokenizer: str | Path | None = None,
+    config_only: bool = False,
+) -> Origin:
+    """Where a model is: a directory, a Hub id, or one with its revision as in ID@step3000.
+
+    `config_only` asks for the shape of a model and leaves its weights where they are.
+
+    Raises:
+        InputError: something is not there; or an option is of no use.
+    """
+    place = resolve(source, revision, wanted="config" if config_only else "all")
+    if base is not None:
+        raise InputError(f"{source}: is no LoRA adapter, which alone has a base")
+    words = place.directory
+    if tokenizer is not None:
+        words = resolve(tokenizer, wanted="tokenizer").directory
+    return Origin(place.directory, words, place.commit)
+
+
+def tokenizer_files(directory: Path) -> Iterator[Path]:
+    """What stands in a directory of all that a tokenizer may be made of."""
+    for path in sorted(directory.iterdir()):
+        if path.is_file() and is_tokenizers(path):
+            yield path
+
+
+def is_tokenizers(path: Path) -> bool:
+    """Whether a file of this name is one of a tokenizer's."""
+    return _is_one_of(path.name, TOKENIZER_FILES)
+
+
+def has_tokenizer(directory: Path) -> bool:
+    return any(_is_one_of(path.name, _HOLD_TOKENIZERS) for path in tokenizer_files(directory))
+
+
+def _is_one_of(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
