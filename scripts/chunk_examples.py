@@ -4,7 +4,6 @@ python scripts/chunk_examples.py
 """
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from neox_eqx import (
     DEMO_MODEL,
@@ -16,6 +15,7 @@ from neox_eqx import (
     generate,
     prefill,
 )
+from neox_eqx.tokenizer import Tokenizer
 
 QUESTION = "Tom has 3 boxes with 4 apples each. How many apples does Tom have?"
 THINGS = [

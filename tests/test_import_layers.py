@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     "errors",
     "unicode",
+    "tokenizer",
     "field_types",
     "rope",
     "config",

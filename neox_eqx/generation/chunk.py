@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int, Int32, Shaped
-from tokenizers import Tokenizer
 
 from neox_eqx.errors import InputError
 from neox_eqx.generation.lengths import bucket
-from neox_eqx.unicode import check_unicode
+from neox_eqx.tokenizer import Tokenizer, token_ids
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,14 +57,12 @@ class Chunk:
         chunk])`. No token reaches over the border between two chunks.
 
         Raises:
-            InputError: a text is not valid Unicode.
+            InputError: a text is not valid Unicode, or the tokenizer breaks down over it.
         """
         if isinstance(texts, str):
             raise InputError(f"texts must be a list of texts, not the text {texts[:30]!r}")
-        for text in texts:
-            check_unicode("the text", text)
-        encode = tokenizer.encode
-        return cls.of([encode(text, add_special_tokens=not continues).ids for text in texts])
+        begins = not continues
+        return cls.of([token_ids(tokenizer, text, add_special_tokens=begins) for text in texts])
 
     @classmethod
     def join(cls, chunks: Sequence["Chunk"]) -> "Chunk":

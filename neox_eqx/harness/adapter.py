@@ -26,6 +26,7 @@ from neox_eqx.scoring.encode import encode, prefix_token
 from neox_eqx.scoring.pairs import Pair, score_pairs
 from neox_eqx.sharding.distributed import agreed, check_equal
 from neox_eqx.text.generator import TextGenerator
+from neox_eqx.tokenizer import token_ids
 
 _STRIDE = 16
 """Tokens between two looks at whether every row of a batch has met a text to stop at."""
@@ -124,7 +125,7 @@ class NeoXLM(TemplateLM):
         """Token ids of a text. Unless it is said, a text that begins with BOS is given no other."""
         tokenizer = self._generator.tokenizer
         if add_special_tokens is not None:
-            return tokenizer.encode(string, add_special_tokens=add_special_tokens).ids
+            return list(token_ids(tokenizer, string, add_special_tokens=add_special_tokens))
         return list(encode(tokenizer, string, self._prefix))
 
     def _loglikelihood_tokens(

@@ -2,13 +2,11 @@
 
 from collections.abc import Sequence
 
-from tokenizers import Tokenizer
-
 from neox_eqx.errors import InputError
 from neox_eqx.scoring.pairs import Pair
 from neox_eqx.text.generation_config import bos_token_id
 from neox_eqx.text.generator import TextGenerator
-from neox_eqx.unicode import check_unicode
+from neox_eqx.tokenizer import Tokenizer, token_ids
 
 Text = str | tuple[str, str]
 """A text, or a prompt and its completion, of which the completion is scored."""
@@ -24,12 +22,12 @@ def encode(tokenizer: Tokenizer, text: str, prefix: int | None) -> tuple[int, ..
     """The ids of a text with what the tokenizer adds, unless it begins with `prefix` already.
 
     Raises:
-        InputError: the text is not valid Unicode.
+        InputError: the text is not valid Unicode, or the tokenizer breaks down over it.
     """
     begun = prefix is not None and text.startswith(
         tokenizer.decode([prefix], skip_special_tokens=False)
     )
-    return _ids(tokenizer, text, add_special_tokens=not begun)
+    return token_ids(tokenizer, text, add_special_tokens=not begun)
 
 
 def encode_texts(
@@ -84,13 +82,8 @@ def _encode_completion(generator: TextGenerator, prompt: str, completion: str) -
     else:
         if prefix is None:
             raise InputError("the prompt is empty and the model has no BOS or EOS to begin with")
-        ids = _ids(tokenizer, whole, add_special_tokens=False)
+        ids = token_ids(tokenizer, whole, add_special_tokens=False)
         pair = Pair((prefix,), ids[1:] if ids[:1] == (prefix,) else ids)
     if not pair.tokens:
         raise InputError(f"the completion {completion[:30]!r} adds no token to the prompt's")
     return pair
-
-
-def _ids(tokenizer: Tokenizer, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
-    check_unicode("the text", text)
-    return tuple(tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)

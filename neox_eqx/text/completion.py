@@ -3,10 +3,9 @@
 import dataclasses
 from collections.abc import Iterator
 
-from tokenizers import Tokenizer
-
 from neox_eqx.generation.run import Request, Row
 from neox_eqx.text.tokenizer import Detokenizer
+from neox_eqx.tokenizer import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
-from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from neox_eqx.checkpoint.load import load_found
@@ -29,6 +28,7 @@ from neox_eqx.text.generation_config import bos_token_id, eos_token_ids, read_ge
 from neox_eqx.text.soft_prompt import agreed_prompt
 from neox_eqx.text.tokenizer import load_tokenizer, prompt_tokens
 from neox_eqx.text.words import bad_word_ids, token_bytes
+from neox_eqx.tokenizer import Tokenizer
 
 _DEFAULTS = GenerationOptions()
 

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from tokenizers import Tokenizer
+import tokenizers
 
 from neox_eqx.errors import InputError
-from neox_eqx.unicode import check_unicode
+from neox_eqx.tokenizer import Tokenizer, token_ids
 
 _CONTEXT = 8
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -25,7 +25,7 @@ def load_tokenizer(directory: Path) -> Tokenizer:
             "AutoTokenizer.from_pretrained(...).save_pretrained(...)"
         )
     try:
-        tokenizer = Tokenizer.from_file(str(path))
+        tokenizer = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises no narrower class
         raise InputError(f"{path}: is not a tokenizer: {error}") from error
     # Files of instruction-tuned models often carry the padding of their training.
@@ -40,8 +40,7 @@ def prompt_tokens(tokenizer: Tokenizer, prompt: str, bos: int | None) -> tuple[i
     Raises:
         InputError: it is not valid Unicode, or empty where there is no BOS token.
     """
-    check_unicode("the prompt", prompt)
-    tokens = tuple(tokenizer.encode(prompt).ids)
+    tokens = token_ids(tokenizer, prompt, what="the prompt")
     if tokens:
         return tokens
     if bos is None:

@@ -4,10 +4,9 @@ import json
 from functools import lru_cache
 from typing import Any
 
-from tokenizers import Tokenizer
-
 from neox_eqx.errors import InputError
 from neox_eqx.generation.stop_strings import TokenBytes
+from neox_eqx.tokenizer import Tokenizer, check_vocabulary, token_ids
 
 _BEFORE = "abcdef"
 
@@ -19,25 +18,32 @@ def bad_word_ids(tokenizer: Tokenizer, word: str) -> list[tuple[int, ...]]:
         InputError: it has none.
     """
     spellings = (word, f" {word}")
-    ids = [tokenizer.encode(text, add_special_tokens=False).ids for text in spellings]
+    ids = [token_ids(tokenizer, text, add_special_tokens=False) for text in spellings]
     if not ids[0]:
         raise InputError(f"bad_words: the tokenizer makes nothing of {word!r}")
-    return list(dict.fromkeys(map(tuple, ids)))
+    return list(dict.fromkeys(ids))
 
 
 def token_bytes(tokenizer: Tokenizer) -> TokenBytes:
     """What each token spells within a text, by its id; None where there is no such token.
 
-    A token of a byte-level vocabulary may spell part of a character.
+    A token of a byte-level vocabulary, or one that falls back to bytes, may spell part of a
+    character.
+
+    Raises:
+        InputError: an id is so high that the table would fill the memory.
     """
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
-    spelled: list[bytes | None] = [None] * (max(vocabulary.values()) + 1)
+    check_vocabulary(vocabulary, "the tokenizer")
+    spelled: list[bytes | None] = [None] * (max(vocabulary.values(), default=-1) + 1)
     kinds = _decoder_types(json.loads(tokenizer.to_str())["decoder"])
-    before = tokenizer.encode(_BEFORE, add_special_tokens=False).tokens
+    before = token_ids(tokenizer, _BEFORE, add_special_tokens=False) or (0,)
+    start = tokenizer.decode(before, skip_special_tokens=False)
     for token, id in vocabulary.items():
         spelled[id] = _bytes(token, kinds)
         if spelled[id] is None:
-            spelled[id] = _decoded(tokenizer, [*before, token]).split(_BEFORE, 1)[1].encode()
+            text = tokenizer.decode([*before, id], skip_special_tokens=False)
+            spelled[id] = text.removeprefix(start).encode()
     return tuple(spelled)
 
 
@@ -70,7 +76,3 @@ def _byte_of() -> dict[str, int]:
     hidden = [byte for byte in range(256) if byte not in shown]
     letters = {chr(byte): byte for byte in shown}
     return letters | {chr(256 + place): byte for place, byte in enumerate(hidden)}
-
-
-def _decoded(tokenizer: Tokenizer, tokens: list[str]) -> str:
-    return tokenizer.decoder.decode(tokens) if tokenizer.decoder else " ".join(tokens)

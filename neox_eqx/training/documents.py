@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
 from neox_eqx.text.generation_config import bos_token_id, eos_token_ids
 from neox_eqx.text.tokenizer import prompt_tokens
+from neox_eqx.tokenizer import Tokenizer, token_ids
 from neox_eqx.training.examples import Example, unit_of
 
 
@@ -75,11 +75,11 @@ def _completion_tokens(
     tokenizer: Tokenizer, example: Example, given: tuple[int, ...]
 ) -> Sequence[int]:
     if example.prompt is None:
-        return tokenizer.encode(example.completion).ids
-    whole = tokenizer.encode(example.prompt + example.completion).ids
-    if tuple(whole[: len(given)]) == given:
+        return token_ids(tokenizer, example.completion)
+    whole = token_ids(tokenizer, example.prompt + example.completion)
+    if whole[: len(given)] == given:
         return whole[len(given) :]
-    return tokenizer.encode(example.completion, add_special_tokens=False).ids
+    return token_ids(tokenizer, example.completion, add_special_tokens=False)
 
 
 def _check_ids(tokens: Sequence[int], vocab_size: int) -> None:

@@ -14,6 +14,7 @@ from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.sharding.distributed import is_first
 from neox_eqx.sharding.rules import parameter_shardings
 from neox_eqx.text.generator import TextGenerator
+from neox_eqx.tokenizer import token_ids
 from neox_eqx.training.batch import Batch
 from neox_eqx.training.dataset import TrainingData, place
 from neox_eqx.training.examples import Example
@@ -63,7 +64,7 @@ def exact_match(
     """
     prompts = [example.prompt for example in examples if example.prompt is not None]
     context = room(generator.model, generator.past)
-    left = [context - len(e.ids or [0]) for e in generator.tokenizer.encode_batch(prompts)]
+    left = [context - len(token_ids(generator.tokenizer, text) or [0]) for text in prompts]
     options = [
         GenerationOptions(max_new_tokens=min(max_new_tokens, each), temperature=0.0, num_beams=1)
         for each in left

@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-from tokenizers import Tokenizer
 
 from neox_eqx.model.adapt import merge
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.prompt import read_prompt
 from neox_eqx.text.generator import TextGenerator
+from neox_eqx.tokenizer import Tokenizer
 from neox_eqx.training.dataset import TrainingData
 from neox_eqx.training.evaluate import eval_loss, exact_match, inference_model
 from neox_eqx.training.examples import Example

@@ -1,0 +1,84 @@
+"""What this package asks of a tokenizer, and the ids of a text by one."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Protocol, runtime_checkable
+
+from neox_eqx.errors import InputError
+from neox_eqx.unicode import check_unicode
+
+MOST_IDS = 10_000_000
+"""No vocabulary comes near it: the largest have a million tokens."""
+
+
+@runtime_checkable
+class Encoded(Protocol):
+    """A text as tokens."""
+
+    @property
+    def ids(self) -> list[int]: ...
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """Text to token ids and back; a `tokenizers.Tokenizer` is one."""
+
+    def encode(self, text: str, /, *, add_special_tokens: bool = True) -> Encoded:
+        """The tokens of a text, with those that begin or end every text unless told otherwise."""
+
+    def decode(self, ids: Sequence[int], /, skip_special_tokens: bool = True) -> str:
+        """The text of tokens; ids that are no token's have none."""
+
+    def get_vocab(self, with_added_tokens: bool = True) -> dict[str, int]:
+        """All tokens and their ids."""
+
+    def token_to_id(self, token: str, /) -> int | None:
+        """The id of a token as the vocabulary spells it."""
+
+    def to_str(self) -> str:
+        """All that decides over ids and texts; equal for equal tokenizers."""
+
+
+def check_vocabulary(vocabulary: Mapping[str, int], what: str) -> None:
+    """Raises where an id is out of all proportion: tables over all ids would fill the memory.
+
+    Raises:
+        InputError: begins with `what`, names the token and its id.
+    """
+    for token, id in vocabulary.items():
+        if not 0 <= id < MOST_IDS:
+            raise InputError(
+                f"{what}: gives the token {token!r:.80} the id {id}, and ids are below {MOST_IDS}; "
+                "correct it"
+            )
+
+
+def token_ids(
+    tokenizer: Tokenizer, text: str, *, add_special_tokens: bool = True, what: str = "the text"
+) -> tuple[int, ...]:
+    """The ids of a text, which `what` names in messages.
+
+    Raises:
+        InputError: it is not valid Unicode, or the tokenizer breaks down over it.
+    """
+    check_unicode(what, text)
+    with broken_as_input_error(f"the tokenizer breaks down over {what} {text[:30]!r}"):
+        return tuple(tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+
+
+@contextmanager
+def broken_as_input_error(message: str) -> Iterator[None]:
+    """Whatever the tokenizer's library raises becomes an InputError that begins with `message`.
+
+    The library raises no class narrower than Exception, and where its own code fails (a pattern
+    of tokenizer.json that takes too long, for one) one that is not even that.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except BaseException as error:
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            reason = " ".join(str(error).split())
+            raise InputError(f"{message}: {reason[:200]}") from error
+        raise
