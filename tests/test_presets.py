@@ -95,9 +95,10 @@ def test_the_table_has_a_row_for_each_preset_and_equal_cells_in_each() -> None:
     assert {row.count("|") for row in rows} == {heading.count("|")}
 
 
-def test_the_module_prints_its_table() -> None:
+def test_the_module_prints_its_table_and_nothing_else() -> None:
     command = [sys.executable, "-m", "neox_eqx.presets"]
-    assert subprocess.check_output(command, text=True).strip() == markdown_table()
+    ran = subprocess.run(command, capture_output=True, text=True)
+    assert (ran.stdout.strip(), ran.stderr) == (markdown_table(), "")
 
 
 def test_the_readme_shows_the_table_as_the_module_prints_it() -> None:

@@ -131,7 +131,3 @@ def _row(name: str, config: GPTNeoXConfig) -> str:
         config.hidden_act,
     )
     return "| " + " | ".join(str(cell) for cell in cells) + " |"
-
-
-if __name__ == "__main__":
-    print(markdown_table())

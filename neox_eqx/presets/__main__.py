@@ -1,0 +1,6 @@
+"""Prints the presets as the table that README.md has."""
+
+from neox_eqx.presets import markdown_table
+
+if __name__ == "__main__":
+    print(markdown_table())
