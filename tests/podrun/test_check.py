@@ -73,5 +73,16 @@ def test_a_command_runs_after_the_table_where_all_agree(pod: Hosts) -> None:
 def test_a_host_that_does_not_answer_is_in_the_table(pod: Hosts) -> None:
     launch = pod.run("--check", hosts="h0,refusing,h1")
     assert launch.process.returncode == 1
-    assert set(table(launch.stdout)) == {"h0", "h1", "refusing"}
+    assert list(table(launch.stdout)) == ["h0", "refusing", "h1"]
     assert "refusing  ssh could not connect: " in launch.stdout
+
+
+def test_the_columns_stand_below_each_other_whatever_the_names_of_hosts_that_fail(
+    pod: Hosts,
+) -> None:
+    head, *lines = pod.run("--check", hosts="h0,refusing,h1").stdout.splitlines()
+    assert head.index("python") == len("refusing  ")
+    assert {line[:10] for line in lines} == {"h0        ", "refusing  ", "h1        "}
+    for line in (lines[0], lines[2]):
+        assert re.search("[^ ] +$", line[: head.index("jax")])
+        assert line[head.index("free memory") :].endswith("GiB")
