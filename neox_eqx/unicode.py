@@ -1,4 +1,4 @@
-"""Texts that no encoding can write."""
+"""Texts that no encoding can write, and what is no text at all."""
 
 from neox_eqx.errors import InputError
 
@@ -7,7 +7,9 @@ def check_unicode(what: str, text: str) -> None:
     """Raises where the text holds half of a surrogate pair, as JSON and command lines can spell it.
 
     Raises:
-        InputError: names what it is, and how it begins.
+        InputError: names what it is, and how it begins; also of what is no text.
     """
+    if not isinstance(text, str):
+        raise InputError(f"{what} must be a text, not {text!r:.80}")
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise InputError(f"{what} {text[:30]!r} is not valid Unicode; encode it as UTF-8")

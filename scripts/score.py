@@ -4,6 +4,7 @@ python scripts/score.py --model MODEL --input texts.txt --output scores.jsonl
 """
 
 import dataclasses
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
@@ -15,9 +16,12 @@ from tqdm import tqdm
 from neox_eqx import InputError, TextGenerator
 from neox_eqx.checkpoint.origin import TextOriginOptions
 from neox_eqx.command_line import run
-from neox_eqx.scoring.encode import encode_texts
+from neox_eqx.model.neox import GPTNeoX
+from neox_eqx.scoring.bad_lines import bad_lines, check_lines, encode_lines
+from neox_eqx.scoring.encode import Text
 from neox_eqx.scoring.files import read_texts
-from neox_eqx.scoring.resume import partial_rows
+from neox_eqx.scoring.pairs import Pair
+from neox_eqx.scoring.resume import PartialRows, partial_rows
 from neox_eqx.scoring.subject import subject
 from neox_eqx.scoring.texts import TextScore, text_scores
 from neox_eqx.sharding.distributed import (
@@ -46,6 +50,8 @@ class Options:
     """Texts that run together."""
     top_candidates: int = 0
     """Also tell so many of the likeliest tokens in each place, with their probabilities."""
+    skip_bad: bool = False
+    """Score the other lines where some cannot be, whose rows then say why; the status is 2."""
     origin: tyro.conf.OmitArgPrefixes[TextOriginOptions] = TextOriginOptions()
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Of parameters and computation; float32 on a CPU, bfloat16 on an accelerator."""
@@ -62,6 +68,7 @@ def main(options: Options) -> None:
             if options.batch_size < 1 or options.top_candidates < 0:
                 raise InputError("--batch-size must be at least 1, and --top-candidates at least 0")
             places, texts = zip(*read_texts(options.input), strict=True)
+            check_lines(places, texts, skip_bad=options.skip_bad)
             if is_first():
                 rows = stack.enter_context(partial_rows(options.output))
         check_equal("what to score", texts)
@@ -72,32 +79,59 @@ def main(options: Options) -> None:
             mesh=options.mesh,
             quantize=options.quantize,
         )
+        pairs = encode_lines(generator, texts)
         with agreed():
-            pairs = encode_texts(generator, texts, places)
+            check_lines(places, pairs, skip_bad=options.skip_bad)
         what = subject(generator.model, texts, pairs, options.top_candidates)
         with agreed():
             if rows:
                 rows.begin(what)
-        is_there = np.zeros(len(texts), bool)
+        _score(options, generator.model, texts, pairs, rows)
+        bad = bad_lines(places, pairs)
         if rows:
-            is_there[list(rows.starts)] = True
-        left = np.flatnonzero(~told_by_first(is_there)).tolist()
-        scores = text_scores(
-            generator.model,
-            [texts[place] for place in left],
-            [pairs[place] for place in left],
-            batch_size=options.batch_size,
-            top_candidates=options.top_candidates,
-        )
-        tokens = sum(len(pair.tokens) for pair in pairs)
-        with tqdm(total=tokens, unit=" tokens", disable=None) as bar:
-            bar.update(tokens - sum(len(pairs[place].tokens) for place in left))
-            for index, score in scores:
-                bar.update(score.num_tokens)
-                if rows:
-                    rows.add(left[index], _row(score))
-        if rows:
+            for index in bad.keys() - rows.starts.keys():
+                rows.add(index, {"finish_reason": "error", "error": bad[index]})
             rows.finish()
+        with agreed():
+            if bad:
+                count = f"{len(bad)} of {len(texts)} lines could not be scored"
+                raise InputError(
+                    f"{count} and have an error in their rows, the first: {bad[min(bad)]}"
+                )
+
+
+def _score(
+    options: Options,
+    model: GPTNeoX,
+    texts: Sequence[Text | InputError],
+    pairs: Sequence[Pair | InputError],
+    rows: PartialRows | None,
+) -> None:
+    """Adds to `rows`, which the first process has, those of the texts that are not there yet."""
+    is_there = np.zeros(len(texts), bool)
+    if rows:
+        is_there[list(rows.starts)] = True
+    is_there = told_by_first(is_there)
+    good = [
+        (index, text, pair)
+        for index, (text, pair) in enumerate(zip(texts, pairs, strict=True))
+        if not isinstance(text, InputError) and not isinstance(pair, InputError)
+    ]
+    left = [each for each in good if not is_there[each[0]]]
+    scores = text_scores(
+        model,
+        [text for _, text, _ in left],
+        [pair for _, _, pair in left],
+        batch_size=options.batch_size,
+        top_candidates=options.top_candidates,
+    )
+    tokens = sum(len(pair.tokens) for _, _, pair in good)
+    with tqdm(total=tokens, unit=" tokens", disable=None) as bar:
+        bar.update(tokens - sum(len(pair.tokens) for _, _, pair in left))
+        for number, score in scores:
+            bar.update(score.num_tokens)
+            if rows:
+                rows.add(left[number][0], _row(score))
 
 
 def _row(score: TextScore) -> dict[str, Any]:

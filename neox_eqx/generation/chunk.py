@@ -30,18 +30,27 @@ class Chunk:
     """What stands after a row's length means nothing."""
     lengths: Int32[np.ndarray, " B"]
 
+    def __post_init__(self) -> None:
+        shapes = np.shape(self.tokens), np.shape(self.lengths)
+        if len(shapes[0]) != 2 or shapes[1] != shapes[0][:1]:
+            raise InputError(
+                f"tokens and lengths must have the shapes (rows, length) and (rows,), not "
+                f"{shapes[0]} and {shapes[1]}; Chunk.of makes a chunk of lists of token ids"
+            )
+
     @classmethod
     def of(cls, rows: Sequence[Sequence[int]]) -> "Chunk":
         """A chunk of these token ids, a row each.
 
         Raises:
-            InputError: there is no row.
+            InputError: there is no row, or one that is no list of token ids.
         """
-        if not rows:
+        if not len(rows):
             raise InputError("a chunk needs at least one row")
-        lengths = np.array([len(row) for row in rows], np.int32)
-        tokens = np.zeros((len(rows), bucket(int(lengths.max()))), np.int32)
-        for row, own in enumerate(rows):
+        arrays = [_ids(row) for row in rows]
+        lengths = np.array([len(row) for row in arrays], np.int32)
+        tokens = np.zeros((len(arrays), bucket(int(lengths.max()))), np.int32)
+        for row, own in enumerate(arrays):
             tokens[row, : len(own)] = own
         return cls(tokens, lengths)
 
@@ -116,6 +125,21 @@ class Chunk:
     def equals(self, other: "Chunk") -> bool:
         """Whether the rows are the same; the padding may differ."""
         return self.rows == other.rows
+
+
+def _ids(row: Any) -> Int32[np.ndarray, " T"]:
+    try:
+        given = np.asarray(row)
+        with np.errstate(invalid="ignore"):
+            ids = given.astype(np.int32)
+    except (TypeError, ValueError, OverflowError):
+        given = ids = np.zeros((), np.int32)
+    if given.ndim != 1 or given.dtype == bool or not np.array_equal(ids, given):
+        raise InputError(
+            f"a row of a chunk must be a list of token ids, not {row!r:.80}; "
+            "a single row is given as [[5, 6, 7]]"
+        )
+    return ids
 
 
 def align_left(

@@ -49,6 +49,8 @@ def prefill(
         InputError: a prefix does not belong here, a row has no token at all or is too long, a
             token id is not the model's, or there are to be candidates without scores.
     """
+    if not isinstance(chunk, Chunk):
+        raise InputError(f"prefill takes a Chunk, not {chunk!r:.80}; Chunk.of([[5, 6, 7]]) is one")
     check_number("candidates", candidates, int, 0, model.config.vocab_size)
     if candidates and not scores:
         raise InputError(f"{candidates} candidates need the scores; leave scores=False out")

@@ -6,11 +6,13 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from neox_eqx.config import GPTNeoXConfig
+from neox_eqx.errors import InputError
 from neox_eqx.model.block import Block
 from neox_eqx.model.flash import Flash
 from neox_eqx.model.layers import Embedding, LayerNorm, Linear, project
@@ -113,7 +115,11 @@ class GPTNeoX(eqx.Module):
 
         A token's position is the number of valid tokens before it in its row, so padding may
         stand anywhere. `valid` is False at padding, whose hidden states mean nothing.
+
+        Raises:
+            InputError: `tokens` are not of two dimensions, or `valid` has another shape.
         """
+        _check("tokens", tokens, "rows, length", valid)
         return self.read(self.embed_in(tokens), valid, past)
 
     def read(
@@ -123,6 +129,7 @@ class GPTNeoX(eqx.Module):
         past: Sequence[Segment] = (),
     ) -> tuple[Float[Array, "B T D"], Segment]:
         """As a call, of embeddings that need not be those of tokens."""
+        _check("embeddings", embeddings, "rows, length, hidden size", valid)
         positions = _positions(valid, past)
         mask: Bool[Array, "B T U"] | Flash
         if not past and Flash.fits(valid.shape[1], self.mesh):
@@ -196,6 +203,22 @@ class GPTNeoX(eqx.Module):
 
         return jax.tree.map(
             lambda node: node.quantized() if is_linear(node) else node, self, is_leaf=is_linear
+        )
+
+
+def _check(what: str, given: Any, axes: str, valid: Any) -> None:
+    """Raises where arrays have not the shapes of a batch, which would fail far from here."""
+    for name, array in ((what, given), ("valid", valid)):
+        if not isinstance(array, jax.Array | np.ndarray):
+            raise InputError(f"{name} must be an array, not of type {type(array).__name__}")
+    if given.ndim != len(axes.split(", ")):
+        raise InputError(
+            f"{what} must have the shape ({axes}), not {given.shape}; a single text is a batch of "
+            f"one, {what}[None]"
+        )
+    if valid.shape != given.shape[:2]:
+        raise InputError(
+            f"valid must have the shape of {what}, {given.shape[:2]}, not {valid.shape}"
         )
 
 

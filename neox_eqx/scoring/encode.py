@@ -30,20 +30,18 @@ def encode(tokenizer: Tokenizer, text: str, prefix: int | None) -> tuple[int, ..
     return token_ids(tokenizer, text, add_special_tokens=not begun)
 
 
-def encode_texts(
-    generator: TextGenerator, texts: Sequence[Text], places: Sequence[str]
-) -> list[Pair]:
-    """What `encode_text` makes of each; `places` say where they stand.
+def encode_texts(generator: TextGenerator, texts: Sequence[Text]) -> list[Pair]:
+    """What `encode_text` makes of each.
 
     Raises:
-        InputError: with the place of the text that cannot be scored.
+        InputError: with the number of the text that cannot be scored.
     """
     pairs = []
-    for text, place in zip(texts, places, strict=True):
+    for number, text in enumerate(texts, 1):
         try:
             pairs.append(encode_text(generator, text))
         except InputError as error:
-            raise InputError(f"{place}: {error}") from error
+            raise InputError(f"text {number} of {len(texts)}: {error}") from error
     return pairs
 
 
@@ -64,13 +62,17 @@ def encode_text(generator: TextGenerator, text: Text) -> Pair:
         if not ids:
             raise InputError("the text is empty")
         pair = Pair(ids[:1], ids[1:])
-    else:
+    elif isinstance(text, tuple | list) and len(text) == 2:
         pair = _encode_completion(generator, *text)
+    else:
+        raise InputError(f"must be a text, or a prompt and its completion, not {text!r:.80}")
     pair.check(config.vocab_size, config.context_length)
     return pair
 
 
 def _encode_completion(generator: TextGenerator, prompt: str, completion: str) -> Pair:
+    check_unicode("the prompt", prompt)
+    check_unicode("the completion", completion)
     if not completion:
         raise InputError("the completion is empty")
     tokenizer, prefix = generator.tokenizer, prefix_token(generator)

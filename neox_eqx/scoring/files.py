@@ -1,37 +1,38 @@
 """Files of texts to score."""
 
 from pathlib import Path
-from typing import Any
 
 from neox_eqx.errors import InputError
 from neox_eqx.scoring.encode import Text
-from neox_eqx.text.files import read_lines
+from neox_eqx.text.files import byte_lines, line_content
 
 
-def read_texts(path: Path) -> list[tuple[str, Text]]:
-    """The texts of a file, each with its place: one a line, or an object a line of a .jsonl file.
+def read_texts(path: Path) -> list[tuple[str, Text | InputError]]:
+    """The lines of a file, each with its place and its text, or why it has none.
 
-    An object has a "text", or a "prompt" and a "completion"; what else it has is not read.
+    A line is a text, or in a .jsonl file an object. That has a "text", or a "prompt" and a
+    "completion"; what else it has is not read.
 
     Raises:
-        InputError: the file cannot be read or a line is wrong; the message has its number.
+        InputError: the file cannot be read, or has no line.
     """
-    texts = [
-        (f"{path}, line {number}", _text(fields, f"{path}, line {number}"))
-        for number, fields in read_lines(path)
-    ]
+    texts = [(f"{path}, line {number}", _text(path, line)) for number, line in byte_lines(path)]
     if not texts:
         raise InputError(f"{path}: holds no text")
     return texts
 
 
-def _text(fields: str | dict[str, Any], where: str) -> Text:
-    if isinstance(fields, str):
-        return fields
-    names = fields.keys() & {"text", "prompt", "completion"}
+def _text(path: Path, line: bytes) -> Text | InputError:
+    try:
+        content = line_content(path, line)
+    except InputError as error:
+        return error
+    if isinstance(content, str):
+        return content
+    names = content.keys() & {"text", "prompt", "completion"}
     if names not in ({"text"}, {"prompt", "completion"}):
-        raise InputError(f'{where}: needs either "text" or "prompt" and "completion"')
+        return InputError('needs either "text" or "prompt" and "completion"')
     for name in sorted(names):
-        if not isinstance(fields[name], str):
-            raise InputError(f'{where}: "{name}" must be a text, not {fields[name]!r}')
-    return fields["text"] if "text" in fields else (fields["prompt"], fields["completion"])
+        if not isinstance(content[name], str):
+            return InputError(f'"{name}" must be a text, not {content[name]!r:.80}')
+    return content["text"] if "text" in content else (content["prompt"], content["completion"])

@@ -9,6 +9,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, UInt32
 
+from neox_eqx.errors import InputError
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.scoring.encode import Text
 from neox_eqx.scoring.pairs import Pair
@@ -19,9 +20,14 @@ _MIX = 0x9E3779B1
 
 
 def subject(
-    model: GPTNeoX, texts: Sequence[Text], pairs: Sequence[Pair], top_candidates: int
+    model: GPTNeoX,
+    texts: Sequence[Text | InputError],
+    pairs: Sequence[Pair | InputError],
+    top_candidates: int,
 ) -> dict[str, str]:
     """All that the rows of these texts come of; `pairs` are the tokens that a tokenizer made.
+
+    An error stands where there is no text, or no tokens that can be scored.
 
     The model is its config and every bit of its parameters, wherever they came from and lie.
     """

@@ -60,8 +60,7 @@ def score_texts(
     """
     if isinstance(texts, str):
         raise InputError(f"texts must be a list of texts, not the text {texts[:30]!r}")
-    places = [f"text {number} of {len(texts)}" for number in range(1, len(texts) + 1)]
-    pairs = encode_texts(generator, texts, places)
+    pairs = encode_texts(generator, texts)
     total = sum(len(pair.tokens) for pair in pairs)
     scores = {}
     with tqdm(total=total, unit=" tokens", disable=None if progress else True) as bar:

@@ -1,5 +1,6 @@
 """Files of prompts, and files of completions that are whole or not there."""
 
+import codecs
 import contextlib
 import dataclasses
 import difflib
@@ -36,30 +37,61 @@ def read_lines(path: Path) -> Iterator[tuple[int, str | dict[str, Any]]]:
     """The number of each line and what is on it: a text, or the object of a .jsonl file.
 
     Raises:
-        InputError: the file cannot be read, or a line is not a JSON object.
+        InputError: the file cannot be read, or a line is not UTF-8 or not a JSON object.
+    """
+    for number, line in byte_lines(path):
+        try:
+            yield number, line_content(path, line)
+        except InputError as error:
+            raise InputError(f"{path}, line {number}: {error}") from error
+
+
+def byte_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The number of each line and its bytes; an empty one of a .jsonl file is none.
+
+    Raises:
+        InputError: the file cannot be read.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
-    lines = text.split("\n")
-    if lines[-1] == "":
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    lines = data.removeprefix(codecs.BOM_UTF8).split(b"\n")
+    if lines[-1] == b"":
         lines.pop()
     for number, line in enumerate(lines, 1):
-        if path.suffix != ".jsonl":
-            yield number, line.removesuffix("\r")
-        elif line.strip():
-            yield number, json_line(path, number, line)
+        if path.suffix != ".jsonl" or line.strip():
+            yield number, line
+
+
+def line_content(path: Path, line: bytes) -> str | dict[str, Any]:
+    """What a line is in a file of this name: a text, or the object of a .jsonl file.
+
+    Raises:
+        InputError: it is not UTF-8, or not a JSON object.
+    """
+    try:
+        text = line.decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"is not UTF-8: {error}") from error
+    return _json_object(text) if path.suffix == ".jsonl" else text.removesuffix("\r")
 
 
 def json_line(path: Path, number: int, line: str) -> dict[str, Any]:
     """The object on a line of a .jsonl file."""
     try:
-        value = json.loads(line)
+        return _json_object(line)
+    except InputError as error:
+        raise InputError(f"{path}, line {number}: {error}") from error
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}, line {number}: is not valid JSON: {error}") from error
+        raise InputError(f"is not valid JSON: {error}") from error
     if not isinstance(value, dict):
-        raise InputError(f"{path}, line {number}: is not a JSON object")
+        raise InputError("is not a JSON object")
     return value
 
 

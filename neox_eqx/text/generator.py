@@ -153,7 +153,7 @@ class TextGenerator:
             except InputError as error:
                 if len(prompts) == 1:
                     raise
-                where = f"prompt {number} of {len(prompts)}, which begins {prompt[:30]!r}"
+                where = f"prompt {number} of {len(prompts)}, which begins {prompt!r:.32}"
                 raise InputError(f"{where}: {error}") from error
         return requests
 

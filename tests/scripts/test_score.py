@@ -93,10 +93,12 @@ def test_a_killed_run_goes_on_with_what_it_has_and_ends_as_if_it_had_not_been(
     texts = [f"Two cats and {number} dogs went home." for number in range(60)]
     lines = [json.dumps({"text": text, "id": 7}) for text in texts]
     lines[2:4] = ["", '{"prompt": "How many ", "completion": "animals?"}']
+    lines.append('{"text": ""}')
     source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text("\n".join(lines))
     partial = tmp_path / "out.jsonl.partial"
-    command = ["--model", model, "--input", source, "--output", output, "--batch-size", "1"]
+    command = ["--model", model, "--input", source, "--output", output, "--skip-bad"]
+    command += ["--batch-size", "1"]
     killed = subprocess.run([sys.executable, "-c", KILLED, SCORE.parent, *command], env=ENVIRONMENT)
     assert killed.returncode == -signal.SIGKILL
     assert not output.exists()
@@ -132,9 +134,14 @@ def test_a_killed_run_goes_on_with_what_it_has_and_ends_as_if_it_had_not_been(
         assert f"out.jsonl.partial: has rows of another {other}; remove it, or" in error
     assert partial.read_bytes() == before and not output.exists()
     # Another batch size changes no row, and may be what the killed run needed.
-    assert many([[*command, "--batch-size", "16"]]) == [(0, "", "")]
+    ((status, out, error),) = many([[*command, "--batch-size", "16"]])
+    assert (status, out) == (2, "") and "1 of 60 lines could not be scored" in error
     assert sorted(os.listdir(tmp_path)) == ["in.jsonl", "model", "other.txt", "out.jsonl"]
-    rows = rows_of(output)
+    *rows, bad = rows_of(output)
+    assert bad == {
+        "finish_reason": "error",
+        "error": f"{source}, line 61: the text is empty",
+    }
     assert [row["num_tokens"] for row in rows].count(-1) == 1
     rows[int(place)]["num_tokens"] = json.loads(row)["num_tokens"]
     del lines[2]
@@ -167,9 +174,12 @@ def test_every_mistake_is_answered_with_one_line_and_leaves_nothing(
 
     good = given("good.txt", "Two cats\nand\n")
     cases = {
-        "empty text": (given("a.txt", "Two\n\ncats\n"), "a.txt, line 2: the text is empty"),
+        "empty text": (
+            given("a.txt", "Two\n\ncats\n"),
+            "a.txt, line 2: the text is empty; --skip-bad scores the other lines",
+        ),
         "no text": (given("b.txt", ""), "b.txt: holds no text"),
-        "not UTF-8": (given("c.txt", b"\xff\n"), "c.txt: cannot be read: "),
+        "not UTF-8": (given("c.txt", b"a\n\xff\n"), "c.txt, line 2: is not UTF-8: "),
         "too long": (given("d.txt", "a\n" + "7" * 66), "d.txt, line 2: has 66 tokens, but the"),
         "broken": (given("e.jsonl", '{"text": "a"}\n{'), "e.jsonl, line 2: is not valid JSON"),
         "list": (given("f.jsonl", "[1]"), "f.jsonl, line 1: is not a JSON object"),
@@ -206,14 +216,62 @@ def test_every_mistake_is_answered_with_one_line_and_leaves_nothing(
     }
     commands += [[*shared, "--input", good, *option.split(" ")] for option in options]
     commands.append(["--input", good, "--output", output])
+    messages += [*options.values(), "--model"]
+    bad = given("m.jsonl", '{\n{"text": ""}\n')
+    commands.append([*shared, "--input", bad, "--skip-bad"])
+    messages.append("no line can be scored; the first is ")
     before = sorted(tmp_path.iterdir())
-    for (status, out, error), message in zip(
-        many(commands), [*messages, *options.values(), "--model"], strict=True
-    ):
+    for (status, out, error), message in zip(many(commands), messages, strict=True):
         assert (status, out) == (2, ""), (message, error)
         assert error.startswith("score.py: error: ") and error.count("\n") == 1, error
         assert message in error, error
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_lines_that_cannot_be_scored_have_an_error_in_their_row_and_the_others_a_score(
+    model: Path, tmp_path: Path
+) -> None:
+    lines = [
+        b'{"text": "Two cats"}',
+        b'{"text": ""}',
+        b'{"text": "Two',
+        b"",
+        b'{"text": "\xff"}',
+        b'{"txt": "Two"}',
+        b'{"text": "\\ud83d"}',
+        b'{"prompt": "Two", "completion": 3}',
+        b'{"text": "' + b"7" * 66 + b'"}',
+        b'{"prompt": "Two", "completion": " cats"}',
+    ]
+    source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_bytes(b"\n".join(lines))
+    errors = {
+        2: "the text is empty",
+        3: "is not valid JSON",
+        5: "is not UTF-8",
+        6: 'needs either "text"',
+        7: "the text '\\ud83d' is not valid Unicode",
+        8: '"completion" must be a text, not 3',
+        9: "has 66 tokens, but the model has 64 positions",
+    }
+    command = ["--model", model, "--input", source, "--output", output, "--skip-bad"]
+    first, again = many([command, command])
+    for status, out, error in (first, again):
+        assert (status, out) == (2, "")
+        assert error == (
+            "score.py: error: 7 of 9 lines could not be scored and have an error in their rows, "
+            f"the first: {source}, line 2: the text is empty\n"
+        )
+    rows = rows_of(output)
+    for row, (number, message) in zip(rows[1:-1], errors.items(), strict=True):
+        assert row["finish_reason"] == "error" and row.keys() == {"finish_reason", "error"}
+        assert row["error"].startswith(f"{source}, line {number}: {message}")
+    texts = ["Two cats", ("Two", " cats")]
+    for row, score in zip(
+        [rows[0], rows[-1]], score_texts(TextGenerator.load(model), texts), strict=True
+    ):
+        assert row["sum_logprob"] == pytest.approx(score.sum_logprob, abs=1e-4)
+    assert sorted(os.listdir(tmp_path)) == ["in.jsonl", "out.jsonl"]
 
 
 def test_on_several_hosts_the_first_writes_what_one_process_writes_and_goes_on(

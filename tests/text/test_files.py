@@ -76,7 +76,7 @@ def test_a_file_without_prompts_or_text_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no prompt"):
         read_prompts(path, SHARED)
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(InputError, match="cannot be read: .*utf-8"):
+    with pytest.raises(InputError, match="line 1: is not UTF-8: "):
         read_prompts(path, SHARED)
     with pytest.raises(InputError, match="cannot be read: .*No such file"):
         read_prompts(tmp_path / "absent.txt", SHARED)
