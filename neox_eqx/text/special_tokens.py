@@ -1,0 +1,47 @@
+"""A directory's special tokens by their names: `bos_token`, `eos_token` and others."""
+
+from pathlib import Path
+from typing import Any
+
+from neox_eqx.config import read_json
+
+# transformers' GPTNeoXTokenizer has these where the files say nothing.
+_OF_NEOX = {
+    "bos_token": "<|endoftext|>",
+    "eos_token": "<|endoftext|>",
+    "unk_token": "<|endoftext|>",
+    "pad_token": "<|padding|>",
+}
+
+
+def special_tokens(directory: Path) -> dict[str, str]:
+    """What a chat template may name, as transformers gives it: a text for each name.
+
+    From tokenizer_config.json and, in directories whose tokenizer_config.json lists no added
+    tokens, from the older special_tokens_map.json.
+
+    Raises:
+        InputError: a file is broken.
+    """
+    config = _object(directory / "tokenizer_config.json")
+    older = (
+        {} if "added_tokens_decoder" in config else _object(directory / "special_tokens_map.json")
+    )
+    kind = str(config.get("tokenizer_class") or "GPTNeoXTokenizer")
+    named = _OF_NEOX if kind.startswith("GPTNeoXTokenizer") else {}
+    extra = config.get("extra_special_tokens")
+    for fields in (config, older, extra if isinstance(extra, dict) else {}):
+        named = named | {name: value for name, value in fields.items() if name.endswith("_token")}
+    texts = {name: _text(value) for name, value in named.items()}
+    return {name: text for name, text in texts.items() if text is not None}
+
+
+def _object(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.exists() else {}
+
+
+def _text(value: Any) -> str | None:
+    """Of a token that is a text or, as in older files, an object with its text as `content`."""
+    if isinstance(value, dict):
+        value = value.get("content")
+    return value if isinstance(value, str) else None

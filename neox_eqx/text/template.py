@@ -1,0 +1,84 @@
+"""The chat template of a directory, or one of those that `--template` names."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from neox_eqx.config import read_json
+from neox_eqx.errors import InputError
+from neox_eqx.text.jinja_template import JinjaTemplate
+from neox_eqx.text.named_template import NamedTemplate
+from neox_eqx.text.special_tokens import special_tokens
+from neox_eqx.text.template_names import NAMED_TEMPLATES
+
+ChatTemplate = JinjaTemplate | NamedTemplate
+"""How a conversation is written for a model.
+
+`render` gives the text of a prompt and `render_learnt` what the assistant says in it. `stop` are
+texts that end an answer, beside the EOS tokens. `add_special_tokens` says whether the tokenizer
+adds its own to the text, which else has them all.
+"""
+
+
+def load_template(directory: Path, name: str | None) -> ChatTemplate:
+    """The directory's own template or, by its name, another of its own or a documented one.
+
+    Raises:
+        InputError: there is none, none of this name, or a file is broken.
+    """
+    own = _own_templates(directory)
+    if (name or "default") in own:
+        where, source = own[name or "default"]
+        return JinjaTemplate(where, source, special_tokens(directory))
+    known = [*own, *(template.name for template in NAMED_TEMPLATES)]
+    if name is None:
+        raise InputError(
+            f"{directory}: has no chat template; give --template NAME, one of {', '.join(known)}"
+        )
+    for template in NAMED_TEMPLATES:
+        if template.name == name:
+            eos = special_tokens(directory).get("eos_token", "")
+            return dataclasses.replace(template, eos=eos)
+    raise InputError(f"there is no template {name!r:.80}; there are {', '.join(known)}")
+
+
+def _own_templates(directory: Path) -> dict[str, tuple[str, str]]:
+    """By name, "default" the one that is meant where none is named: its file and its source.
+
+    Files of their own go before tokenizer_config.json, as in transformers; chat_template.json,
+    where processors have theirs, counts where there is nothing else.
+    """
+    found = {}
+    default = directory / "chat_template.jinja"
+    if default.exists():
+        found["default"] = (str(default), _read(default))
+    for path in sorted((directory / "additional_chat_templates").glob("*.jinja")):
+        found[path.name.removesuffix(".jinja")] = (str(path), _read(path))
+    for name in ("tokenizer_config.json", "chat_template.json"):
+        path = directory / name
+        if not found and path.exists():
+            found = _in_json(path, read_json(path).get("chat_template"))
+    return found
+
+
+def _in_json(path: Path, value: Any) -> dict[str, tuple[str, str]]:
+    """The templates of a JSON file: a text, or a list of objects with name and template."""
+    if value is None:
+        return {}
+    each = [{"name": "default", "template": value}] if isinstance(value, str) else value
+    if not isinstance(each, list):
+        raise InputError(f"{path}: chat_template must be a text or a list, not {value!r:.80}")
+    found = {}
+    for own in each:
+        pair = (own.get("name"), own.get("template")) if isinstance(own, dict) else (None, None)
+        if not (isinstance(pair[0], str) and isinstance(pair[1], str)):
+            raise InputError(f"{path}: a chat_template needs name and template, not {own!r:.80}")
+        found[pair[0]] = (f"{path}: chat_template", pair[1])
+    return found
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
