@@ -30,7 +30,7 @@ LEARNT_BEGINS, LEARNT_ENDS = "\ud800", "\ud801"
 
 # A conversation of 1,000 messages and a million letters costs less than half of these.
 _UNITS = 50_000_000
-_UNITS_A_STEP = 250
+_UNITS_A_STEP = 500
 _SECONDS = 10.0
 _LARGEST_PRODUCT = 500_000_000
 
