@@ -124,8 +124,10 @@ def test_a_conversation_is_written_as_transformers_writes_it(directory: Path, na
         "{{ '{:999999999}'.format(1) }}",
         "{{ 'x'.center(10 ** 9) }}",
         "{{ 'x' | center(1000000000) }}",
-        "{% set t = namespace(x='x') %}{% for i in range(99) %}{% set t.x = t.x ~ t.x %}{% endfor %}",
-        "{% set t = namespace(x=1) %}{% for i in range(99) %}{% set t.x = [t.x, t.x] %}{% endfor %}",
+        "{% set t = namespace(x='x') %}{% for i in range(99) %}"
+        "{% set t.x = t.x ~ t.x %}{% endfor %}",
+        "{% set t = namespace(x=1) %}{% for i in range(99) %}"
+        "{% set t.x = [t.x, t.x] %}{% endfor %}",
         "{{ strftime_now('%999999999d') }}",
         "{{ 'ab'.replace('', 'x' * 100000).replace('x', 'y' * 100000) }}",
         "{{ ''.__class__.__mro__ }}",
