@@ -95,14 +95,22 @@ def _theirs(
 
 
 def _their_model(source: Source, directory: Path | None) -> Any:
-    """transformers' model, which reads `directory` itself if there is one."""
+    """transformers' model, which reads the weights in `directory` itself if there is one.
+
+    It reads nothing else there: config.json comes last into a result, and generation settings
+    are no part of what is compared.
+    """
     import torch
-    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+    from transformers import GenerationConfig, GPTNeoXConfig, GPTNeoXForCausalLM
 
     config = GPTNeoXConfig.from_dict(copy.deepcopy(source.config_json))  # it alters its argument
     if directory is not None:
         return GPTNeoXForCausalLM.from_pretrained(
-            directory, config=config, dtype=torch.float32, attn_implementation="eager"
+            directory,
+            config=config,
+            generation_config=GenerationConfig(),
+            dtype=torch.float32,
+            attn_implementation="eager",
         ).eval()
     if any(stored_name(entry.name) == HEAD for entry in source.entries):
         config.tie_word_embeddings = False  # a copy of the embedding is as good, another is meant
