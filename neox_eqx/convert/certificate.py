@@ -2,9 +2,8 @@
 
 import importlib.metadata
 import json
-import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +29,17 @@ def certify(source: Source, wanted: Source, result: Source, directory: Path) -> 
     Raises:
         InputError: what was written is not what was to be written.
     """
-    read = (*source.files, *source.companions)
-    parent = Path(os.path.commonpath([path.parent for path in read]))
     return {
         "hashes": "SHA-256; of a tensor, over its values in its dtype, little-endian, row by row",
         "source": {
             "layout": source.layout,
-            "directory": str(parent.resolve()),
+            "directory": str(source.directory.resolve()),
             **source.commits,
-            "files": describe_files(parent, read),
+            "files": describe_files(source.all_files()),
         },
         "result": {
             "layout": result.layout,
-            "files": describe_files(directory, sorted(_all_files(directory))),
+            "files": describe_files(_all_files(directory)),
         },
         "tensors": _compare_tensors(source, wanted, result),
         "versions": _versions(),
@@ -55,11 +52,10 @@ def write_certificate(certificate: dict[str, Any], directory: Path) -> None:
     (directory / CERTIFICATE).write_text(text, encoding="utf-8")
 
 
-def describe_files(parent: Path, paths: Iterable[Path]) -> dict[str, dict[str, Any]]:
-    """Size and hash of files by their names relative to `parent`, which is above all of them."""
-    paths = list(paths)
-    names = [path.relative_to(parent).as_posix() for path in paths]
-    return dict(zip(names, describe_all(describe_file, paths, "Hashing files"), strict=True))
+def describe_files(paths: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+    """Size and hash of files by their names."""
+    found = describe_all(describe_file, paths.values(), "Hashing files")
+    return dict(zip(paths, found, strict=True))
 
 
 def describe_tensors(entries: Iterable[Entry]) -> dict[str, dict[str, Any]]:
@@ -69,8 +65,9 @@ def describe_tensors(entries: Iterable[Entry]) -> dict[str, dict[str, Any]]:
     return {entry.name: tensor for entry, tensor in zip(entries, found, strict=True)}
 
 
-def _all_files(directory: Path) -> Iterable[Path]:
-    return (path for path in directory.rglob("*") if path.is_file())
+def _all_files(directory: Path) -> dict[str, Path]:
+    paths = sorted(path for path in directory.rglob("*") if path.is_file())
+    return {path.relative_to(directory).as_posix(): path for path in paths}
 
 
 def _compare_tensors(source: Source, wanted: Source, result: Source) -> dict[str, dict[str, Any]]:
@@ -116,7 +113,7 @@ def _counterparts(wanted: Source, result: Source) -> dict[str, str]:
 
 def _parameters(source: Source) -> dict[str, Entry]:
     config = GPTNeoXConfig.from_hf(source.config_json)
-    return fitting(source.files[0].parent, config, source.entries)
+    return fitting(source.directory, config, source.entries)
 
 
 def _versions() -> dict[str, str | None]:

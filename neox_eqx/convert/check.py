@@ -1,8 +1,10 @@
 """Holds a certificate against the files that stand beside it."""
 
-from pathlib import Path
+import os
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from neox_eqx.checkpoint.files import LONGEST_NAME
 from neox_eqx.config import read_json
 from neox_eqx.convert.certificate import CERTIFICATE, describe_files, describe_tensors
 from neox_eqx.convert.source import read_source
@@ -20,18 +22,21 @@ def check(directory: Path) -> tuple[int, int]:
     try:
         files = dict(certificate["result"]["files"])
         sizes = {name: file["bytes"] for name, file in files.items()}
+        hashes = {name: file["sha256"] for name, file in files.items()}
         results = [tensor["result"] for tensor in certificate["tensors"].values()]
         expected = sorted(tensor["sha256"] for tensor in results if tensor)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path}: is not the certificate of a conversion") from error
     for name, size in sizes.items():
+        _check_within(directory, name)
         _check_size(directory / name, size)
-    for name, found in describe_files(directory, (directory / name for name in files)).items():
-        if found != files[name]:
-            raise _differs(directory / name, f"SHA-256 is now {found['sha256']}")
+    found = describe_files({name: directory / name for name in files})
+    for name, file in found.items():
+        if file["sha256"] != hashes[name]:
+            raise _differs(directory / name, f"SHA-256 is now {file['sha256']}")
     result = read_source(directory)
-    for read in (*result.files, *result.companions):
-        if read.relative_to(directory).as_posix() not in files:
+    for name, read in result.all_files().items():
+        if name not in files:
             raise _differs(read, "it came later, and a reader takes it in")
     tensors = describe_tensors(result.entries)
     if sorted(tensor["sha256"] for tensor in tensors.values()) != expected:
@@ -39,11 +44,25 @@ def check(directory: Path) -> tuple[int, int]:
     return len(files), len(tensors)
 
 
+def _check_within(directory: Path, name: str) -> None:
+    """Refuses a name that leads out of the directory: what is there is nobody else's to ask."""
+    parts = PurePosixPath(name).parts
+    plain = name.isprintable() and parts and ".." not in parts and not name.startswith("/")
+    if not plain or any(len(part.encode()) > LONGEST_NAME for part in parts):
+        raise InputError(f"{directory / CERTIFICATE}: lists {name!r:.80}, which is no file here")
+    real = Path(os.path.realpath(directory))
+    # In the Hub's cache a file is a link to what it holds.
+    homes = [real, real.parents[1] / "blobs"] if real.parent.name == "snapshots" else [real]
+    target = Path(os.path.realpath(directory / name))
+    if not any(target.is_relative_to(home) for home in homes):
+        raise InputError(f"{directory / name}: is a link out of the directory; copy the file there")
+
+
 def _check_size(path: Path, size: Any) -> None:
     if not path.is_file():
         raise _differs(path, "the file is missing")
     if path.stat().st_size != size:
-        raise _differs(path, f"it has {path.stat().st_size} bytes, not {size}")
+        raise _differs(path, f"it has {path.stat().st_size} bytes, not {size!r:.40}")
 
 
 def _differs(path: Path, how: str) -> InputError:

@@ -40,8 +40,8 @@ def convert(
     found = read_source(source, **reading)
     wanted = cast(found, dtype)
     with new_directory(Path(destination)) as directory:
-        for path in found.companions:
-            shutil.copyfile(path, directory / path.name)
+        for name, path in found.companions.items():
+            shutil.copyfile(path, directory / name)
         if to == "neox":
             from neox_eqx.convert.neox_out import write_neox
 

@@ -41,7 +41,7 @@ def compare(source: Source, wanted: Source, result: Source, directory: Path) -> 
     prompt = [7919 * index % config.vocab_size for index in range(PROMPT)]
     if source.layout == "hf" and wanted is source:
         read = "the source's files"
-        tokens, theirs = _theirs(source, source.files[0].parent, prompt)
+        tokens, theirs = _theirs(source, source.directory, prompt)
     elif result.layout == "hf":
         read = "the result's files"
         tokens, theirs = _theirs(result, directory, prompt)

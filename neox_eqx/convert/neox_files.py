@@ -47,26 +47,36 @@ class Ranks:
         return self.step / name.format(number=number, rank=rank)
 
 
-def find_step(directory: Path) -> Path | None:
-    """The directory of the step's files: the given one, or that which `latest` names in it.
+def find_step(directory: Path) -> tuple[Path, Path] | None:
+    """The checkpoint's directory, with `latest`, and the one of a step's files in it.
 
-    None if this is no EleutherAI checkpoint.
+    Either may be given. The two are the same where there is no `latest` above a step, and None
+    where this is no EleutherAI checkpoint.
 
     Raises:
         InputError: `latest` names no directory beside it, or is absent among several steps.
     """
     if _has_weights(directory):
-        return directory
+        return _with_root(directory)
     latest = directory / "latest"
     if latest.is_file():
         name = latest.read_text(encoding="utf-8", errors="replace").strip()
         if not re.fullmatch(r"\w[\w.-]{,200}", name) or not (directory / name).is_dir():
             raise InputError(f"{latest}: names {name!r:.80}, which is no directory beside it")
-        return directory / name
+        return directory, directory / name
     steps = [match[0] for match in _matches(_STEP, _names(directory))]
     if len(steps) > 1:
         raise InputError(f"{directory}: has no file `latest`; give one of {', '.join(steps)} in it")
-    return directory / steps[0] if steps else None
+    return (directory, directory / steps[0]) if steps else None
+
+
+def _with_root(step: Path) -> tuple[Path, Path]:
+    """Below that directory, a step by the path as given, unless this does not say what is above."""
+    unclear = step.name in ("", "..") or step.is_symlink()
+    for path in (step.resolve(), step) if unclear else (step,):
+        if (path.parent / "latest").is_file():
+            return path.parent, path
+    return step, step
 
 
 def read_ranks(step: Path) -> Ranks:

@@ -45,11 +45,10 @@ def read_neox(
         InputError: the checkpoint is incomplete, corrupt, of several steps, or of a kind that
             Hugging Face's GPT-NeoX cannot represent; the message names the file and the tensor.
     """
-    step = find_step(directory)
-    if step is None:
+    found_step = find_step(directory)
+    if found_step is None:
         raise InputError(f"{directory}: is no EleutherAI checkpoint; it has no file `latest`")
-    above = step.absolute().parent
-    root = above if (above / "latest").is_file() else step
+    root, step = found_step
     ranks = read_ranks(step)
     settings = read_settings(step, root, ranks.files[0], ranks.arguments)
     check_representable(settings)
@@ -59,19 +58,20 @@ def read_neox(
     entries = [merge(place, parts) for place, parts in found.items()]
     _check_shapes(settings, config, entries)
 
-    vocabulary = read_vocabulary((step, root), settings.values)
-    config_json = _config_json(root / CONFIG, config, vocabulary)
+    vocabulary = read_vocabulary(step, root, settings)
+    config_json = _config_json(root / CONFIG, config, vocabulary.ids)
     if padded_vocab == "cut":
-        size = _vocabulary_size(root, config, vocabulary)
+        size = _vocabulary_size(root, config, vocabulary.ids)
         config_json["vocab_size"] = size
         entries = [_cut(entry, size) for entry in entries]
     dtype = entries[0].dtype.name
     return Source(
         "neox",
+        root,
         config_json | {"dtype": dtype, "torch_dtype": dtype},
         entries,
         (*settings.files, *filter(Path.is_file, [root / CONFIG]), *ranks.files),
-        find_companions(root),
+        {path.name: path for path in find_companions(root)} | dict(vocabulary.files),
     )
 
 

@@ -48,7 +48,7 @@ def write_neox(
     Raises:
         InputError: the ranks do not divide the model, or GPT-NeoX's settings cannot describe it.
     """
-    where = source.files[0].parent
+    where = source.directory
     config = GPTNeoXConfig.from_hf(source.config_json)
     tensors = fitting(where, config, source.entries)
     if HEAD in tensors:

@@ -26,16 +26,23 @@ class Source:
     `entries` have Hugging Face's names as the source spells them and dtypes of their own, in the
     order of the files. `config_json` is the object of the source's own config.json, or one that
     was derived. `files` are those that it was read from, `companions` the tokenizer and
-    generation files to carry along byte for byte.
+    generation files to carry along byte for byte, by the names that they get. Paths of what is
+    in `directory` begin with it as it was given.
     """
 
     layout: Layout
+    directory: Path
     config_json: dict[str, Any]
     entries: list[Entry]
     files: tuple[Path, ...]
-    companions: tuple[Path, ...]
+    companions: Mapping[str, Path]
     commits: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Of the Hub, by what they are called in a certificate."""
+
+    def all_files(self) -> dict[str, Path]:
+        """The files and companions, by their names within the directory or else whole paths."""
+        paths = (*self.files, *self.companions.values())
+        return {_name(self.directory, path): path for path in paths}
 
 
 def read_source(
@@ -91,7 +98,8 @@ def read_tensors(directory: Path, config_json: dict[str, Any]) -> Source:
     else:
         files = sorted(path for path in (directory / PARAMETERS).rglob("*") if path.is_file())
     layout: Layout = "hf" if weights else "native"
-    return Source(layout, config_json, entries, tuple(files), find_companions(directory))
+    companions = {path.name: path for path in find_companions(directory)}
+    return Source(layout, directory, config_json, entries, tuple(files), companions)
 
 
 def _has_tensors(directory: Path) -> bool:
@@ -104,10 +112,16 @@ def _weight_file(directory: Path) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def _with_tokenizer(found: Source, tokenizer: Path) -> tuple[Path, ...]:
+def _with_tokenizer(found: Source, tokenizer: Path) -> dict[str, Path]:
     """The companions, of which the tokenizer's files are replaced by those of another directory."""
-    others = [path for path in found.companions if not is_tokenizers(path)]
-    return (*others, *tokenizer_files(tokenizer))
+    companions = found.companions.items()
+    others = {name: path for name, path in companions if not is_tokenizers(Path(name))}
+    return others | {path.name: path for path in tokenizer_files(tokenizer)}
+
+
+def _name(directory: Path, path: Path) -> str:
+    within = path.is_relative_to(directory)
+    return (path.relative_to(directory) if within else path.absolute()).as_posix()
 
 
 def find_companions(directory: Path) -> tuple[Path, ...]:

@@ -160,7 +160,7 @@ def test_a_cast_rounds_as_torch_does_and_is_named(tmp_path: Path, dtype: str) ->
 @pytest.mark.parametrize("name", FAMILIES)
 def test_config_json_means_the_same_to_both_generations_of_transformers(name: str) -> None:
     stated = FAMILIES[name]
-    source = Source("hf", stated, [], (), ())
+    source = Source("hf", Path(), stated, [], (), {})
     result = result_config(source, "float16")
     assert result.keys() >= stated.keys()
     theirs = HFConfig.from_dict(dict(stated)).rope_parameters
@@ -178,7 +178,7 @@ def test_config_json_means_the_same_to_both_generations_of_transformers(name: st
 def test_contradicting_keys_are_settled_as_transformers_5_reads_them() -> None:
     nested = {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5}
     stated = config_json(rotary_pct=1.0, rotary_emb_base=10000, rope_parameters=nested, other=[1])
-    result = result_config(Source("hf", stated, [], (), ()), "float32")
+    result = result_config(Source("hf", Path(), stated, [], (), {}), "float32")
     assert (result["rotary_pct"], result["rotary_emb_base"], result["other"]) == (0.5, 500.0, [1])
     assert HFConfig.from_dict(dict(result)).rope_parameters["partial_rotary_factor"] == 0.5
 

@@ -55,7 +55,7 @@ def test_each_layout_is_recognised(tmp_path: Path, source: Path, to: str) -> Non
     convert(source, tmp_path / "result", to=to, verify=False)
     found = read_source(str(tmp_path / "result"))
     assert found.layout == to
-    assert file_names(found.companions) == NAMES[1:]
+    assert list(found.companions) == NAMES[1:]
     assert all((tmp_path / "result") in path.parents for path in found.files)
     assert {entry.name for entry in found.entries} == {
         entry.name for entry in read_source(source).entries
@@ -90,4 +90,4 @@ def test_companions_are_small_files_of_known_names(source: Path) -> None:
         (source / name).write_text("x")
     (source / "chat_templates").mkdir()
     expected = ["chat_template.jinja", *NAMES[1:2], "merges.txt", "spiece.model", *NAMES[2:]]
-    assert file_names(read_source(source).companions) == [*expected, "vocab.json", "x.vocab"]
+    assert list(read_source(source).companions) == [*expected, "vocab.json", "x.vocab"]
