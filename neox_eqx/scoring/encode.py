@@ -6,6 +6,7 @@ from neox_eqx.errors import InputError
 from neox_eqx.scoring.pairs import Pair
 from neox_eqx.text.generation_config import bos_token_id
 from neox_eqx.text.generator import TextGenerator
+from neox_eqx.unicode import check_unicode
 from neox_eqx.tokenizer import Tokenizer, token_ids
 
 Text = str | tuple[str, str]
