@@ -6,8 +6,8 @@ from neox_eqx.errors import InputError
 from neox_eqx.scoring.pairs import Pair
 from neox_eqx.text.generation_config import bos_token_id
 from neox_eqx.text.generator import TextGenerator
-from neox_eqx.unicode import check_unicode
 from neox_eqx.tokenizer import Tokenizer, token_ids
+from neox_eqx.unicode import check_unicode
 
 Text = str | tuple[str, str]
 """A text, or a prompt and its completion, of which the completion is scored."""
