@@ -88,14 +88,14 @@ def _download(model_id: str, revision: str | None, wanted: Wanted) -> Place:
         info = huggingface_hub.model_info(model_id, revision=revision)
         first = _first_file(model_id, revision, _names(info), wanted)
         # Only this writes down which commit the revision is, for when there is no network.
-        path = Path(huggingface_hub.hf_hub_download(model_id, first, revision=revision))
-        place = Place(path.parent, path.parent.name)
-        if wanted == "config" and first == "config.json":
-            return place
+        directory = huggingface_hub.snapshot_download(
+            model_id, revision=revision, allow_patterns=first
+        )
+        place = Place(Path(directory), Path(directory).name)
         if info.sha != place.commit:  # Somebody has just pushed.
             info = huggingface_hub.model_info(model_id, revision=place.commit)
         files = _wanted_files(model_id, place, _names(info), wanted)
-        patterns = [glob.escape(name) for name in files]
+        patterns = [glob.escape(name) for name in files]  # They are taken for patterns.
         huggingface_hub.snapshot_download(model_id, revision=place.commit, allow_patterns=patterns)
         return place
     except InputError:
@@ -129,8 +129,9 @@ def _first_file(model_id: str, revision: str | None, stored: list[str], wanted: 
 
 
 def _wanted_files(model_id: str, place: Place, stored: list[str], wanted: Wanted) -> list[str]:
+    first = _first_file(model_id, place.commit, stored, wanted)
     if wanted == "config":
-        return [ADAPTER_CONFIG]
+        return [first]
     patterns = SMALL_FILES if wanted == "all" else TOKENIZER_FILES
     small = [
         name

@@ -3,13 +3,16 @@
 import hashlib
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import cycle, islice
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from transformers import GPTNeoXForCausalLM
@@ -19,17 +22,27 @@ MODEL = "somebody/tiny-neox"
 
 
 class Hub(ThreadingHTTPServer):
-    """The few answers of the Hub that a download asks for, for one model in a directory."""
+    """The few answers of the Hub that a download asks for, for one model.
+
+    Each of its commits is a directory. `pushes` are what `main` is to be after each request.
+    """
 
     def __init__(self, directory: Path) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.directory = directory
+        self.commits = {COMMIT: directory}
+        self.revisions = {"main": COMMIT}
+        self.pushes: Iterator[str] = iter(())
         self.downloaded: list[str] = []
 
-    @property
-    def files(self) -> list[str]:
-        paths = (path for path in self.directory.rglob("*") if path.is_file())
-        return sorted(str(path.relative_to(self.directory)) for path in paths)
+    def commit(self, revision: str) -> str | None:
+        """As Git does, the hash of a commit is one of its names."""
+        return revision if revision in self.commits else self.revisions.get(revision)
+
+    def files(self, commit: str = COMMIT) -> list[str]:
+        directory = self.commits[commit]
+        paths = (path for path in directory.rglob("*") if path.is_file())
+        return sorted(str(path.relative_to(directory)) for path in paths)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -42,30 +55,45 @@ class Handler(BaseHTTPRequestHandler):
         self.answer()
 
     def answer(self) -> None:
-        path = unquote(self.path.partition("?")[0])
-        if path in (f"/api/models/{MODEL}", f"/api/models/{MODEL}/revision/main"):
-            siblings = [{"rfilename": file} for file in self.server.files]
-            self.send(json.dumps({"id": MODEL, "sha": COMMIT, "siblings": siblings}).encode())
-        elif path == f"/api/models/{MODEL}/tree/{COMMIT}":
-            self.send(json.dumps([self.listing(file) for file in self.server.files]).encode())
-        elif path.startswith(f"/{MODEL}/resolve/") and path.split("/", 5)[5] in self.server.files:
-            file = path.split("/", 5)[5]
-            if self.command == "GET":
-                self.server.downloaded.append(file)
-            self.send((self.server.directory / file).read_bytes())
-        else:
-            self.send(b"", 404, "RepoNotFound")
+        path = unquote(urlsplit(self.path).path)
+        asked = re.fullmatch(
+            rf"/api/models/{MODEL}(?:/(?P<kind>revision|tree)/(?P<revision>[^/]+))?"
+            rf"|/{MODEL}/resolve/(?P<at>[^/]+)/(?P<file>.+)",
+            path,
+        )
+        if asked is None:
+            return self.send(b"", 404, "RepoNotFound")
+        commit = self.server.commit(asked["revision"] or asked["at"] or "main")
+        for main in islice(self.server.pushes, 1):
+            self.server.revisions["main"] = main
+        if commit is None:
+            return self.send(b"", 404, "RevisionNotFound")
+        files, directory = self.server.files(commit), self.server.commits[commit]
+        if asked["kind"] == "tree":
+            listing = [self.listing(directory, file) for file in files]
+            return self.send(json.dumps(listing).encode(), commit=commit)
+        if asked["file"] is None:
+            siblings = [{"rfilename": file} for file in files]
+            info = {"id": MODEL, "sha": commit, "siblings": siblings}
+            return self.send(json.dumps(info).encode(), commit=commit)
+        if asked["file"] not in files:
+            return self.send(b"", 404, "EntryNotFound", commit)
+        if self.command == "GET":
+            self.server.downloaded.append(asked["file"])
+        self.send((directory / asked["file"]).read_bytes(), commit=commit)
 
-    def listing(self, file: str) -> dict:
-        content = (self.server.directory / file).read_bytes()
+    def listing(self, directory: Path, file: str) -> dict:
+        content = (directory / file).read_bytes()
         oid = hashlib.sha1(content).hexdigest()
         return {"type": "file", "path": file, "size": len(content), "oid": oid}
 
-    def send(self, content: bytes, status: int = 200, error: str = "") -> None:
+    def send(
+        self, content: bytes, status: int = 200, error: str = "", commit: str = COMMIT
+    ) -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
         self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
-        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("X-Repo-Commit", commit)
         if error:
             self.send_header("X-Error-Code", error)
         self.end_headers()
@@ -86,14 +114,23 @@ def hub(checkpoint: Path) -> Iterator[Hub]:
 
 def resolve(source: str, endpoint: str, cache: Path, **environment: str) -> str:
     """What `resolve` returns or refuses with, in a process that knows only this endpoint."""
+    (line,) = resolve_each([source], endpoint, cache, **environment)
+    return line
+
+
+def resolve_each(
+    sources: Sequence[str], endpoint: str, cache: Path, **environment: str
+) -> list[str]:
+    """The same of several, one after the other."""
     code = """if True:
         import sys
         from neox_eqx.checkpoint.hub import resolve
         from neox_eqx.errors import InputError
-        try:
-            print(resolve(sys.argv[1]).directory)
-        except InputError as error:
-            print("refused:", error)
+        for source in sys.argv[1:]:
+            try:
+                print(resolve(source).directory)
+            except InputError as error:
+                print("refused:", error)
     """
     settings = {
         "HF_ENDPOINT": endpoint,
@@ -104,15 +141,14 @@ def resolve(source: str, endpoint: str, cache: Path, **environment: str) -> str:
         "PYTHONPATH": str(Path(__file__).parents[2]),
     }
     process = subprocess.run(
-        [sys.executable, "-c", code, source],
+        [sys.executable, "-c", code, *sources],
         env={**os.environ, **settings, **environment},
         capture_output=True,
         text=True,
         timeout=50,
     )
     assert process.returncode == 0, process.stderr
-    (line,) = process.stdout.splitlines()
-    return line
+    return process.stdout.splitlines()
 
 
 def endpoint(hub: Hub) -> str:
@@ -131,7 +167,7 @@ def test_download_takes_what_is_needed_and_later_does_without_network(
     (hub.directory / "onnx" / "spiece.model").write_text("not at the top")
     directory = resolve(MODEL, endpoint(hub), tmp_path / "cache")
     wanted = ["config.json", "model.safetensors", "spiece.model", "tokenizer.json"]
-    wanted += ["generation_config.json"] if "generation_config.json" in hub.files else []
+    wanted += ["generation_config.json"] if "generation_config.json" in hub.files() else []
     assert sorted(hub.downloaded) == sorted(wanted) == sorted(os.listdir(directory))
     for file in wanted:
         assert (Path(directory) / file).read_bytes() == (hub.directory / file).read_bytes()
@@ -148,7 +184,7 @@ def test_shards_are_downloaded_by_the_index_and_a_lost_one_is_named(
     directory = Path(resolve(MODEL, endpoint(hub), tmp_path / "cache"))
     shards = sorted(path.name for path in directory.glob("*.safetensors"))
     assert len(shards) > 1
-    assert shards == sorted(file for file in hub.files if "-of-" in file)
+    assert shards == sorted(file for file in hub.files() if "-of-" in file)
     (directory / shards[0]).unlink()
     message = resolve(MODEL, NOBODY, tmp_path / "cache")
     assert message.startswith(f"refused: {MODEL}: the Hub did not give it (ConnectError: ")
@@ -171,6 +207,45 @@ def test_without_network_and_cache_the_missing_files_are_named(tmp_path: Path) -
     assert message.startswith(f"refused: {MODEL}: the Hub did not give it (ConnectError: ")
     assert "cache lacks config.json, weights (model.safetensors or " in message
     assert "run this once with network, or give a directory that holds these files" in message
+
+
+def add_commit(hub: Hub, directory: Path, what: str) -> str:
+    """Another commit, whose files all differ from those of the first."""
+    commit = hashlib.sha1(what.encode()).hexdigest()
+    shutil.copytree(hub.directory, directory)
+    for path in directory.iterdir():
+        path.write_text(f"{path.name} of {what}")
+    hub.commits[commit] = directory
+    return commit
+
+
+def test_a_revision_is_read_and_found_again_without_network(hub: Hub, tmp_path: Path) -> None:
+    early = add_commit(hub, tmp_path / "early", "step 3000")
+    hub.revisions["step3000"] = early
+    cache, names = tmp_path / "cache", [f"{MODEL}@step3000", MODEL, f"{MODEL}@{early}"]
+    step, newest, by_hash = resolve_each(names, endpoint(hub), cache)
+    assert step == by_hash != newest
+    assert Path(step).name == early and Path(newest).name == COMMIT
+    for file in hub.files():
+        assert (Path(step) / file).read_text() == f"{file} of step 3000"
+    assert resolve_each(names, NOBODY, cache) == [step, newest, by_hash]
+
+
+def test_a_push_between_two_requests_mixes_nothing(hub: Hub, tmp_path: Path) -> None:
+    other = add_commit(hub, tmp_path / "other", "another commit")
+    hub.pushes = cycle([other, COMMIT])
+    cache = Path(resolve(MODEL, endpoint(hub), tmp_path / "cache"))
+    for file in hub.files():
+        assert (cache / file).read_bytes() == (hub.commits[cache.name] / file).read_bytes()
+
+
+def test_a_revision_that_is_not_there_is_told_apart(hub: Hub, tmp_path: Path) -> None:
+    sources = [f"{MODEL}@step7", f"{MODEL}@"]
+    unknown, empty = resolve_each(sources, endpoint(hub), tmp_path / "cache")
+    assert unknown.startswith(f"refused: {MODEL}: has no revision 'step7'; its branches and tags")
+    assert empty.startswith(f"refused: {MODEL}@: names no revision after the @")
+    message = resolve(f"{MODEL}@step7", NOBODY, tmp_path / "cache")
+    assert message.startswith(f"refused: {MODEL}: the Hub did not give it at revision 'step7' (")
 
 
 def test_model_that_does_not_exist_is_told_apart_from_no_network(hub: Hub, tmp_path: Path) -> None:
