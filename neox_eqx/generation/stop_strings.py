@@ -1,6 +1,6 @@
 """Texts that end a row once its newest token completes one of them, found on the device."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import accumulate
 
@@ -24,7 +24,8 @@ class StopStrings(eqx.Module):
     it, and the string may begin in the prompt. A string is a small automaton over bytes with a
     state for each of its bytes: how much of it the text now ends with. The states of all strings
     stand one after the other. `table` has what a whole token does to each, so a step looks up the
-    last few tokens and no text is ever decoded.
+    last few tokens and no text is ever decoded. It has room for the strings of any batch of a
+    call, not for those of all of them, which would grow with the number of requests.
     """
 
     table: Int32[Array, "V S"]
@@ -41,7 +42,7 @@ class StopStrings(eqx.Module):
         token_bytes: TokenBytes,
         among: Sequence[Sequence[str]] = (),
     ) -> "StopStrings":
-        """The strings of each row, no longer and not fewer than those of rows `among` which it is.
+        """The strings of each row, in arrays that have room for as many rows `among` these.
 
         How many, and how long, is rounded up to a few sizes.
         """
@@ -52,7 +53,8 @@ class StopStrings(eqx.Module):
         for row, texts in enumerate(rows):
             start[row, : len(texts)] = [first_of[text.encode()] for text in texts]
         longest = max(len(text.encode()) for texts in every for text in texts)
-        return cls(_table(strings, token_bytes), jnp.asarray(start), bucket(longest))
+        table = _table(strings, _most_states(every, len(rows)), token_bytes)
+        return cls(table, jnp.asarray(start), bucket(longest))
 
     def are_complete(self, history: History) -> Bool[Array, " R"]:
         """Whether the newest token completes one of the row's strings."""
@@ -71,10 +73,20 @@ def _power_of_two(number: int) -> int:
     return 1 << (number - 1).bit_length()
 
 
+def _most_states(every: Sequence[Sequence[str]], rows: int) -> int:
+    """States that so many rows among `every` need at most, where each of them stands once."""
+    own = [frozenset(texts) for texts in every]
+    largest = sorted((_length(texts) for texts in dict.fromkeys(own)), reverse=True)
+    return bucket(1 + min(sum(largest[:rows]), _length(frozenset().union(*own))))
+
+
+def _length(texts: Iterable[str]) -> int:
+    return sum(len(text.encode()) for text in texts)
+
+
 @lru_cache(maxsize=2)
-def _table(strings: tuple[bytes, ...], token_bytes: TokenBytes) -> Int32[Array, "V S"]:
+def _table(strings: tuple[bytes, ...], states: int, token_bytes: TokenBytes) -> Int32[Array, "V S"]:
     """The entries after each token in each state, of state 0 alone and then of each string."""
-    states = bucket(1 + sum(map(len, strings)))
     table = np.zeros((len(token_bytes) + 1, states), np.int32)
     for string, first in _first_states(strings).items():
         table[:, first : first + len(string)] = 2 * first + _transitions(string, token_bytes)

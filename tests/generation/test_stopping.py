@@ -128,6 +128,18 @@ def test_rows_have_strings_of_their_own() -> None:
     assert np.asarray(stops.are_complete(history_of(texts))).tolist() == [True, False, False, True]
 
 
+def test_the_table_has_room_for_any_batch_and_not_for_all_strings_of_a_call() -> None:
+    """2 rows stop at 1 to 40 bytes each: at 40 + 39 in all, which 96 states have room for."""
+    call = [("x" * length,) for length in range(1, 41)]
+    tables = [StopStrings.of(call[at : at + 2], SPELLED, call) for at in (0, 10, 38)]
+    assert {table.table.shape for table in tables} == {(len(SPELLED) + 1, 96)}
+    few = [StopStrings.of(call[at : at + 2], SPELLED, call[:4]) for at in (0, 2)]
+    assert {table.table.shape[1] for table in few} == {16}
+    # As many requests with the same strings as there may be need no more than one of them.
+    same = StopStrings.of(call[29:30] * 8, SPELLED, call[29:30])
+    assert same.table.shape[1] == 32
+
+
 def reasons(rows: Sequence[dict[str, Any]], new: Sequence[int], limit: int = 9) -> list[str | None]:
     options = [GenerationOptions(**own).resolve({}) for own in rows]
     ending = Ending.of(options, [limit] * len(rows), eos=[7], token_bytes=SPELLED)

@@ -228,7 +228,7 @@ def test_bitwise_gives_a_prompt_the_same_bits_whatever_it_runs_with() -> None:
 
 
 def test_the_batches_of_requests_with_options_of_their_own_compile_one_program() -> None:
-    """The second has fewer requests, other processors, and more words to forbid and to stop at."""
+    """The second has fewer requests, other processors, and more and longer words to stop at."""
     generator = TextGenerator.load(DEMO_MODEL)
     first = [
         GenerationOptions(max_new_tokens=5, repetition_penalty=1.2),
@@ -239,7 +239,7 @@ def test_the_batches_of_requests_with_options_of_their_own_compile_one_program()
         temperature=0.7,
         top_k=100,
         bad_words=((1, 2), *((id,) for id in range(40))),
-        stop=("dollars", "cents", (3, 4)),
+        stop=("dollars and cents", "How many coins", (3, 4)),
         suppress_tokens=(7,),
     )
     prompts = ["Tom", "Two cats", "Joe"]
