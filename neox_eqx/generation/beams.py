@@ -59,6 +59,8 @@ class BeamSearch(Strategy):
     candidates: int = eqx.field(static=True)
     draws: bool = eqx.field(static=True)
     """Whether some prompt is not greedy."""
+    renormalize: Bool[Array, " B"] | None = None
+    """Whose processed log-probabilities are normalised again; None where no prompt's are."""
 
     @classmethod
     def of(
@@ -92,6 +94,9 @@ class BeamSearch(Strategy):
             beams=beams,
             candidates=number,
             draws=draws,
+            renormalize=jnp.asarray([o.renormalize_logits for o in requests])
+            if any(options.renormalize_logits for options in (*requests, *among))
+            else None,
         )
 
     @property
@@ -137,7 +142,7 @@ class BeamSearch(Strategy):
     ) -> tuple[Float[Array, "B M"], Int[Array, "B M"], Int[Array, "B M"]]:
         """Scores of the candidates, the beams that they go on from, and their tokens.
 
-        What is processed are log-probabilities, which are not normalised again.
+        What is processed are log-probabilities.
         """
         prompts, vocab = len(self.seed), logprobs.shape[-1]
         for processor in self.processors:
@@ -148,6 +153,9 @@ class BeamSearch(Strategy):
                 warped = warper(warped)
             sampled = jnp.repeat(~self.greedy, self.beams)[:, None]
             logprobs = jnp.where(sampled, warped, logprobs)
+        if self.renormalize is not None:
+            wanted = jnp.repeat(self.renormalize, self.beams)[:, None]
+            logprobs = jnp.where(wanted, jax.nn.log_softmax(logprobs, axis=-1), logprobs)
         score = (logprobs + memory.score.reshape(-1, 1)).reshape(prompts, -1)
         order = score
         if self.draws:

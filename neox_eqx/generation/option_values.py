@@ -98,6 +98,19 @@ def biases(name: str, value: Any) -> tuple[tuple[tuple[int, ...], float], ...]:
     return tuple(dict(pairs).items())
 
 
+def decay(name: str, value: Any) -> tuple[int, float]:
+    """A number of tokens and a factor.
+
+    Raises:
+        InputError: it is something else; the message has the wrong number.
+    """
+    if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 2:
+        raise InputError(f"{name} must be a number of tokens and a factor, not {value!r:.80}")
+    check_number(f"the first of {name}", value[0], int, 0)
+    check_number(f"the second of {name}", value[1], float, 0, LARGEST)
+    return value[0], value[1]
+
+
 def early_stopping(name: str, value: Any) -> bool | str:
     """One of transformers' three modes.
 

@@ -10,6 +10,7 @@ from neox_eqx.generation.option_values import (
     Word,
     biases,
     check_number,
+    decay,
     early_stopping,
     token_ids,
     words,
@@ -18,11 +19,12 @@ from neox_eqx.generation.option_values import (
 DEFAULT_NEW_TOKENS = 20
 DEFAULT_TOP_K = 50
 
-# What generation_config.json calls by another name.
-_IN_FILE = {"bad_words": "bad_words_ids", "stop": "stop_strings"}
+# What a file of transformers calls by another name.
+NAMES_IN_FILES = {"bad_words": "bad_words_ids", "stop": "stop_strings"}
 _OTHER_FORMS: dict[str, Callable[[str, Any], Any]] = {
     "bad_words": words,
     "stop": words,
+    "exponential_decay_length_penalty": decay,
     "sequence_bias": biases,
     "suppress_tokens": token_ids,
     "begin_suppress_tokens": token_ids,
@@ -34,9 +36,9 @@ _OTHER_FORMS: dict[str, Callable[[str, Any], Any]] = {
 class GenerationOptions:
     """Options of one request, with transformers' names and meaning.
 
-    What is None comes from the checkpoint's generation_config.json, else from transformers'
-    defaults: greedy, 20 new tokens; temperature 1 and top_k 50 where that file asks to sample,
-    top_k 50 where only a temperature is given.
+    What is None comes from the checkpoint's generation_config.json, or from config.json where it
+    has none, else from transformers' defaults: greedy, 20 new tokens; temperature 1 and top_k 50
+    where that file asks to sample, top_k 50 where only a temperature is given.
     """
 
     max_new_tokens: int | None = None
@@ -67,6 +69,9 @@ class GenerationOptions:
     """Is subtracted from the logits of tokens that were generated; 0 is off."""
     frequency_penalty: float | None = None
     """Is subtracted as often as the token was generated; 0 is off."""
+    exponential_decay_length_penalty: tuple[int, float] | None = None
+    """After so many new tokens EOS grows likelier with each, by this factor; a factor of 1 is off.
+    """
     no_repeat_ngram_size: int | None = None
     """No so many tokens in a row come twice, the prompt included; 0 is off."""
     logit_bias: Mapping[int | str, float] | None = None
@@ -93,7 +98,7 @@ class GenerationOptions:
     """The same seed gives the same completions, whatever else is in the batch."""
 
     def resolve(self, defaults: Mapping[str, Any]) -> "ResolvedOptions":
-        """Fills what is None from the object of a generation_config.json.
+        """Fills what is None from the object of a generation_config.json, or of what stands for it.
 
         Raises:
             InputError: a value is out of its range, in the options or in the file.
@@ -104,7 +109,7 @@ class GenerationOptions:
             name = field.name
             value = own.get(name)
             if value is None:
-                value = defaults.get(_IN_FILE.get(name, name))
+                value = defaults.get(NAMES_IN_FILES.get(name, name))
             # As in transformers, a list of one text may be the text itself.
             value = [value] if name == "stop" and isinstance(value, str) else value
             if value is None:
@@ -145,6 +150,7 @@ class ResolvedOptions:
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    exponential_decay_length_penalty: tuple[int, float] = (0, 1.0)
     no_repeat_ngram_size: int = 0
     sequence_bias: tuple[tuple[tuple[int, ...], float], ...] = ()
     bad_words: tuple[Word, ...] = ()
@@ -155,6 +161,7 @@ class ResolvedOptions:
     num_return_sequences: int = 1
     length_penalty: float = 1.0
     early_stopping: bool | Literal["never"] = False
+    renormalize_logits: bool = False
     num_samples: int = 1
     seed: int = 0
 
@@ -175,6 +182,10 @@ class ResolvedOptions:
             check_number(name, getattr(self, name), int, 1)
         check_number("length_penalty", self.length_penalty, float, -LARGEST, LARGEST)
         check_number("seed", self.seed, int, 0, 2**32 - 1)
+        if not isinstance(self.renormalize_logits, bool):
+            raise InputError(
+                f"renormalize_logits must be true or false, not {self.renormalize_logits!r:.80}"
+            )
         self._check_beams()
 
     @property
@@ -200,7 +211,7 @@ class ResolvedOptions:
             wanted = self.max_length - prompt_length
             if wanted < 1:
                 raise InputError(
-                    f"the prompt has {prompt_length} tokens, but generation_config.json sets "
+                    f"the prompt has {prompt_length} tokens, but the checkpoint sets "
                     f"max_length {self.max_length}; pass --max-new-tokens"
                 )
         most = min(DEFAULT_NEW_TOKENS if wanted is None else wanted, room)

@@ -1,5 +1,6 @@
-"""generation_config.json: a checkpoint's own defaults for generation."""
+"""A checkpoint's own defaults for generation: generation_config.json, or else config.json."""
 
+import dataclasses
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,62 +8,76 @@ from typing import Any
 
 from neox_eqx.config import GPTNeoXConfig, read_json
 from neox_eqx.errors import InputError
+from neox_eqx.generation.options import NAMES_IN_FILES, ResolvedOptions
 
+# Every setting that transformers' GenerationConfig has is in one of the sets below.
+APPLIED = {
+    *(NAMES_IN_FILES.get(field.name, field.name) for field in dataclasses.fields(ResolvedOptions)),
+    *("do_sample", "bos_token_id", "eos_token_id"),
+} - {"num_samples", "seed", "presence_penalty", "frequency_penalty"}
 # What transformers would apply and this project does not, with the values at which it does nothing.
 _NOT_APPLIED: dict[str, tuple[Any, ...]] = {
+    "cache_implementation": (
+        *("dynamic", "offloaded", "static", "offloaded_static", "hybrid", "offloaded_hybrid"),
+        *("hybrid_chunked", "offloaded_hybrid_chunked", "sliding_window", "paged"),
+    ),
     "constraints": (),
     "diversity_penalty": (0,),
+    "dola_layers": (),
+    "encoder_no_repeat_ngram_size": (0,),
     "encoder_repetition_penalty": (1,),
-    "exponential_decay_length_penalty": (),
+    "force_words_ids": (),
     "forced_bos_token_id": (),
     "forced_eos_token_id": (),
     "guidance_scale": (1,),
+    "is_assistant": (False,),
+    "max_time": (),
+    "num_beam_groups": (1,),
     "penalty_alpha": (0,),
     "remove_invalid_values": (False,),
-    "renormalize_logits": (False,),
+    "token_healing": (False,),
+    "watermarking_config": (),
 }
-_NOT_APPLIED_TO_SAMPLING: dict[str, tuple[Any, ...]] = {
-    "top_h": (),
-}
-_NOT_APPLIED_WITHOUT_BEAMS: dict[str, tuple[Any, ...]] = {
-    "num_return_sequences": (1,),
+_NOT_APPLIED_TO_SAMPLING: dict[str, tuple[Any, ...]] = {"top_h": ()}
+_NOT_APPLIED_WITHOUT_BEAMS: dict[str, tuple[Any, ...]] = {"num_return_sequences": (1,)}
+NOT_APPLIED = {*_NOT_APPLIED, *_NOT_APPLIED_TO_SAMPLING, *_NOT_APPLIED_WITHOUT_BEAMS}
+IRRELEVANT = {
+    # Where and how fast it computes, the last ones by drafts that it checks:
+    *("cache_config", "compile_config", "continuous_batching_config", "disable_compile"),
+    *("low_memory", "max_cache_len", "prefill_chunk_size", "use_cache"),
+    *("assistant_confidence_threshold", "assistant_early_exit", "assistant_ensemble_weight"),
+    *("assistant_lookbehind", "max_matching_ngram_size", "num_assistant_tokens"),
+    *("num_assistant_tokens_schedule", "prompt_lookup_num_tokens", "speculation_type"),
+    *("target_lookbehind", "use_mtp"),
+    # What else is returned:
+    *("output_attentions", "output_hidden_states", "output_logits", "output_scores"),
+    "return_dict_in_generate",
+    # For padding, encoders, and people:
+    *("pad_token_id", "decoder_start_token_id", "transformers_version"),
 }
 
 
 def read_generation_config(directory: Path) -> dict[str, Any]:
-    """The object of the directory's generation_config.json, empty if there is no such file.
+    """The object of the directory's generation_config.json, or the settings in its config.json.
 
-    Warns of settings that transformers would apply and this project does not.
+    As in transformers these count where there is no generation_config.json, which came with its
+    version 4.26. Warns of settings that transformers would apply and this project does not.
 
     Raises:
         InputError: the file is broken, or a token id in it is not a whole number.
     """
     file = directory / "generation_config.json"
-    if not file.exists():
-        return {}
-    fields = read_json(file)
+    if file.exists():
+        fields = read_json(file)
+    else:
+        file = directory / "config.json"
+        fields = _settings(read_json(file)) if file.exists() else {}
     for name in ("bos_token_id", "eos_token_id"):
         if fields.get(name) is not None:
             _check_ids(file, name, fields[name])
-    sampled = fields.get("do_sample")
-    if sampled not in (None, False, True):
-        raise InputError(f"{file}: do_sample must be true or false, not {sampled!r}")
-    rules = dict(_NOT_APPLIED)
-    if sampled:
-        rules |= _NOT_APPLIED_TO_SAMPLING
-    if fields.get("num_beams") in (None, 1):
-        rules |= _NOT_APPLIED_WITHOUT_BEAMS
-    ignored = [
-        f"{name} {fields[name]!r}"
-        for name, neutral in rules.items()
-        if fields.get(name) is not None and fields[name] not in ((), [], {}, *neutral)
-    ]
-    if ignored:
-        warnings.warn(
-            f"{file}: sets {', '.join(ignored)}, which transformers applies and neox_eqx does not; "
-            "texts differ from transformers'",
-            stacklevel=2,
-        )
+    if fields.get("do_sample") not in (None, False, True):
+        raise InputError(f"{file}: do_sample must be true or false, not {fields['do_sample']!r}")
+    _warn_of_ignored(file, fields)
     return fields
 
 
@@ -82,8 +97,35 @@ def eos_token_ids(defaults: Mapping[str, Any], config: GPTNeoXConfig) -> tuple[i
     return tuple(id for id in ([eos] if isinstance(eos, int) else eos) if id >= 0)
 
 
+def _settings(config_json: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of generation; what is null there is not said."""
+    known = APPLIED | NOT_APPLIED
+    return {
+        name: value for name, value in config_json.items() if name in known and value is not None
+    }
+
+
+def _warn_of_ignored(file: Path, fields: Mapping[str, Any]) -> None:
+    rules = dict(_NOT_APPLIED)
+    if fields.get("do_sample"):
+        rules |= _NOT_APPLIED_TO_SAMPLING
+    if fields.get("num_beams") in (None, 1):
+        rules |= _NOT_APPLIED_WITHOUT_BEAMS
+    ignored = [
+        f"{name} {fields[name]!r:.80}"
+        for name, neutral in rules.items()
+        if fields.get(name) is not None and fields[name] not in ((), [], {}, *neutral)
+    ]
+    if ignored:
+        warnings.warn(
+            f"{file}: sets {', '.join(ignored)}, which transformers applies and neox_eqx does not; "
+            "texts differ from transformers'",
+            stacklevel=3,
+        )
+
+
 def _check_ids(file: Path, name: str, value: Any) -> None:
     ids = value if isinstance(value, list) and name == "eos_token_id" else [value]
     for one in ids:
         if not isinstance(one, int) or isinstance(one, bool) or not -(2**31) <= one < 2**31:
-            raise InputError(f"{file}: {name} must be a token id, not {one!r}")
+            raise InputError(f"{file}: {name} must be a token id, not {one!r:.80}")

@@ -135,13 +135,14 @@ def test_searches_of_one_batch_have_options_of_their_own(seed: int) -> None:
         )
         for _ in prompts
     ]
+    files = [{"renormalize_logits": bool(random.integers(2))} for _ in prompts]
     requests = [
-        request(prompt, max_new_tokens=NEW, **own)
-        for prompt, own in zip(prompts, each, strict=True)
+        request(prompt, file, max_new_tokens=NEW, **own)
+        for prompt, file, own in zip(prompts, files, each, strict=True)
     ]
     rows = ours(model, requests, eos)
-    for prompt, own, row in zip(prompts, each, rows, strict=True):
-        expected = theirs(hf, [prompt], eos, **their_settings(own))
+    for prompt, file, own, row in zip(prompts, files, each, rows, strict=True):
+        expected = theirs(hf, [prompt], eos, **file, **their_settings(own))
         assert_equal([[(row.tokens, row.score)]], expected)
 
 

@@ -61,6 +61,10 @@ def drawn_options(random: np.random.Generator) -> dict[str, Any]:
         "min_length": int(random.integers(1, 22)),  # of a prompt of one token and 20 new
         "suppress_tokens": tuple(ids[30:]),
         "logit_bias": {id: float(random.normal(0, 4)) for id in ids[:20]},
+        "exponential_decay_length_penalty": (
+            int(random.integers(0, 6)),
+            float(random.uniform(0.9, 1.4)),
+        ),
     }
     names = random.choice([*choices], random.integers(1, 5), replace=False)
     return {name: choices[name] for name in names}

@@ -6,11 +6,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import GenerationConfig
+import torch
+from transformers import GenerationConfig, GPTNeoXForCausalLM
 
+from neox_eqx.checkpoint.load import load
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
-from neox_eqx.text.generation_config import eos_token_ids, read_generation_config
+from neox_eqx.generation.options import GenerationOptions
+from neox_eqx.generation.run import Request
+from neox_eqx.text.generation_config import (
+    APPLIED,
+    IRRELEVANT,
+    NOT_APPLIED,
+    bos_token_id,
+    eos_token_ids,
+    read_generation_config,
+)
+from tests.generation.completions import ours
+from tests.hf_models import config_json, hf_model
 
 
 def written(directory: Path, fields: Any) -> Path:
@@ -20,6 +33,64 @@ def written(directory: Path, fields: Any) -> Path:
 
 def test_a_checkpoint_without_the_file_has_no_defaults(tmp_path: Path) -> None:
     assert read_generation_config(tmp_path) == {}
+
+
+def test_every_setting_that_transformers_knows_is_applied_warned_of_or_irrelevant() -> None:
+    known = {name for name in vars(GenerationConfig()) if not name.startswith("_")}
+    assert APPLIED | NOT_APPLIED | IRRELEVANT == known
+    assert not (APPLIED | NOT_APPLIED) & IRRELEVANT
+    assert APPLIED & NOT_APPLIED == {"num_return_sequences"}  # as it is for beams, or not
+
+
+@pytest.mark.filterwarnings("ignore:Using the model-agnostic default")
+@pytest.mark.parametrize(
+    ("own", "has_file"),
+    [
+        ({"repetition_penalty": 2.0, "no_repeat_ngram_size": 1, "min_length": 12}, False),
+        ({"repetition_penalty": 2.0, "no_repeat_ngram_size": 1, "min_length": 12}, True),
+        ({"num_beams": 3, "renormalize_logits": True, "suppress_tokens": [5, 6]}, False),
+        ({"do_sample": True, "top_k": 1, "bad_words_ids": [[7]], "max_new_tokens": 15}, False),
+        ({"exponential_decay_length_penalty": [2, 1.5], "eos_token_id": 77}, False),
+    ],
+)
+def test_settings_in_config_json_count_where_there_is_no_other_file(
+    tmp_path: Path, own: dict[str, Any], has_file: bool
+) -> None:
+    """The tokens are those of transformers, which also reads the directory."""
+    config = {
+        **config_json(32, 2, vocab_size=80, eos_token_id=3),
+        "max_length": 16,
+        "top_p": None,
+        **own,
+    }
+    hf_model(config).save_pretrained(tmp_path)
+    (tmp_path / "generation_config.json").unlink(missing_ok=True)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    if has_file:
+        written(tmp_path, {"eos_token_id": 3})
+    prompt = [5, 6, 7, 8, 9]
+    theirs = GPTNeoXForCausalLM.from_pretrained(tmp_path)
+    expected = theirs.generate(torch.tensor([prompt]), pad_token_id=0)[0, len(prompt) :].tolist()
+    defaults = read_generation_config(tmp_path)
+    assert has_file == (own.keys().isdisjoint(defaults))
+    model = load(tmp_path)
+    options = GenerationOptions().resolve(defaults)
+    (row, *_) = ours(
+        model, [Request(tuple(prompt), options)], eos_token_ids(defaults, model.config)
+    )
+    assert list(row.tokens) == expected
+
+
+def test_what_is_no_setting_of_generation_is_left_in_config_json(tmp_path: Path) -> None:
+    config = config_json() | {"use_cache": True, "temperature": None, "presence_penalty": 1.0}
+    config |= {"watermarking_config": {"bias": 2.5}, "encoder_no_repeat_ngram_size": 3}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.warns(UserWarning, match=r"config.json: sets .*watermarking_config \{'bias'"):
+        defaults = read_generation_config(tmp_path)
+    assert not defaults.keys() & {"use_cache", "hidden_size", "temperature", "presence_penalty"}
+    assert defaults["encoder_no_repeat_ngram_size"] == 3
+    nothing = GPTNeoXConfig.from_hf(config | {"bos_token_id": None})
+    assert bos_token_id({}, nothing) is None
 
 
 def test_what_transformers_writes_by_itself_is_read_without_a_warning(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from neox_eqx.generation.processors.bans import (
     SuppressTokensAtBegin,
 )
 from neox_eqx.generation.processors.penalties import (
+    ExponentialDecayLengthPenalty,
     FrequencyPenalty,
     PresencePenalty,
     RepetitionPenalty,
@@ -80,6 +81,8 @@ def processors_of(
         chain.append(BadWords(Words.of(bad, other_bad)))
     if eos and any(row.min_new_tokens or row.min_length for row in every):
         chain.append(_min_length(rows, eos))
+    if eos and any(row.exponential_decay_length_penalty[1] != 1 for row in every):
+        chain.append(_decay(rows, eos))
     if any(row.suppress_tokens for row in every):
         chain.append(SuppressTokens(_id_lists(rows, among, "suppress_tokens")))
     if any(row.begin_suppress_tokens for row in every):
@@ -143,6 +146,15 @@ def _min_length(rows: Rows, eos: Sequence[int]) -> MinLength:
             [row.min_length if row.min_new_tokens is None else 0 for row in rows], jnp.int32
         ),
         jnp.asarray([row.min_new_tokens or 0 for row in rows], jnp.int32),
+        jnp.asarray(eos, jnp.int32),
+    )
+
+
+def _decay(rows: Rows, eos: Sequence[int]) -> ExponentialDecayLengthPenalty:
+    starts, factors = zip(*(row.exponential_decay_length_penalty for row in rows), strict=True)
+    return ExponentialDecayLengthPenalty(
+        jnp.asarray([min(start, _INT_MAX) for start in starts], jnp.int32),
+        jnp.asarray(factors, jnp.float32),
         jnp.asarray(eos, jnp.int32),
     )
 

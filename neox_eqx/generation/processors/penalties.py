@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from neox_eqx.generation.history import History
+from neox_eqx.generation.option_values import LARGEST
 from neox_eqx.generation.words import Words
 
 
@@ -72,3 +73,23 @@ class FrequencyPenalty(eqx.Module):
             return jnp.zeros_like(logits[0]).at[ids].add(1, mode="drop")
 
         return logits - self.penalty[:, None] * jax.vmap(count)(history.new())
+
+
+class ExponentialDecayLengthPenalty(eqx.Module):
+    """Raises the logits of the EOS ids with each token that is generated after the first `start`.
+
+    What is added is the logit's size times `factor`**k - 1, with k the tokens after these, and
+    stays a number that float32 can add and divide. A token that is forbidden stays so.
+    """
+
+    start: Int[Array, " R"]
+    factor: Float[Array, " R"]
+    """At 1 nothing is added."""
+    eos: Int[Array, " E"]
+
+    def __call__(self, logits: Float[Array, "R V"], history: History) -> Float[Array, "R V"]:
+        late = jnp.maximum(history.count - self.start, 0).astype(jnp.float32)
+        growth = jnp.minimum(self.factor**late - 1, LARGEST)[:, None]
+        own = logits[:, self.eos]
+        raised = jnp.minimum(own + jnp.abs(own) * growth, LARGEST)
+        return logits.at[:, self.eos].set(jnp.where(jnp.isfinite(own), raised, own))
