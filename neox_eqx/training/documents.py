@@ -1,6 +1,7 @@
 """From examples to token ids, and which of them are learnt."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ from tqdm import tqdm
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
 from neox_eqx.text.generation_config import bos_token_id, eos_token_ids
+from neox_eqx.text.template import ChatTemplate
 from neox_eqx.text.tokenizer import prompt_tokens
 from neox_eqx.tokenizer import Tokenizer, token_ids
-from neox_eqx.training.examples import Example, unit_of
+from neox_eqx.training.examples import Example
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,42 +46,71 @@ def tokenize(
     tokenizer: Tokenizer,
     config: GPTNeoXConfig,
     defaults: Mapping[str, Any],
+    template: ChatTemplate | None = None,
 ) -> list[Document]:
     """The documents of the examples, in their order.
 
-    `path` is where they were read, and `defaults` are of generation_config.json.
+    `path` is where they were read, `defaults` are of generation_config.json, and `template`
+    writes those that are messages: in it they have their end, and others get the EOS token.
 
-    A prompt has the tokens that generation would give the model. Those of the completion are as
-    in the whole text if they begin where the prompt's end there, else as in a text of its own.
+    A piece of a text, as a prompt and its completion, has the tokens that the text up to its end
+    has beyond those before it. So the tokens of a prompt are those that generation would give the
+    model. Where a token reaches over the beginning of a piece, the piece has the tokens of a text
+    of its own.
 
     Raises:
-        InputError: a token id is not the model's, or a prompt is empty where there is no BOS.
+        InputError: a token id is not the model's, a prompt is empty where there is no BOS, or the
+            template refuses the messages.
     """
-    eos = list(eos_token_ids(defaults, config)[:1])
+    eos = eos_token_ids(defaults, config)[:1]
     bos = bos_token_id(defaults, config)
     documents = []
     for example in tqdm(examples, unit=" examples", desc="tokenizing", leave=False, disable=None):
         try:
-            given = () if example.prompt is None else prompt_tokens(tokenizer, example.prompt, bos)
-            tokens = [*given, *_completion_tokens(tokenizer, example, given)]
-            tokens += eos if tokens[-1:] != eos else []
+            if example.messages:
+                assert template
+                pieces = template.render_learnt(example.messages)
+                tokens, is_learnt = _encoded(tokenizer, pieces, bos, template.add_special_tokens)
+            else:
+                pieces = [(example.completion, True)]
+                if example.prompt is not None:
+                    pieces = [(example.prompt, False), *pieces]
+                tokens, is_learnt = _encoded(tokenizer, pieces, bos)
+                if tokens[-1:] != eos:
+                    tokens, is_learnt = tokens + eos, is_learnt + [True] * len(eos)
             _check_ids(tokens, config.vocab_size)
         except InputError as error:
-            raise InputError(f"{path}, {unit_of(path)} {example.number}: {error}") from error
-        is_learnt = np.arange(len(tokens)) >= len(given)
-        documents.append(Document(example.number, np.array(tokens, np.int32), is_learnt))
+            where = f"{path}, {example.unit} {example.number}"
+            raise InputError(f"{where}: {error}") from error
+        documents.append(
+            Document(example.number, np.array(tokens, np.int32), np.array(is_learnt, bool))
+        )
     return documents
 
 
-def _completion_tokens(
-    tokenizer: Tokenizer, example: Example, given: tuple[int, ...]
-) -> Sequence[int]:
-    if example.prompt is None:
-        return token_ids(tokenizer, example.completion)
-    whole = token_ids(tokenizer, example.prompt + example.completion)
-    if whole[: len(given)] == given:
-        return whole[len(given) :]
-    return token_ids(tokenizer, example.completion, add_special_tokens=False)
+def _encoded(
+    tokenizer: Tokenizer,
+    pieces: Sequence[tuple[str, bool]],
+    bos: int | None,
+    add_special_tokens: bool = True,
+) -> tuple[tuple[int, ...], list[bool]]:
+    """The tokens of a text that is given in pieces, and of each whether its piece is learnt."""
+    tokens: tuple[int, ...] = ()
+    is_learnt: list[bool] = []
+    text = ""
+    for learnt, alike in itertools.groupby(pieces, key=lambda piece: piece[1]):
+        piece = "".join(own for own, _ in alike)
+        text += piece
+        if not text:
+            whole = prompt_tokens(tokenizer, text, bos)
+        else:
+            whole = token_ids(tokenizer, text, add_special_tokens=add_special_tokens)
+        if whole[: len(tokens)] == tokens:
+            tokens = whole
+        else:
+            tokens += token_ids(tokenizer, piece, add_special_tokens=False)
+        is_learnt += [learnt] * (len(tokens) - len(is_learnt))
+    return tokens, is_learnt
 
 
 def _check_ids(tokens: Sequence[int], vocab_size: int) -> None:

@@ -19,6 +19,7 @@ from neox_eqx.errors import InputError
 from neox_eqx.sharding.distributed import agreed, check_equal
 from neox_eqx.sharding.mesh import Arrangement, make_mesh, model_sizes
 from neox_eqx.text.generation_config import read_generation_config
+from neox_eqx.text.template import ChatTemplate, load_template
 from neox_eqx.text.tokenizer import load_tokenizer
 from neox_eqx.training.dataset import TrainingData
 from neox_eqx.training.documents import Document, tokenize
@@ -71,16 +72,20 @@ class Job:
             defaults = read_generation_config(directory)
             prompt = tuple(tokenizer.encode(options.tuning.prompt_text).ids)
             encode = partial(tokenize, tokenizer=tokenizer, config=config, defaults=defaults)
+            template = partial(load_template, source.tokenizer, options.template)
+            if options.template:
+                template()  # a wrong name is told of before the data is read
+            read = partial(_read, encode=encode, template=template)
             both: dict[str, Any] = {"max_length": max_length, "too_long": options.too_long}
             held_out = None
             if options.eval_data:
                 # A part of a batch is what the devices have room for.
                 rows = options.batch_size // options.grad_accumulation
-                examples, own = _read(options.eval_data, encode, batch_size=rows, **both)
+                examples, own = read(options.eval_data, batch_size=rows, **both)
                 asked = questions(examples, own)[: options.eval_questions]
                 held_out = HeldOut.of(own, asked, tokenizer, defaults)
             both |= {"pack": options.pack, "seed": options.seed}
-            _, data = _read(options.data, encode, batch_size=options.batch_size, **both)
+            _, data = read(options.data, batch_size=options.batch_size, **both)
             steps = options.steps or data.steps(options.epochs or 1)
             recipe = dataclasses.replace(recipe, steps=steps)
             job = cls(
@@ -144,11 +149,15 @@ class Job:
 
 
 def _read(
-    path: Path, encode: Callable[[list[Example], Path], list[Document]], **how: Any
+    path: Path,
+    encode: Callable[..., list[Document]],
+    template: Callable[[], ChatTemplate],
+    **how: Any,
 ) -> tuple[list[Example], TrainingData]:
     """The examples in a file or directory, and the data that they make."""
     examples = read_examples(path)
-    documents = encode(examples, path)
+    written = template() if examples[0].messages else None
+    documents = encode(examples, path, template=written)
     try:
         return examples, TrainingData.of(documents, **how)
     except InputError as error:

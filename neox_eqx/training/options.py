@@ -38,10 +38,15 @@ class TrainingOptions:
     model: str
     """A directory in Hugging Face or native layout, or a Hub id, also as ID@REVISION."""
     data: Path
-    """A .jsonl of {"question", "answer"}, {"prompt", "completion"} or {"text"}, or a directory of
-    Hugging Face datasets; only answers and completions are learnt where there are any."""
+    """A file (JSON lines, a JSON array or Parquet), or a dataset of Hugging Face as DIR, ID,
+    ID:SPLIT or ID:CONFIG:SPLIT. Each example has question and answer, prompt and completion,
+    instruction and output (Alpaca) or response (Dolly), messages, conversations (ShareGPT) or a
+    text; only what answers is learnt."""
     output: Path
     """The directory of the run, which all hosts must see."""
+    template: str | None = None
+    """How instructions and messages are written, if not by the model's own chat template; a wrong
+    name gets the list of them."""
     steps: int | None = None
     """Updates in all; a run that has ended goes on if there are more of them than before."""
     epochs: float | None = None
