@@ -2,10 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import tokenizers
-
+from neox_eqx.config import read_json
 from neox_eqx.errors import InputError
+from neox_eqx.text.added_tokens import CONFIG
+from neox_eqx.text.sentence_piece import SentencePieceTokenizer, sentencepiece_file
+from neox_eqx.text.tokenizer_class import class_of
+from neox_eqx.text.tokenizer_json import read_tokenizer_json, read_vocab_and_merges
 from neox_eqx.tokenizer import Tokenizer, token_ids
 
 _CONTEXT = 8
@@ -13,25 +17,35 @@ _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 def load_tokenizer(directory: Path) -> Tokenizer:
-    """The tokenizer of a checkpoint in Hugging Face layout.
+    """The tokenizer of a directory: what transformers' AutoTokenizer makes of it.
+
+    That is tokenizer.json under what tokenizer_config.json says, or vocab.json with merges.txt.
+    A SentencePiece model is read by SentencePiece itself, where there is no tokenizer.json, and
+    also beside one where the class is T5Tokenizer, as in rinna's and LINE's repositories: what
+    transformers converts for that class begins every text with a space, ends it with `</s>`,
+    and loses the model's bytes. Decoding is plain: `clean_up_tokenization_spaces` is not applied.
 
     Raises:
-        InputError: there is no tokenizer.json, or it is broken.
+        InputError: there is no tokenizer, or it is broken.
     """
-    path = directory / "tokenizer.json"
-    if not path.is_file():
-        raise InputError(
-            f"{path}: not found; write it with transformers' "
-            "AutoTokenizer.from_pretrained(...).save_pretrained(...)"
-        )
-    try:
-        tokenizer = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises no narrower class
-        raise InputError(f"{path}: is not a tokenizer: {error}") from error
-    # Files of instruction-tuned models often carry the padding of their training.
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer
+    options = _object(directory / CONFIG)
+    name = class_of(options, _object(directory / "config.json"))
+    whole, pieces = directory / "tokenizer.json", sentencepiece_file(directory)
+    if pieces and (not whole.is_file() or name == "T5Tokenizer"):
+        return SentencePieceTokenizer(pieces, options)
+    if whole.is_file():
+        return read_tokenizer_json(whole, name, options)
+    if (directory / "vocab.json").is_file() and (directory / "merges.txt").is_file():
+        return read_vocab_and_merges(directory, name, options)
+    raise InputError(
+        f"{directory}: holds no tokenizer (no tokenizer.json, no SentencePiece *.model, no "
+        "vocab.json with merges.txt); put the model's own there, or name its directory with "
+        "--tokenizer DIR"
+    )
+
+
+def _object(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.is_file() else {}
 
 
 def prompt_tokens(tokenizer: Tokenizer, prompt: str, bos: int | None) -> tuple[int, ...]:
