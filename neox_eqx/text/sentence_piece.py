@@ -82,6 +82,7 @@ class SentencePieceTokenizer:
         self._special = (control | special) - {self._pieces.unk_id()}
         self._names = {id: self._pieces.id_to_piece(id) for id in control}
         self._names |= {id: token.content for id, token in added.items()}
+        self._by_name = {*self._names} - {self._pieces.unk_id()}
         # Of two that begin at the same place, the longer one is meant.
         whole = sorted(added, key=lambda id: -len(added[id].content))
         if flag(options, "split_special_tokens"):
@@ -103,10 +104,9 @@ class SentencePieceTokenizer:
         """The text of tokens; ids that are no token's have none."""
         hidden = self._special if skip_special_tokens else ()
         shown = [id for id in map(int, ids) if self._has(id) and id not in hidden]
-        named = {*self._names} - {self._pieces.unk_id()}
         return "".join(
             "".join(self._names[id] for id in run) if by_name else self._pieces.decode(list(run))
-            for by_name, run in itertools.groupby(shown, named.__contains__)
+            for by_name, run in itertools.groupby(shown, self._by_name.__contains__)
         )
 
     def get_vocab(self, with_added_tokens: bool = True) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +26,8 @@ WORDS = (
     "Straße déjà vu, cafe\u0301 Ärger œuvre",
     "Привет, мир नमस्ते दुनिया مرحبا",
 )
-MARKS = (
-    " ",
-    "  ",
-    "\n",
-    "\n\n",
-    "\t",
-    " \n ",
-    "👍🏽",
-    "👩‍👩‍👧‍👦",
-    "🇰🇷",
-    "🙂",
-    "\u3000",
-    "\ufffd",
-    ".",
-    "'s",
-)
+SPACES = (" ", "  ", "\n", "\n\n", "\t", " \n ", "\u3000")
+MARKS = (*SPACES, "👍🏽", "👩\u200d👩\u200d👧\u200d👦", "🇰🇷", "🙂", "\ufffd", ".", "'s")
 SPECIAL = (
     "<bos>",
     "<eos>",
@@ -58,8 +45,8 @@ SPECIAL = (
 """Of which a tokenizer has some: its own, its class's, and those that small files add."""
 
 
-def draw_text(random: random.Random) -> str:
-    """Some words of one or two languages between spaces, newlines, emoji and special tokens."""
+def draw_text(random: random.Random, special: Sequence[str] = SPECIAL) -> str:
+    """Some words of one or two languages between spaces, newlines, emoji and `special` tokens."""
     lines = random.sample(WORDS, random.randint(1, 2))
     parts = []
     for _ in range(random.randint(1, 12)):
@@ -67,7 +54,7 @@ def draw_text(random: random.Random) -> str:
         if kind < 0.5:
             parts.append(random.choice(random.choice(lines).split()))
         else:
-            parts.append(random.choice(MARKS if kind < 0.8 else SPECIAL))
+            parts.append(random.choice(MARKS if kind < 0.8 or not special else special))
         parts.append(random.choice(["", " "]))
     return "".join(parts)
 
