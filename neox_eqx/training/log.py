@@ -18,11 +18,11 @@ WandbMode = Literal["online", "offline", "disabled"]
 class RunLog:
     """The log of a run that goes on after `resume_step`; only process 0 writes anything.
 
-    Opened within `agreed`, and before anything is compiled: a missing login is noticed here.
+    Opened within `agreed`, before anything is compiled and after `check_login`.
     Entered, it is finished when it is left, with the exit status that the program will have.
 
     Raises:
-        InputError: a file cannot be written; online, there is no login, or W&B cannot be reached.
+        InputError: a file cannot be written, or W&B cannot be reached.
     """
 
     def __init__(

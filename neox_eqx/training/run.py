@@ -23,6 +23,7 @@ from neox_eqx.training.result import ADAPTER, MODEL, save_result
 from neox_eqx.training.settings import claimed, keep_settings
 from neox_eqx.training.state import TrainState, abstract_state
 from neox_eqx.training.trained import Trained, trainable
+from neox_eqx.training.wandb_run import check_login
 
 _RESULTS = (MODEL, ADAPTER)
 
@@ -31,9 +32,14 @@ def fine_tune(options: TrainingOptions) -> None:
     """Trains, or goes on with the run in `options.output`, and writes the model to its hf/.
 
     Raises:
-        InputError: the options, files or data are wrong, or there is no room for a checkpoint.
+        InputError: the options, files or data are wrong, there is no login to W&B, or no room for
+            a checkpoint.
         Stopped: after a signal, with a checkpoint; or too many batches were not finite.
     """
+    if options.wandb_mode != "disabled":
+        with agreed():
+            if is_first():
+                check_login(options.wandb_mode)
     job = Job.of(options)
     output, last = options.output, job.recipe.steps
     result = output / (ADAPTER if options.tuning.positions else MODEL)

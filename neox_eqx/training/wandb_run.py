@@ -5,7 +5,7 @@ import math
 import os
 import secrets
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,38 @@ PROJECT = "neox_eqx"
 """Where runs go unless WANDB_PROJECT says otherwise; WANDB_NAME may name them too."""
 
 
+def check_login(mode: Literal["online", "offline"]) -> None:
+    """That W&B is installed and, online, that there is a login; nothing is written.
+
+    Raises:
+        InputError: it is not, there is none, or its key is none.
+    """
+    try:
+        import wandb
+    except ImportError as error:
+        raise InputError(
+            "W&B is not installed; pip install wandb, or pass --wandb-mode disabled"
+        ) from error
+    with _told():
+        if mode == "online" and not wandb.login(prompt=False):
+            raise InputError(
+                "there is no W&B login; run `wandb login`, set WANDB_API_KEY, "
+                "or pass --wandb-mode offline"
+            )
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Tells of an error of W&B's in one line."""
+    import wandb
+
+    try:
+        yield
+    except wandb.Error as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise InputError(f"W&B: {reason}; to log without it pass --wandb-mode offline") from error
+
+
 class WandbRun:
     """A run under the id in `directory`/wandb-run-id, so that a resumed run goes on as the same.
 
@@ -25,7 +57,7 @@ class WandbRun:
     not join them to those from before, which may lack the last seconds before a kill.
 
     Raises:
-        InputError: online, there is no login, or W&B cannot be reached.
+        InputError: W&B cannot be reached, or refuses the run.
     """
 
     def __init__(
@@ -36,18 +68,9 @@ class WandbRun:
         name: str,
         config: Mapping[str, Any],
     ):
-        try:
-            import wandb
-        except ImportError as error:
-            raise InputError(
-                "W&B is not installed; pip install wandb, or pass --wandb-mode disabled"
-            ) from error
-        try:
-            if mode == "online" and not wandb.login(prompt=False):
-                raise InputError(
-                    "there is no W&B login; run `wandb login`, set WANDB_API_KEY, "
-                    "or pass --wandb-mode offline"
-                )
+        import wandb
+
+        with _told():
             self._run = wandb.init(
                 project=os.environ.get("WANDB_PROJECT", PROJECT),
                 name=os.environ.get("WANDB_NAME", name),
@@ -58,11 +81,6 @@ class WandbRun:
                 config=dict(config),
                 settings=wandb.Settings(console="off"),
             )
-        except wandb.Error as error:
-            reason = str(error).partition("\n")[0].rstrip(".")
-            raise InputError(
-                f"W&B: {reason}; to log without it pass --wandb-mode offline"
-            ) from error
         self._teardown = wandb.teardown
         self._first_step = self._run.step
         self._works = True

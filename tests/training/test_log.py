@@ -14,6 +14,7 @@ import pytest
 from neox_eqx.errors import InputError
 from neox_eqx.training.log import RunLog
 from neox_eqx.training.metrics_file import read_metrics
+from neox_eqx.training.wandb_run import check_login
 from tests.training.wandb_file import read_history, read_name
 
 ROOT = Path(__file__).parents[2]
@@ -167,11 +168,13 @@ def test_a_missing_login_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path))
     with pytest.raises(InputError, match="no W&B login; run `wandb login`.*--wandb-mode offline"):
-        open_log(tmp_path, "online")
+        check_login("online")
     monkeypatch.setenv("WANDB_API_KEY", "short")
     with pytest.raises(InputError, match="WANDB_API_KEY invalid.*--wandb-mode offline") as raised:
-        open_log(tmp_path, "online")
+        check_login("online")
     assert "\n" not in str(raised.value)
+    check_login("offline")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_wandb_is_imported_only_where_it_is_wanted(tmp_path: Path) -> None:

@@ -124,6 +124,19 @@ def test_the_command_says_it_in_one_line(files: Path, tmp_path: Path) -> None:
     assert "wandb login" in ended.err and "--wandb-mode offline" in ended.err
 
 
+def test_a_missing_login_leaves_nothing_behind(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    for name in ("HOME", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with pytest.raises(InputError, match="no W&B login"):
+        fine_tune(options(files, tmp_path / "run", wandb_mode="online"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_every_option_has_its_help(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse(TrainingOptions, "train.py", ["--help"])
