@@ -4,7 +4,6 @@ import os
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from neox_eqx.checkpoint.files import LONGEST_NAME
 from neox_eqx.config import read_json
 from neox_eqx.convert.certificate import CERTIFICATE, describe_files, describe_tensors
 from neox_eqx.convert.source import read_source
@@ -47,8 +46,7 @@ def check(directory: Path) -> tuple[int, int]:
 def _check_within(directory: Path, name: str) -> None:
     """Refuses a name that leads out of the directory: what is there is nobody else's to ask."""
     parts = PurePosixPath(name).parts
-    plain = name.isprintable() and parts and ".." not in parts and not name.startswith("/")
-    if not plain or any(len(part.encode()) > LONGEST_NAME for part in parts):
+    if not parts or not name.isprintable() or ".." in parts or name.startswith("/"):
         raise InputError(f"{directory / CERTIFICATE}: lists {name!r:.80}, which is no file here")
     real = Path(os.path.realpath(directory))
     # In the Hub's cache a file is a link to what it holds.
@@ -59,10 +57,14 @@ def _check_within(directory: Path, name: str) -> None:
 
 
 def _check_size(path: Path, size: Any) -> None:
-    if not path.is_file():
+    try:
+        found = path.stat().st_size if path.is_file() else None
+    except OSError as error:
+        raise InputError(f"{str(path)[:80]}: cannot be a file: {error.strerror}") from error
+    if found is None:
         raise _differs(path, "the file is missing")
-    if path.stat().st_size != size:
-        raise _differs(path, f"it has {path.stat().st_size} bytes, not {size!r:.40}")
+    if found != size:
+        raise _differs(path, f"it has {found} bytes, not {size!r:.40}")
 
 
 def _differs(path: Path, how: str) -> InputError:

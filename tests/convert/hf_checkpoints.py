@@ -32,12 +32,17 @@ def family_tensors(name: str, dtype: str = "float32") -> dict[str, torch.Tensor]
 
 
 def write(directory: Path, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Path:
-    """A directory with a config.json, these tensors and something of a tokenizer."""
+    """A directory with a config.json and these tensors, and nothing else, as many are."""
     directory.mkdir()
     (directory / "config.json").write_text(json.dumps(config))
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    return directory
+
+
+def add_companions(directory: Path) -> Path:
+    """Puts settings of generation and something of a tokenizer beside the tensors."""
     (directory / "generation_config.json").write_text('{"eos_token_id":0,  "odd": "spacing"}')
     (directory / "tokenizer.json").write_bytes('{"토큰": 1}\r\n'.encode())
-    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
     return directory
 
 

@@ -22,7 +22,13 @@ from neox_eqx.convert.convert import convert
 from neox_eqx.convert.forward import NEW, compare
 from neox_eqx.convert.source import read_source
 from neox_eqx.errors import InputError
-from tests.convert.hf_checkpoints import family_tensors, raw_tensors, write, write_family
+from tests.convert.hf_checkpoints import (
+    add_companions,
+    family_tensors,
+    raw_tensors,
+    write,
+    write_family,
+)
 from tests.hf_models import FAMILIES
 
 FAMILY = "rinna-3.6b"
@@ -30,7 +36,8 @@ FAMILY = "rinna-3.6b"
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_family(tmp_path_factory.mktemp("certified") / "source", FAMILY, "mixed")
+    directory = tmp_path_factory.mktemp("certified") / "source"
+    return add_companions(write_family(directory, FAMILY, "mixed"))
 
 
 @pytest.fixture(scope="module")

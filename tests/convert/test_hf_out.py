@@ -18,6 +18,7 @@ from neox_eqx.errors import InputError
 from tests.checkpoint.checkpoints import rewrite_as_bin_shards
 from tests.convert.hf_checkpoints import (
     DTYPES,
+    add_companions,
     family_tensors,
     raw_tensors,
     write,
@@ -129,7 +130,7 @@ def test_shards_keep_to_the_size_and_the_index_to_the_format(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("to", ["hf", "native"])
 def test_tokenizer_and_generation_files_are_carried_byte_for_byte(tmp_path: Path, to: str) -> None:
-    source = write_family(tmp_path / "source", "pythia-70m")
+    source = add_companions(write_family(tmp_path / "source", "pythia-70m"))
     (source / "README.md").write_text("not the model's")
     convert(source, tmp_path / "result", to=to, verify=False)
     for name in CARRIED:
@@ -209,7 +210,6 @@ def test_transformers_loads_the_results_in_a_fresh_process_without_a_word(tmp_pa
         round_trip(tmp_path / f"{name}-source", tmp_path)
         shutil.rmtree(tmp_path / "native")
         (tmp_path / "back").rename(tmp_path / name)
-        (tmp_path / name / "tokenizer.json").unlink()
     ended = subprocess.run(
         [sys.executable, "-W", "error", "-c", LOADS, *(tmp_path / name for name in names)],
         capture_output=True,

@@ -11,14 +11,14 @@ from neox_eqx.convert.convert import convert
 from neox_eqx.convert.source import read_source
 from neox_eqx.errors import InputError
 from tests.checkpoint.checkpoints import rewrite, rewrite_as_bin, rewrite_as_bin_shards, write_json
-from tests.convert.hf_checkpoints import family_tensors, write_family
+from tests.convert.hf_checkpoints import add_companions, family_tensors, write_family
 
 NAMES = ["config.json", "generation_config.json", "tokenizer.json"]
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    return write_family(tmp_path / "source", "pythia-70m", "mixed")
+    return add_companions(write_family(tmp_path / "source", "pythia-70m", "mixed"))
 
 
 def file_names(paths: tuple[Path, ...]) -> list[str]:
