@@ -31,7 +31,7 @@ def read_entries(directory: Path) -> list[Entry]:
     if found is None:
         raise InputError(f"{directory}: has no weights; expected one of {', '.join(WEIGHT_FILES)}")
     path = directory / found
-    return _read_sharded(path) if path.suffix == ".json" else _read_file(path)
+    return _read_sharded(path) if path.suffix == ".json" else read_file(path)
 
 
 def read_weight_map(index: Path) -> dict[str, str]:
@@ -62,7 +62,12 @@ def _is_plain(file: object) -> bool:
     )
 
 
-def _read_file(path: Path) -> list[Entry]:
+def read_file(path: Path) -> list[Entry]:
+    """The tensors of one file of weights, without their data.
+
+    Raises:
+        InputError: it is corrupt, or holds more than tensors.
+    """
     reader = safetensors_file if path.suffix == ".safetensors" else torch_file
     return list(reader.read_entries(path))
 
@@ -76,7 +81,7 @@ def _read_sharded(index: Path) -> list[Entry]:
     entries = [
         entry
         for shard in shards
-        for entry in _read_file(index.parent / shard)
+        for entry in read_file(index.parent / shard)
         if weight_map.get(entry.name, shard) == shard
     ]
     absent = sorted(weight_map.keys() - {entry.name for entry in entries})

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, SingleDeviceSharding
 from tqdm import tqdm
 
+from neox_eqx.checkpoint.adapter import merged
 from neox_eqx.checkpoint.entry import Entry
 from neox_eqx.checkpoint.files import read_entries
 from neox_eqx.checkpoint.fingerprint import fingerprint
@@ -114,7 +115,10 @@ def opened(origin: Origin) -> tuple[Path, GPTNeoXConfig, list[Entry]]:
     """
     with agreed():
         config = GPTNeoXConfig.from_file(origin.directory / "config.json")
-        return origin.directory, config, read_entries(origin.directory)
+        entries = read_entries(origin.directory)
+        if origin.adapter is not None:
+            entries = merged(origin.adapter, entries, tied=config.tie_word_embeddings)
+        return origin.directory, config, entries
 
 
 def _arranged(

@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from neox_eqx.checkpoint.adapter_config import SOFT_PROMPTS
 from neox_eqx.checkpoint.safetensors_file import read_entries
 from neox_eqx.checkpoint.save_adapter import CONFIG, EMBEDDINGS, TENSORS
 from neox_eqx.config import GPTNeoXConfig, read_json
@@ -18,17 +19,14 @@ def load_prompt(directory: str | Path, config: GPTNeoXConfig) -> Prompt:
 
     Raises:
         InputError: it is of another model, holds NaN or infinity, or is incomplete or corrupt; or
-            it is of another kind, such as LoRA, which is merged into its model.
+            it is of another kind, such as LoRA, which is a model of its own.
     """
     directory = Path(directory)
     own = read_json(directory / CONFIG)
     kind = own.get("peft_type")
     if kind == "LORA":
-        raise InputError(
-            f"{directory}: is a LoRA adapter and no soft prompt; merge it into its model and give "
-            "that as the model"
-        )
-    if kind not in ("PROMPT_TUNING", "PREFIX_TUNING"):
+        raise InputError(f"{directory}: is a LoRA adapter and no soft prompt; give it as the model")
+    if kind not in SOFT_PROMPTS:
         raise InputError(
             f"{directory / CONFIG}: peft_type is {kind!r:.40}, and must be PROMPT_TUNING or "
             "PREFIX_TUNING"

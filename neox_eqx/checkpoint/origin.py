@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from neox_eqx.checkpoint.hub import GENERATION_CONFIG, TOKENIZER_FILES, resolve
+from neox_eqx.checkpoint.adapter_config import LoraSettings, read_lora_settings
+from neox_eqx.checkpoint.files import ADAPTER_CONFIG
+from neox_eqx.checkpoint.hub import GENERATION_CONFIG, TOKENIZER_FILES, Place, Wanted, resolve
 from neox_eqx.errors import InputError
 
 _HOLD_TOKENIZERS = ("tokenizer.json", "vocab.json", "*.model")
@@ -79,16 +81,58 @@ def find(
 
     `config_only` asks for the shape of a model and leaves its weights where they are.
 
+    A LoRA adapter is a model too, that of its base with what it adds.
+
     Raises:
         InputError: something is not there; or an option is of no use.
     """
-    place = resolve(source, revision, wanted="config" if config_only else "all")
-    if base is not None:
+    wanted: Wanted = "config" if config_only else "all"
+    place, adapter = resolve(source, revision, wanted=wanted), None
+    if is_adapter(place.directory):
+        adapter, place = place, _base_of(place.directory, base, wanted)
+    elif base is not None:
         raise InputError(f"{source}: is no LoRA adapter, which alone has a base")
     words = place.directory
     if tokenizer is not None:
         words = resolve(tokenizer, wanted="tokenizer").directory
-    return Origin(place.directory, words, place.commit)
+    elif adapter is not None and has_tokenizer(adapter.directory):
+        words = adapter.directory
+    if adapter is None:
+        return Origin(place.directory, words, place.commit)
+    return Origin(place.directory, words, place.commit, adapter.directory, adapter.commit)
+
+
+def is_adapter(directory: Path) -> bool:
+    """Whether it holds an adapter of PEFT's, of whatever kind."""
+    return (directory / ADAPTER_CONFIG).is_file()
+
+
+def _base_of(adapter: Path, base: str | Path | None, wanted: Wanted) -> Place:
+    """The model that an adapter is for."""
+    settings = read_lora_settings(adapter)
+    if base is None and not settings.base:
+        raise InputError(f"{adapter}: does not name its base; name it with --base MODEL")
+    try:
+        place = resolve(base, wanted=wanted) if base else _named_base(adapter, settings, wanted)
+    except InputError as error:
+        raise InputError(
+            f"{adapter}: its base is not found: {error}; or name the base with --base MODEL"
+        ) from error
+    if is_adapter(place.directory):
+        raise InputError(
+            f"{place.directory}: is an adapter and no base of {adapter}; merge it into its model "
+            "with scripts/convert_params.py --to hf"
+        )
+    return place
+
+
+def _named_base(adapter: Path, settings: LoraSettings, wanted: Wanted) -> Place:
+    """What the adapter's config names: a directory from here or from the adapter, or a Hub id."""
+    name = settings.base or ""
+    for directory in (Path(name), adapter / name):
+        if directory.is_dir():
+            return resolve(directory)
+    return resolve(name, settings.revision, wanted=wanted)
 
 
 def tokenizer_files(directory: Path) -> Iterator[Path]:

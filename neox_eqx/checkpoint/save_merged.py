@@ -9,6 +9,7 @@ import numpy as np
 from neox_eqx.checkpoint.entry import Entry, row_blocks
 from neox_eqx.checkpoint.fit import fitting, model_shapes
 from neox_eqx.checkpoint.load import opened
+from neox_eqx.checkpoint.merged import MergedEntry
 from neox_eqx.checkpoint.names import parameters
 from neox_eqx.checkpoint.origin import Origin
 from neox_eqx.checkpoint.save import write
@@ -52,9 +53,8 @@ def _merged(
     names: Iterable[str], stored: Mapping[str, Entry], lora: Mapping[str, np.ndarray], scale: float
 ) -> Iterator[np.ndarray]:
     for name in names:
-        tensor = np.concatenate([block.astype(_DTYPE) for block in row_blocks(stored[name])])
-        layer = name.removesuffix(".weight")
+        entry, layer = stored[name], name.removesuffix(".weight")
         if f"{layer}.lora_A.weight" in lora:
             a, b = (lora[f"{layer}.lora_{which}.weight"] for which in "AB")
-            tensor += np.float32(scale) * (b @ a)
-        yield tensor
+            entry = MergedEntry(entry, left=b, right=a, scale=scale)
+        yield np.concatenate([block.astype(_DTYPE) for block in row_blocks(entry)])

@@ -17,6 +17,7 @@ from transformers import GPTNeoXForCausalLM
 
 from neox_eqx.checkpoint.fit import model_shapes
 from neox_eqx.checkpoint.load_prompt import load_prompt
+from neox_eqx.checkpoint.origin import Origin, find
 from neox_eqx.checkpoint.save_adapter import save_adapter
 from neox_eqx.errors import InputError
 from neox_eqx.model.neox import GPTNeoX
@@ -128,7 +129,7 @@ def test_the_result_of_lora_is_a_model_that_transformers_loads(stored: str, tmp_
     hf_model(CONFIG).to(getattr(torch, stored)).save_pretrained(source)
     # As an accelerator computes with it, which the result does not show.
     frozen = jax.tree.map(lambda x: x.astype("bfloat16"), frozen)
-    save_result(trained, frozen, tmp_path / "run", source=source, base_model="")
+    save_result(trained, frozen, tmp_path / "run", source=find(source), base_model="")
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["adapter", "hf"]
     merged = GPTNeoXForCausalLM.from_pretrained(tmp_path / "run" / "hf")
     base = GPTNeoXForCausalLM.from_pretrained(source, dtype=torch.float32)
@@ -139,14 +140,16 @@ def test_the_result_of_lora_is_a_model_that_transformers_loads(stored: str, tmp_
         difference = np.abs(hf_logits(merged, TOKENS, VALID) - expected).max()
         assert difference < 1e-5 * np.abs(expected).max()
     with pytest.raises(InputError, match="is not an empty directory"):
-        save_result(trained, frozen, tmp_path / "run", source=source, base_model="")
+        save_result(trained, frozen, tmp_path / "run", source=find(source), base_model="")
 
 
 def test_a_prompt_leaves_an_adapter_alone_and_a_whole_model_none(tmp_path: Path) -> None:
     _, prompt, frozen = ours("prompt")
-    save_result(prompt, frozen, tmp_path / "prompt", source=tmp_path, base_model="")
+    save_result(
+        prompt, frozen, tmp_path / "prompt", source=Origin(tmp_path, tmp_path), base_model=""
+    )
     assert [path.name for path in (tmp_path / "prompt").iterdir()] == ["adapter"]
-    save_result(frozen, None, tmp_path / "all", source=tmp_path, base_model="")
+    save_result(frozen, None, tmp_path / "all", source=Origin(tmp_path, tmp_path), base_model="")
     assert [path.name for path in (tmp_path / "all").iterdir()] == ["hf"]
 
 
@@ -181,7 +184,7 @@ BROKEN = {
     "broken config": (lambda d: (d / "adapter_config.json").write_text("{"), "is not valid JSON"),
     "another kind": (lambda d: edited(d, peft_type="IA3"), "peft_type is 'IA3', and must be"),
     "no kind": (lambda d: edited(d, peft_type=None), "peft_type is None, and must be"),
-    "lora": (lambda d: edited(d, peft_type="LORA"), "merge it into its model"),
+    "lora": (lambda d: edited(d, peft_type="LORA"), "give it as the model"),
     "hidden size": (lambda d: edited(d, token_dim=64), "token_dim is 64, and the model's 32"),
     "layers": (lambda d: edited(d, num_layers=24), "num_layers is 24, and the model's 2"),
     "heads": (lambda d: edited(d, num_attention_heads=[8]), "num_attention_heads is"),

@@ -1,0 +1,150 @@
+"""adapter_config.json: what PEFT says of an adapter."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from neox_eqx.checkpoint.files import ADAPTER_CONFIG
+from neox_eqx.checkpoint.lora_targets import Targets
+from neox_eqx.config import read_json
+from neox_eqx.errors import InputError
+
+SOFT_PROMPTS = ("PROMPT_TUNING", "PREFIX_TUNING")
+# Variants of LoRA that compute something else.
+_VARIANTS = (
+    "alora_invocation_tokens",
+    "arrow_config",
+    "kasa_config",
+    "layer_replication",
+    "lora_bias",
+    "megatron_config",
+    "monteclora_config",
+    "target_parameters",
+    "trainable_token_indices",
+)
+# How a run may have begun whose base weights are as they were; the others change them.
+_INIT = (None, True, False, "gaussian", "eva", "orthogonal")
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraSettings:
+    """What adapter_config.json says of a LoRA adapter, under PEFT's names."""
+
+    base: str | None
+    """`base_model_name_or_path`"""
+    revision: str | None
+    """Of the base."""
+    r: int
+    lora_alpha: float
+    use_rslora: bool
+    lora_dropout: float
+    rank_pattern: Mapping[str, int]
+    alpha_pattern: Mapping[str, float]
+    targets: Targets
+
+    def rank_of(self, module: str) -> int:
+        return _of_module(self.rank_pattern, module, self.r)
+
+    def alpha_of(self, module: str) -> float:
+        return _of_module(self.alpha_pattern, module, self.lora_alpha)
+
+    def scale_of(self, module: str) -> float:
+        """How many times the product of B and A counts."""
+        return scale(self.alpha_of(module), self.rank_of(module), self.use_rslora)
+
+
+def scale(alpha: float, rank: int, use_rslora: bool) -> float:
+    """alpha / r, or alpha / √r with rank-stabilised LoRA (Kalajdzievski 2023, arXiv:2312.03732)."""
+    return alpha / (math.sqrt(rank) if use_rslora else rank)
+
+
+def read_lora_settings(directory: Path) -> LoraSettings:
+    """The settings of the LoRA adapter in a directory.
+
+    Raises:
+        InputError: the file is broken, or the adapter of another kind.
+    """
+    path = directory / ADAPTER_CONFIG
+    config = read_json(path)
+    _check_kind(directory, config)
+    try:
+        return LoraSettings(
+            base=_value(config, "base_model_name_or_path", str, None),
+            revision=_value(config, "revision", str, None),
+            r=_rank("r", config.get("r", 8)),
+            lora_alpha=_number("lora_alpha", config.get("lora_alpha", 8)),
+            use_rslora=_value(config, "use_rslora", bool, False),
+            lora_dropout=_number("lora_dropout", config.get("lora_dropout") or 0.0),
+            rank_pattern=_pattern(config, "rank_pattern", _rank),
+            alpha_pattern=_pattern(config, "alpha_pattern", _number),
+            targets=Targets.of(config),
+        )
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def _check_kind(directory: Path, config: dict[str, Any]) -> None:
+    kind = config.get("peft_type")
+    if kind in SOFT_PROMPTS:
+        raise InputError(
+            f"{directory}: is a soft prompt or prefix and no model; give the model that it is for, "
+            "and this as --soft-prompt"
+        )
+    if kind != "LORA":
+        raise InputError(
+            f"{directory}: is an adapter of the kind {kind!r:.40}, and only LORA is read; merge it "
+            "into its model with PEFT"
+        )
+    variants = [name for name in config if name in _VARIANTS or name.startswith("use_")]
+    variants = [name for name in variants if config[name] and name != "use_rslora"]
+    begun = config.get("init_lora_weights")
+    if begun not in _INIT:
+        variants.append(f"init_lora_weights {begun!r:.40}")
+    if variants:
+        raise InputError(
+            f"{directory}: is LoRA with {', '.join(sorted(variants))}, which is not read; merge it "
+            "into its model with PEFT"
+        )
+
+
+def _of_module(pattern: Mapping[str, Any], module: str, default: Any) -> Any:
+    """A pattern is a regular expression of the end of a module's name."""
+    for key, value in pattern.items():
+        if re.match(rf"(.*\.)?({key})$", module):
+            return value
+    return default
+
+
+def _pattern(config: dict[str, Any], name: str, check: Any) -> dict[str, Any]:
+    values = _value(config, name, dict, {})
+    for key, value in values.items():
+        check(f"{name} of {key!r:.80}", value)
+        try:
+            re.compile(key)
+        except re.error as error:
+            raise InputError(f"{name}: {key!r:.80} is no regular expression: {error}") from error
+    return values
+
+
+def _value(config: dict[str, Any], name: str, kind: type, default: Any) -> Any:
+    value = config.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, kind):
+        raise InputError(f"{name} must be of type {kind.__name__}, not {value!r:.80}")
+    return value
+
+
+def _rank(name: str, value: Any) -> int:
+    if type(value) is not int or value < 1:
+        raise InputError(f"{name} must be a whole number of at least 1, not {value!r:.80}")
+    return value
+
+
+def _number(name: str, value: Any) -> float:
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise InputError(f"{name} must be a number, not {value!r:.80}")
+    return value

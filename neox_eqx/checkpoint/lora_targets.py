@@ -1,0 +1,88 @@
+"""Which modules of a model LoRA is on, in the spellings of PEFT's adapter_config.json."""
+
+import dataclasses
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from neox_eqx.errors import InputError
+
+# Of GPT-NeoX, where target_modules is null.
+_DEFAULT = ("query_key_value",)
+_ALL_LINEAR = "all-linear"
+_NOT_LINEAR = ("embed_in", "embed_out")
+"""Modules that all-linear leaves out: the head, as PEFT does, and the embedding."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Targets:
+    """What `target_modules` and its companions say.
+
+    A list names modules by the end of their names, or by all of them; one text is a regular
+    expression of whole names, or all-linear.
+    """
+
+    modules: str | tuple[str, ...] = _DEFAULT
+    exclude: str | tuple[str, ...] = ()
+    layers: tuple[int, ...] = ()
+    """Of the layers, these alone, unless `modules` is one text; none for all."""
+    pattern: tuple[str, ...] = ()
+    """What stands before the number of a layer; any name if empty."""
+
+    @classmethod
+    def of(cls, config: dict[str, Any]) -> "Targets":
+        """Of an adapter_config.json.
+
+        Raises:
+            InputError: a value is of another type.
+        """
+        layers = config.get("layers_to_transform")
+        layers = [layers] if isinstance(layers, int) else layers or []
+        if not isinstance(layers, list) or not all(type(layer) is int for layer in layers):
+            raise InputError(f"layers_to_transform must be numbers of layers, not {layers!r:.80}")
+        modules = _names(config, "target_modules") or _DEFAULT
+        pattern = _names(config, "layers_pattern")
+        pattern = (pattern,) if isinstance(pattern, str) else pattern
+        return cls(modules, _names(config, "exclude_modules"), tuple(layers), pattern)
+
+    def among(self, names: Iterable[str]) -> list[str]:
+        """Those of the modules of these names that are meant, as gpt_neox.layers.0.mlp.dense...
+
+        Raises:
+            InputError: a regular expression is none.
+        """
+        return [name for name in names if not _is_named(self.exclude, name) and self._has(name)]
+
+    def _has(self, name: str) -> bool:
+        if isinstance(self.modules, str) or name in self.modules:
+            return _is_named(self.modules, name)
+        return _is_named(self.modules, name) and (not self.layers or self._layer(name))
+
+    def _layer(self, name: str) -> bool:
+        before = "|".join(f"(?:{one})" for one in self.pattern) or r"[^.]*"
+        number = _match(rf"(?:.*?\.)?(?:{before})\.(?P<number>\d+)\..*", name)
+        return number is not None and int(number["number"]) in self.layers
+
+
+def _is_named(said: str | tuple[str, ...], name: str) -> bool:
+    if not isinstance(said, str):
+        return any(name == one or name.endswith(f".{one}") for one in said)
+    if said.lower() == _ALL_LINEAR:
+        return name.split(".")[-1] not in _NOT_LINEAR
+    return _match(said, name) is not None
+
+
+def _match(pattern: str, name: str) -> re.Match[str] | None:
+    try:
+        return re.fullmatch(pattern, name)
+    except re.error as error:
+        raise InputError(f"{pattern!r:.80} is no regular expression: {error}") from error
+
+
+def _names(config: dict[str, Any], key: str) -> str | tuple[str, ...]:
+    value = config.get(key) or ()
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
+        raise InputError(f"{key} must be a text or a list of texts, not {value!r:.80}")
+    return tuple(value)
