@@ -33,7 +33,8 @@ class Options:
     check: Path | None = None
     """Instead, hold the certificate in this directory against its files."""
     dtype: Literal["same", "float32", "bfloat16", "float16"] = "same"
-    """Of the parameters in the result; same keeps that of each tensor."""
+    """Of the parameters in the result; same keeps that of each tensor, and of a LoRA adapter is
+    float32."""
     max_shard_size: str = "5GB"
     """Largest file of a result in Hugging Face's layout."""
     row_bias: Literal["auto", "sum", "first"] = "auto"

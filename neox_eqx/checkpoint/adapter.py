@@ -47,7 +47,7 @@ class Adapter:
     """What replaces a tensor of the base: biases and modules that were trained as a whole."""
 
 
-def adapter_files(directory: Path) -> Path:
+def adapter_file(directory: Path) -> Path:
     """The file with the tensors of an adapter.
 
     Raises:
@@ -65,7 +65,7 @@ def read_adapter(directory: Path) -> Adapter:
     Raises:
         InputError: it is of another kind, incomplete or corrupt, or holds NaN or infinity.
     """
-    settings, path = read_lora_settings(directory), adapter_files(directory)
+    settings, path = read_lora_settings(directory), adapter_file(directory)
     halves: dict[str, dict[str, np.ndarray]] = {}
     whole: dict[str, Entry] = {}
     for entry in read_file(path):

@@ -10,7 +10,9 @@ from neox_eqx.errors import InputError
 # Of GPT-NeoX, where target_modules is null.
 _DEFAULT = ("query_key_value",)
 _ALL_LINEAR = "all-linear"
-_NOT_LINEAR = ("embed_in", "embed_out")
+# What this package and transformers 4 call the head, and its name since transformers 5.
+_ALIASES = {"embed_out": "lm_head"}
+_NOT_LINEAR = ("embed_in", "embed_out", "lm_head")
 """Modules that all-linear leaves out: the head, as PEFT does, and the embedding."""
 
 
@@ -34,7 +36,7 @@ class Targets:
         """Of an adapter_config.json.
 
         Raises:
-            InputError: a value is of another type.
+            InputError: a value is of another type, or no regular expression.
         """
         layers = config.get("layers_to_transform")
         layers = [layers] if isinstance(layers, int) else layers or []
@@ -43,24 +45,26 @@ class Targets:
         modules = _names(config, "target_modules") or _DEFAULT
         pattern = _names(config, "layers_pattern")
         pattern = (pattern,) if isinstance(pattern, str) else pattern
-        return cls(modules, _names(config, "exclude_modules"), tuple(layers), pattern)
+        exclude = _names(config, "exclude_modules")
+        for text in (modules, exclude, *pattern):
+            if isinstance(text, str):
+                _check_pattern(text)
+        return cls(modules, exclude, tuple(layers), pattern)
 
     def among(self, names: Iterable[str]) -> list[str]:
-        """Those of the modules of these names that are meant, as gpt_neox.layers.0.mlp.dense...
-
-        Raises:
-            InputError: a regular expression is none.
-        """
-        return [name for name in names if not _is_named(self.exclude, name) and self._has(name)]
+        """Of the names of modules, as gpt_neox.layers.0.attention.dense, those that are meant."""
+        return [name for name in names if self._has(name) or self._has(_ALIASES.get(name, name))]
 
     def _has(self, name: str) -> bool:
+        if self.exclude and _is_named(self.exclude, name):
+            return False
         if isinstance(self.modules, str) or name in self.modules:
             return _is_named(self.modules, name)
         return _is_named(self.modules, name) and (not self.layers or self._layer(name))
 
     def _layer(self, name: str) -> bool:
         before = "|".join(f"(?:{one})" for one in self.pattern) or r"[^.]*"
-        number = _match(rf"(?:.*?\.)?(?:{before})\.(?P<number>\d+)\..*", name)
+        number = re.match(rf"(?:.*?\.)?(?:{before})\.(?P<number>\d+)\.", name)
         return number is not None and int(number["number"]) in self.layers
 
 
@@ -69,12 +73,12 @@ def _is_named(said: str | tuple[str, ...], name: str) -> bool:
         return any(name == one or name.endswith(f".{one}") for one in said)
     if said.lower() == _ALL_LINEAR:
         return name.split(".")[-1] not in _NOT_LINEAR
-    return _match(said, name) is not None
+    return re.fullmatch(said, name) is not None
 
 
-def _match(pattern: str, name: str) -> re.Match[str] | None:
+def _check_pattern(pattern: str) -> None:
     try:
-        return re.fullmatch(pattern, name)
+        re.compile(pattern)
     except re.error as error:
         raise InputError(f"{pattern!r:.80} is no regular expression: {error}") from error
 

@@ -31,13 +31,16 @@ def convert(
 
     Of the parameters, no more than a block of a tensor is in memory; with `verify`, the model is
     held against transformers in float32 where it fits. `destination` must be absent or empty,
-    and comes into being whole. `reading` are the other arguments of `read_source`.
+    and comes into being whole. Of a LoRA adapter, "same" is float32. `reading` are the
+    other arguments of `read_source`.
 
     Raises:
         InputError: the source is incomplete or cannot be represented, or the destination cannot
             be written; nothing is left of it then.
     """
     found = read_source(source, **reading)
+    if found.adapter is not None and dtype == "same":
+        dtype = "float32"  # in which it is merged
     wanted = cast(found, dtype)
     with new_directory(Path(destination)) as directory:
         for name, path in found.companions.items():

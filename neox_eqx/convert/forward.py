@@ -39,7 +39,7 @@ def compare(source: Source, wanted: Source, result: Source, directory: Path) -> 
         return {"skipped": reason}
     config = GPTNeoXConfig.from_hf(result.config_json)
     prompt = [7919 * index % config.vocab_size for index in range(PROMPT)]
-    if source.layout == "hf" and wanted is source:
+    if source.layout == "hf" and source.adapter is None and wanted is source:
         read = "the source's files"
         tokens, theirs = _theirs(source, source.directory, prompt)
     elif result.layout == "hf":

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from neox_eqx.checkpoint.adapter import adapter_file, merged
 from neox_eqx.checkpoint.entry import Entry
-from neox_eqx.checkpoint.files import WEIGHT_FILES, read_entries
+from neox_eqx.checkpoint.files import ADAPTER_CONFIG, WEIGHT_FILES, read_entries
 from neox_eqx.checkpoint.fit import fitting
 from neox_eqx.checkpoint.native import PARAMETERS
 from neox_eqx.checkpoint.origin import Origin, find, is_tokenizers, tokenizer_files
@@ -38,6 +39,8 @@ class Source:
     companions: Mapping[str, Path]
     commits: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Of the Hub, by what they are called in a certificate."""
+    adapter: Path | None = None
+    """Of a LoRA adapter that `entries` have merged."""
 
     def all_files(self) -> dict[str, Path]:
         """The files and companions, by their names within the directory or else whole paths."""
@@ -79,6 +82,8 @@ def read_source(
             f"Hugging Face's, a native checkpoint's directory {PARAMETERS}, or the file latest or "
             "the layer_*.pt of EleutherAI's"
         )
+    if origin.adapter is not None:
+        found = _with_adapter(found, origin.adapter)
     fitting(directory, GPTNeoXConfig.from_hf(found.config_json), found.entries)
     if origin.tokenizer != directory:
         found = dataclasses.replace(found, companions=_with_tokenizer(found, origin.tokenizer))
@@ -110,6 +115,13 @@ def _weight_file(directory: Path) -> Path | None:
     """Hugging Face's file of all tensors, or the index of its files."""
     paths = [directory / name for name in WEIGHT_FILES]
     return next((path for path in paths if path.is_file()), None)
+
+
+def _with_adapter(found: Source, adapter: Path) -> Source:
+    tied = GPTNeoXConfig.from_hf(found.config_json).tie_word_embeddings
+    entries = merged(adapter, found.entries, tied=tied)
+    files = (*found.files, adapter / ADAPTER_CONFIG, adapter_file(adapter))
+    return dataclasses.replace(found, entries=entries, files=files, adapter=adapter)
 
 
 def _with_tokenizer(found: Source, tokenizer: Path) -> dict[str, Path]:
