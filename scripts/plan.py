@@ -33,7 +33,7 @@ class Options:
     """
 
     topology: tuple[str, ...]
-    """Slices of a pod, such as v5e:4x4 or v4:2x2x4; several give a comparison."""
+    """Slices of a pod, by shape as v5e:4x4 or by name as v4-32; several give a comparison."""
     model: str | None = None
     """A directory or a Hub id, also as ID@REVISION, of which only config.json is read."""
     origin: tyro.conf.OmitArgPrefixes[OriginOptions] = OriginOptions()

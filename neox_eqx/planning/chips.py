@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from neox_eqx.errors import InputError
+from neox_eqx.planning.slice_names import topology_of
 from neox_eqx.training.throughput import PEAK_FLOPS
 
 GIB = 2**30
@@ -57,17 +58,22 @@ class Topology:
     name: str
     chip: Chip
     shape: tuple[int, ...]
+    rented_as: str | None = None
+    """The name that was given for it, such as v4-32."""
 
     @classmethod
     def parse(cls, text: str) -> "Topology":
-        """
+        """Of a grid, v4:2x2x4, or of the name that such a slice is rented by, v4-32.
+
         Raises:
-            InputError: no such chip, or not a grid of its dimensions.
+            InputError: no such chip or slice, or not a grid of its dimensions.
         """
+        if topology := topology_of(text):
+            return dataclasses.replace(cls.parse(topology), rented_as=text)
         match = re.fullmatch(r"(\w+):([1-9]\d{0,3}(?:x[1-9]\d{0,3})*)", text)
         if not match or match[1] not in CHIPS:
             raise InputError(
-                f"the topology {text!r} is not of the form v5e:4x4; "
+                f"the topology {text!r} is not of the form v5e:4x4 or v5e-16; "
                 f"the chips are {', '.join(CHIPS)}"
             )
         chip = CHIPS[match[1]]

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
+from neox_eqx.planning.chips import Topology
 from neox_eqx.planning.plan import GB, Plan
+from neox_eqx.planning.slice_names import counts
 from neox_eqx.sharding.mesh import Arrangement
 
 Row = tuple[str, Callable[[Plan], str]]
@@ -19,9 +21,18 @@ def table(name: str, plans: list[Plan]) -> str:
     rows: list[Row] = _MEMORY + sum((_PROGRAMS[program] for program in wish.programs), [])
     lines = _aligned([(label, [value(plan) for plan in plans]) for label, value in rows])
     reasons = [f"{plan.wish.topology.name}, {plan.mesh}: {plan.reason}." for plan in plans]
-    notes = ["Bytes and collectives are those of one chip; times are bounds, not predictions."]
+    notes = [_name(plan.wish.topology) for plan in plans if plan.wish.topology.rented_as]
+    notes.append("Bytes and collectives are those of one chip; times are bounds, not predictions.")
     dtype = f"{wish.dtype}, {wish.quantize} weights" if wish.quantize else wish.dtype
     return "\n".join([f"{name}, {dtype}: {work}", "", *lines, "", *reasons, *notes])
+
+
+def _name(topology: Topology) -> str:
+    name = topology.rented_as or ""
+    return (
+        f"{name} is {topology.name} unless another shape is asked for, {topology.count} chips: "
+        f"the name counts {counts(name)}."
+    )
 
 
 def _aligned(rows: list[tuple[str, list[str]]]) -> list[str]:

@@ -94,7 +94,7 @@ def test_what_does_not_fit_is_an_answer(tmp_path: Path) -> None:
         (["--preset", "pythia-70m"], "required"),
         (["--topology", "v5e:2x2"], "give either --model or --preset"),
         (["--preset", "pythia-0b", "--topology", "v5e:2x2"], "no preset 'pythia-0b'"),
-        (["--preset", "pythia-70m", "--topology", "v5e"], "not of the form v5e:4x4"),
+        (["--preset", "pythia-70m", "--topology", "v5e"], "not of the form v5e:4x4 or v5e-16"),
         (["--preset", "pythia-70m", "--topology", "v9:2x2"], "the chips are v4, v5e, v5p, v6e"),
         (["--preset", "pythia-70m", "--topology", "v4:2x2"], "those of v4 have 3, as v4:2x2x2"),
         (["--preset", "pythia-70m", "--topology", "v5e:3x5"], "does not know v5e:3x5"),
