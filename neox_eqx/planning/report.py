@@ -1,6 +1,7 @@
 """A plan as a table that a person decides by."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from neox_eqx.planning.chips import Topology
@@ -9,22 +10,30 @@ from neox_eqx.planning.slice_names import counts
 from neox_eqx.sharding.mesh import Arrangement
 
 Row = tuple[str, Callable[[Plan], str]]
+Column = list[list[str]]
+"""A cell a row, of so many lines."""
+_WIDEST = 100
 UNKNOWN = "-"
 """Of a program that does not fit."""
 
 
 def table(name: str, plans: list[Plan]) -> str:
-    """One column a topology; bytes, times and collectives are those of one chip."""
+    """One column a topology, and several tables where they would be wider than `_WIDEST`.
+
+    Bytes, times and collectives are those of one chip.
+    """
     wish = plans[0].wish
     work = f"{wish.batch_size} x {wish.prompt_len} tokens"
     work += " an update" if wish.train else f" in, {wish.batch_size} x {wish.gen_len} out"
-    rows: list[Row] = _MEMORY + sum((_PROGRAMS[program] for program in wish.programs), [])
-    lines = _aligned([(label, [value(plan) for plan in plans]) for label, value in rows])
+    rows: list[Row] = _memory(wish.train)
+    rows += sum((_PROGRAMS[program] for program in wish.programs), [])
+    columns = [[value(plan).split("\n") for _, value in rows] for plan in plans]
+    lines = "\n\n".join(_tables([label for label, _ in rows], columns))
     reasons = [f"{plan.wish.topology.name}, {plan.mesh}: {plan.reason}." for plan in plans]
     notes = [_name(plan.wish.topology) for plan in plans if plan.wish.topology.rented_as]
     notes.append("Bytes and collectives are those of one chip; times are bounds, not predictions.")
     dtype = f"{wish.dtype}, {wish.quantize} weights" if wish.quantize else wish.dtype
-    return "\n".join([f"{name}, {dtype}: {work}", "", *lines, "", *reasons, *notes])
+    return "\n".join([f"{name}, {dtype}: {work}", "", lines, "", *reasons, *notes])
 
 
 def _name(topology: Topology) -> str:
@@ -35,13 +44,30 @@ def _name(topology: Topology) -> str:
     )
 
 
-def _aligned(rows: list[tuple[str, list[str]]]) -> list[str]:
-    labels = max(len(label) for label, _ in rows)
-    widths = [max(map(len, column)) for column in zip(*(cells for _, cells in rows), strict=True)]
-    return [
-        "  ".join([label.ljust(labels), *map(str.rjust, cells, widths)]).rstrip()
-        for label, cells in rows
-    ]
+def _tables(labels: list[str], columns: list[Column]) -> Iterator[str]:
+    room = _WIDEST - max(map(len, labels))
+    while columns:
+        ends = itertools.accumulate(2 + _width(column) for column in columns)
+        count = max(1, sum(end <= room for end in ends))
+        yield _aligned(labels, columns[:count])
+        columns = columns[count:]
+
+
+def _aligned(labels: list[str], columns: list[Column]) -> str:
+    widths = [-max(map(len, labels)), *map(_width, columns)]
+    lines = []
+    for label, *cells in zip(labels, *columns, strict=True):
+        for texts in itertools.zip_longest([label], *cells, fillvalue=""):
+            placed = (
+                text.ljust(-width) if width < 0 else text.rjust(width)
+                for text, width in zip(texts, widths, strict=True)
+            )
+            lines.append("  ".join(placed).rstrip())
+    return "\n".join(lines)
+
+
+def _width(column: Column) -> int:
+    return max(len(line) for cell in column for line in cell)
 
 
 def _of(program: str, show: Callable[[dict[str, Any]], str]) -> Callable[[Plan], str]:
@@ -67,7 +93,7 @@ def _at_best(facts: dict[str, Any]) -> str:
 
 def _other_collectives(facts: dict[str, Any]) -> str:
     kinds = ("all_gather", "reduce_scatter", "all_to_all", "collective_permute")
-    return ", ".join(f"{facts[kind]} {kind}" for kind in kinds if facts[kind]) or "none"
+    return "\n".join(f"{facts[kind]} {kind}" for kind in kinds if facts[kind]) or "none"
 
 
 def _tokens_a_second(plan: Plan) -> str:
@@ -100,18 +126,26 @@ def _program(name: str, title: str, *more: Row) -> list[Row]:
     ]
 
 
-_MEMORY: list[Row] = [
-    ("", lambda plan: plan.wish.topology.name),
-    ("fits", lambda plan: "yes" if plan.fits else "NO"),
-    ("mesh", lambda plan: plan.mesh),
-    ("layout", lambda plan: Arrangement.parse(plan.mesh).layout),
-    ("memory needed at most", lambda plan: _gb(plan.hbm_bytes_per_chip)),
-    ("memory there is", lambda plan: _gb(plan.wish.topology.chip.hbm_bytes)),
-    ("weights, in training with moments", _first(lambda tried: _gb(tried.weights_bytes))),
-    ("keys and values", _first(lambda tried: _gb(tried.cache_bytes))),
-    ("largest batch at this length", _if_fits(lambda plan: plan.largest_batch_size)),
-    ("longest rows in this batch", _if_fits(lambda plan: plan.largest_length)),
-]
+def _memory(train: bool) -> list[Row]:
+    weights = "weights and moments" if train else "weights"
+    return [
+        ("", lambda plan: plan.wish.topology.name),
+        ("fits", lambda plan: "yes" if plan.fits else "NO"),
+        ("mesh", lambda plan: lines_of_mesh(plan.mesh)),
+        ("layout", lambda plan: Arrangement.parse(plan.mesh).layout),
+        ("memory needed at most", lambda plan: _gb(plan.hbm_bytes_per_chip)),
+        ("memory there is", lambda plan: _gb(plan.wish.topology.chip.hbm_bytes)),
+        (weights, _first(lambda tried: _gb(tried.weights_bytes))),
+        ("keys and values", _first(lambda tried: _gb(tried.cache_bytes))),
+        ("largest batch at this length", _if_fits(lambda plan: plan.largest_batch_size)),
+        ("longest rows in this batch", _if_fits(lambda plan: plan.largest_length)),
+    ]
+
+
+def lines_of_mesh(mesh: str) -> str:
+    """A mesh broken where it is long."""
+    return mesh.replace(",heads", "\nheads").replace(",layout", "\nlayout")
+
 
 _PROGRAMS: dict[str, list[Row]] = {
     "decode": _program(

@@ -1,0 +1,63 @@
+"""The picture of a plan: every text can be read, and says what is true of the workload."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from neox_eqx.planning.picture import draw, picture
+from neox_eqx.planning.plan import Plan
+from tests.planning.made_up import THREE, plan
+
+PLANS = {
+    "three topologies": THREE,
+    "one": [plan("v5e:4x4", "data=1,model=16")],
+    "one that does not fit": [
+        plan("v5e:4x4", "model=16"),
+        plan("v5p:2x2x4", "model=8", fits=False),
+    ],
+    "six topologies": 2 * THREE,
+    "training": [plan("v5e:4x4", "data=8,model=2", train=True)],
+}
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_no_text_stands_on_another_or_leaves_the_picture(name: str) -> None:
+    figure = picture("gpt-neox-20b", PLANS[name])
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    renderer = canvas.get_renderer()
+    boxes = {text: text.get_window_extent(renderer) for text in _texts(figure)}
+    assert len(boxes) >= 15
+    for text, box in boxes.items():
+        assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1, text.get_text()
+        assert figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1, text.get_text()
+    for (one, first), (other, second) in itertools.combinations(boxes.items(), 2):
+        assert not first.overlaps(second), (one.get_text(), other.get_text())
+
+
+def _texts(figure: Figure) -> list[Text]:
+    """All but the numbers at the axes, which matplotlib places."""
+    texts: list[list[Text]] = [figure.texts, figure.axes[0].get_xticklabels()]
+    for axes in figure.axes:
+        labels = [axes.title, axes.xaxis.label, axes.yaxis.label]
+        texts += [axes.texts, axes.get_legend().get_texts(), labels]
+    return [text for several in texts for text in several if text.get_text()]
+
+
+def test_the_parts_are_those_of_the_workload() -> None:
+    assert "weights and moments" in _words(PLANS["training"])
+    assert "weights" in _words(THREE) and "weights and moments" not in _words(THREE)
+    assert {"decode", "prefill", "v4:2x2x4"} <= _words(THREE)
+
+
+def _words(plans: list[Plan]) -> set[str]:
+    return {text.get_text() for text in _texts(picture("gpt-neox-20b", plans))}
+
+
+def test_it_is_written_as_png(tmp_path: Path) -> None:
+    draw("gpt-neox-20b", THREE, tmp_path / "out.png")
+    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
