@@ -118,8 +118,10 @@ def _by_id(entries: Iterable[_Entry]) -> dict[int, AddedToken]:
     tokens: dict[int, AddedToken] = {}
     ids: dict[str, int] = {}
     for id, token, path in entries:
-        if not isinstance(token, AddedToken) or isinstance(id, bool) or not isinstance(id, int):
+        if isinstance(id, bool) or not isinstance(id, int):
             raise InputError(f"{path}: an added token's id is {id!r:.80}, which is no number")
+        if not isinstance(token, AddedToken):
+            raise InputError(f"{path}: the token {token!r:.80} of the id {id} is no JSON object")
         text = f"{token.content!r:.80}"
         if not 0 <= id < MOST_IDS:
             raise InputError(f"{path}: the id {id!r:.30} of {text} is not from 0 to {MOST_IDS - 1}")

@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,21 +106,22 @@ def word_piece() -> Tokenizer:
     return tokenizer
 
 
-KINDS = {
-    "byte-level": byte_level,
-    "byte-level with its own parts": split_byte_level,
-    "metaspace BPE": metaspace_bpe,
-    "metaspace unigram": metaspace,
-    "word pieces": word_piece,
-}
-CLASSES = (
+_BYTE_LEVEL = (
     None,
     "GPTNeoXTokenizer",
     "GPTNeoXTokenizerFast",
-    "PreTrainedTokenizerFast",
     "GPT2TokenizerFast",
-    "LlamaTokenizerFast",
+    "LlamaTokenizer",
+    "PreTrainedTokenizerFast",
 )
+KINDS: dict[str, tuple[Callable[[], Tokenizer], tuple[str | None, ...]]] = {
+    "byte-level": (byte_level, _BYTE_LEVEL),
+    "byte-level with its own parts": (split_byte_level, _BYTE_LEVEL),
+    "metaspace BPE": (metaspace_bpe, ("LlamaTokenizer", "PreTrainedTokenizerFast")),
+    "metaspace unigram": (metaspace, ("PreTrainedTokenizerFast",)),
+    "word pieces": (word_piece, ("PreTrainedTokenizerFast",)),
+}
+"""Tokenizers, and the classes that tokenizer_config.json may name for them."""
 
 
 def draw_directory(directory: Path, tokenizer: Tokenizer, name: str | None, seed: int) -> None:
@@ -135,7 +136,7 @@ def draw_directory(directory: Path, tokenizer: Tokenizer, name: str | None, seed
     tokenizer.save(str(directory / "tokenizer.json"))
     flags = ("add_bos_token", "add_eos_token", "add_prefix_space", "split_special_tokens")
     options: dict[str, Any] = {} if name is None else {"tokenizer_class": name}
-    for flag in (*flags, "legacy", "do_lower_case", "clean_up_tokenization_spaces"):
+    for flag in (*flags, "legacy", "do_lower_case"):
         if draw.random() < 0.4:
             options[flag] = draw.random() < 0.5
     for role in ("bos_token", "eos_token", "unk_token", "pad_token", "image_token"):

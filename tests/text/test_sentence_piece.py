@@ -3,6 +3,7 @@
 import io
 import json
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,14 @@ def test_equal_models_and_settings_alone_are_equal(
     )
     assert first == second
     assert len({first, *others}) == 3
+
+
+def test_without_the_package_the_message_says_how_to_get_it(
+    rinna_model: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)  # Importing it fails.
+    with pytest.raises(InputError, match=r"spiece.model: .*: pip install sentencepiece$"):
+        load_tokenizer(directory(tmp_path, rinna_model, RINNA))
 
 
 def test_a_broken_model_and_several_of_them_are_input_errors(tmp_path: Path) -> None:
