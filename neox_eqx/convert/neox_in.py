@@ -19,9 +19,10 @@ from neox_eqx.convert.neox_names import Place
 from neox_eqx.convert.neox_parameters import find_parameters
 from neox_eqx.convert.neox_qkv import interleaved
 from neox_eqx.convert.neox_settings import Settings, check_representable, read_settings
-from neox_eqx.convert.neox_vocab import END_OF_TEXT, read_vocabulary
+from neox_eqx.convert.neox_vocab import END_OF_TEXT, Vocabulary, read_vocabulary
 from neox_eqx.convert.source import CONFIG, RowBias, Source, find_companions
 from neox_eqx.errors import InputError
+from neox_eqx.text.tokenizer import load_tokenizer
 
 
 def read_neox(
@@ -31,6 +32,7 @@ def read_neox(
     padded_vocab: Literal["keep", "cut"] = "keep",
     fused_gelu: Literal["gelu", "gelu_fast"] = "gelu",
     replicated: Literal["equal", "mean"] = "equal",
+    tokenizer: Path | None = None,
 ) -> Source:
     """An EleutherAI checkpoint under Hugging Face's names; reading a part reads that of each rank.
 
@@ -39,7 +41,8 @@ def read_neox(
     with sequential ones all add the same one. That is `auto`; `sum` and `first` override it.
     `cut` drops the rows of the embedding and the head that stand for no token. A fused gelu becomes
     `fused_gelu`: its kernel computes gelu_fast, while the models published from such runs mostly
-    say gelu. The ranks' copies of a norm are to be `equal`, or else their `mean` is taken.
+    say gelu. The ranks' copies of a norm are to be `equal`, or else their `mean` is taken. The ids
+    of the tokens are those of the tokenizer in the directory `tokenizer`, or of the run's own.
 
     Raises:
         InputError: the checkpoint is incomplete, corrupt, of several steps, or of a kind that
@@ -58,7 +61,10 @@ def read_neox(
     entries = [merge(place, parts) for place, parts in found.items()]
     _check_shapes(settings, config, entries)
 
-    vocabulary = read_vocabulary(step, root, settings)
+    if tokenizer:
+        vocabulary = Vocabulary(load_tokenizer(tokenizer).get_vocab(), {})
+    else:
+        vocabulary = read_vocabulary(step, root, settings)
     config_json = _config_json(root / CONFIG, config, vocabulary.ids)
     if padded_vocab == "cut":
         size = _vocabulary_size(root, config, vocabulary.ids)

@@ -10,6 +10,7 @@ from typing import Any
 from neox_eqx.config import read_json
 from neox_eqx.convert.neox_settings import Settings
 from neox_eqx.errors import InputError
+from neox_eqx.text.sentence_piece import SentencePieceTokenizer
 
 END_OF_TEXT = "<|endoftext|>"
 """What every tokenizer of EleutherAI's puts between two documents."""
@@ -21,8 +22,7 @@ TOKENIZER = "tokenizer.json"
 class Vocabulary:
     """The ids of the tokens, and the tokenizer's files by the names that Hugging Face gives them.
 
-    `ids` is empty where only the library that made the files could tell, and both are where
-    there is no tokenizer.
+    Both are empty where there is no tokenizer, and `files` where a part of it is missing.
     """
 
     ids: Mapping[str, int]
@@ -34,13 +34,13 @@ def read_vocabulary(step: Path, root: Path, settings: Settings) -> Vocabulary:
 
     1. the settings' `vocab_file`, where it is what Hugging Face calls tokenizer.json
     2. tokenizer.json
-    3. the `vocab_file` of another kind: GPT-2's with its `merge_file`, or SentencePiece's
+    3. the `vocab_file` of another kind: GPT-2's with its `merge_file`, or a SentencePiece model
 
     The run had the files of its settings wherever it liked. They are looked for by name, beside
     the checkpoint and one above it.
 
     Raises:
-        InputError: a file is no tokenizer.
+        InputError: a file is no tokenizer, or a SentencePiece model and the package is missing.
     """
     folders = (step, root, root / "..")
     named = _find(_name(settings, "vocab_file"), folders)
@@ -69,8 +69,10 @@ def _find(name: str, folders: tuple[Path, ...]) -> Path | None:
 
 
 def _read(path: Path, merges: Path | None) -> Vocabulary:
+    if path.suffix == ".model":
+        return Vocabulary(SentencePieceTokenizer(path, {}).get_vocab(), {path.name: path})
     if path.suffix != ".json":
-        return Vocabulary({}, {path.name: path} if path.suffix == ".model" else {})
+        return Vocabulary({}, {})
     try:
         values = read_json(path)
         # Not only whether there is a "model": GPT-2 has a token of that name.

@@ -75,7 +75,8 @@ def read_source(
         found = read_tensors(directory, read_json(directory / CONFIG))
         found = dataclasses.replace(found, files=(directory / CONFIG, *found.files))
     elif find_step(directory):
-        found = read_neox(directory, **neox_options)
+        other = None if origin.tokenizer == directory else origin.tokenizer
+        found = read_neox(directory, tokenizer=other, **neox_options)
     else:
         raise InputError(
             f"{directory}: holds no checkpoint; expected {WEIGHT_FILES[0]} or another file of "
