@@ -1,6 +1,5 @@
 """Our checkpoints as a model of the harness, which answers as its transformers backend does."""
 
-import inspect
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +9,6 @@ import lm_eval.models  # noqa: F401  its own models, which it would not register
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
-from lm_eval.models.utils import postprocess_generated_text
 from lm_eval.utils import (
     get_rolling_token_windows,
     make_disjoint_window,
@@ -18,18 +16,20 @@ from lm_eval.utils import (
 )
 from tqdm import tqdm
 
+from neox_eqx.checkpoint.origin import find
 from neox_eqx.errors import InputError
 from neox_eqx.generation.option_values import check_number
-from neox_eqx.generation.run import Request, run
+from neox_eqx.generation.run import Request
+from neox_eqx.harness.arguments import batch_rows, model_arguments, read_dtype
+from neox_eqx.harness.chat import Chat
+from neox_eqx.harness.continuations import Continuation, continue_texts
+from neox_eqx.harness.encoding import Encoding
 from neox_eqx.harness.settings import read_settings
-from neox_eqx.scoring.encode import encode, prefix_token
+from neox_eqx.scoring.encode import prefix_token
 from neox_eqx.scoring.pairs import Pair, score_pairs
 from neox_eqx.sharding.distributed import agreed, check_equal
+from neox_eqx.text.generation_config import bos_token_id
 from neox_eqx.text.generator import TextGenerator
-from neox_eqx.tokenizer import token_ids
-
-_STRIDE = 16
-"""Tokens between two looks at whether every row of a batch has met a text to stop at."""
 
 TokenRequest = tuple[tuple[str, str] | None, list[int], list[int]]
 """Context and continuation as texts, if the cache is to have the answer, and as tokens."""
@@ -39,14 +39,11 @@ TokenRequest = tuple[tuple[str, str] | None, list[int], list[int]]
 class NeoXLM(TemplateLM):
     """A checkpoint as the harness asks for it.
 
-    `pretrained`, `revision`, `base`, `tokenizer`, `dtype`, `mesh` and `quantize` are those of
-    `TextGenerator.load`. `max_length`
-    positions are used, by default all that the model has. `prefix_token_id` stands before a text
-    without a context: by default BOS, or EOS where there is none. What the harness says of a
-    `device` and a `max_batch_size` is for its own backends.
+    The arguments are those of `--model_args`, which `ARGUMENTS` explains, and those for which the
+    harness has options of its own.
 
     Raises:
-        InputError: the checkpoint cannot be loaded, or a number is out of range.
+        InputError: the checkpoint cannot be loaded, or an argument is wrong.
     """
 
     def __init__(
@@ -59,32 +56,32 @@ class NeoXLM(TemplateLM):
         dtype: str | None = None,
         mesh: str | None = None,
         quantize: str | None = None,
-        batch_size: int | str = 8,
         max_length: int | None = None,
         prefix_token_id: int | None = None,
-        device: str | None = None,
+        add_bos_token: bool | None = None,
+        batch_size: int | str = "auto",
         max_batch_size: int | None = None,
     ):
         super().__init__()
+        where: dict[str, Any] = {"revision": revision, "base": base, "tokenizer": tokenizer}
+        with agreed():
+            self._batch_size = batch_rows(batch_size, max_batch_size)
+            self._origin = find(pretrained, **where)
+            dtype = read_dtype(dtype, self._origin)
         self._generator = TextGenerator.load(
-            pretrained,
-            revision=revision,
-            base=base,
-            tokenizer=tokenizer,
-            dtype=dtype,
-            mesh=mesh,
-            quantize=quantize,
+            pretrained, **where, dtype=dtype, mesh=mesh, quantize=quantize
         )
         config = self._generator.model.config
         self.max_length = config.context_length if max_length is None else max_length
         prefix = prefix_token(self._generator) if prefix_token_id is None else prefix_token_id
         with agreed():
-            self._batch_size = _number("batch_size", batch_size)
             check_number("max_length", self.max_length, int, 1, config.context_length)
             if prefix is None:
                 raise InputError("the model has no BOS or EOS token; give a prefix_token_id")
             check_number("prefix_token_id", prefix, int, 0, config.vocab_size - 1)
-        self._prefix = prefix
+            bos = bos_token_id(self._generator.defaults, config)
+            self._encoding = Encoding(self._generator.tokenizer, prefix, bos, add_bos_token)
+        self._chat: Chat | None = None
 
     @classmethod
     def create_from_arg_obj(
@@ -96,13 +93,11 @@ class NeoXLM(TemplateLM):
             InputError: as the model itself, or an argument is unknown, or `pretrained` missing.
         """
         own = {name: value for name, value in (additional_config or {}).items() if value}
-        known = [name for name in inspect.signature(cls).parameters if name not in own]
-        unknown = [name for name in arg_dict if name not in known]
+        own.pop("device", None)  # that of its own model
         with agreed():
-            if unknown or "pretrained" not in arg_dict:
-                wrong = f"there is no {', '.join(unknown)}" if unknown else "pretrained is missing"
-                raise InputError(f"model_args: {wrong}; there are {', '.join(known)}")
-        return cls(**arg_dict, **own)
+            also = {"batch_size", "max_batch_size"} - own.keys()
+            arguments = model_arguments(arg_dict, also)
+        return cls(**arguments, **own)
 
     @classmethod
     def create_from_arg_string(
@@ -112,21 +107,51 @@ class NeoXLM(TemplateLM):
         return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
 
     @property
+    def tokenizer_name(self) -> str:
+        """By it the harness knows requests that it has kept."""
+        return str(self._origin.tokenizer).replace("/", "__")
+
+    def get_model_info(self) -> dict[str, Any]:
+        """What the harness keeps of the model with its results."""
+        return {"model_dtype": str(self._generator.model.dtype), **self._origin.commits}
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        """The source of the directory's template, or of the one of this name, from now on.
+
+        Raises:
+            InputError: there is none.
+        """
+        if not chat_template:
+            return None
+        name = None if chat_template is True else chat_template
+        with agreed():
+            self._chat = Chat(self._origin.tokenizer, name)
+        return self._chat.source
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """A conversation as text, up to where the assistant speaks or goes on.
+
+        Raises:
+            InputError: there is no template, or it refuses the conversation.
+        """
+        self._chat = self._chat or Chat(self._origin.tokenizer)
+        return self._chat.render(chat_history, add_generation_prompt=add_generation_prompt)
+
+    @property
     def eot_token_id(self) -> int:
-        return next(iter(self._generator.eos_token_ids), self._prefix)
+        return next(iter(self._generator.eos_token_ids), self._encoding.prefix)
 
     @property
     def prefix_token_id(self) -> int:
-        return self._prefix
+        return self._encoding.prefix
 
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **_: Any
     ) -> list[int]:
-        """Token ids of a text. Unless it is said, a text that begins with BOS is given no other."""
-        tokenizer = self._generator.tokenizer
-        if add_special_tokens is not None:
-            return list(token_ids(tokenizer, string, add_special_tokens=add_special_tokens))
-        return list(encode(tokenizer, string, self._prefix))
+        """Token ids of a text."""
+        return self._encoding.ids(string, add_special_tokens)
 
     def _loglikelihood_tokens(
         self, requests: Sequence[TokenRequest], disable_tqdm: bool = False, **_: Any
@@ -174,7 +199,7 @@ class NeoXLM(TemplateLM):
 
     def _windows(self, text: str) -> Iterator[TokenRequest]:
         windows = get_rolling_token_windows(
-            self.tok_encode(text), self._prefix, self.max_length, context_len=1
+            self.tok_encode(text), self._encoding.prefix, self.max_length, context_len=1
         )
         for context, tokens in map(make_disjoint_window, windows):
             yield None, context, tokens
@@ -183,24 +208,20 @@ class NeoXLM(TemplateLM):
         """Texts up to the first of their `until`, by greedy choice or as their options say."""
         with agreed():
             asked = [
-                self._request(*request.args, seed=number) for number, request in enumerate(requests)
+                self._continuation(*request.args, seed=number)
+                for number, request in enumerate(requests)
             ]
         check_equal("what to continue", asked)
-        order = sorted(range(len(asked)), key=lambda index: -len(asked[index][0].tokens))
         answers: dict[int, str] = {}
-        with tqdm(total=len(order), unit=" texts", disable=disable_tqdm or None) as bar:
-            for start in range(0, len(order), self._batch_size):
-                batch = order[start : start + self._batch_size]
-                texts = self._generate([asked[index] for index in batch])
-                for index, text in zip(batch, texts, strict=True):
+        with tqdm(total=len(asked), unit=" texts", disable=disable_tqdm or None) as bar:
+            for batch in continue_texts(self._generator, asked, batch_size=self._batch_size):
+                for index, text in batch:
                     answers[index] = text
                     self.cache_hook.add_partial("generate_until", requests[index].args, text)
                 bar.update(len(batch))
-        return [answers[index] for index in range(len(order))]
+        return [answers[index] for index in range(len(asked))]
 
-    def _request(
-        self, context: str, settings: dict[str, Any], *, seed: int
-    ) -> tuple[Request, list[str]]:
+    def _continuation(self, context: str, settings: dict[str, Any], *, seed: int) -> Continuation:
         """A context and the harness's settings as a request, and the texts at which it ends.
 
         A sampled one has a `seed` of its own, so that repetitions differ.
@@ -213,32 +234,5 @@ class NeoXLM(TemplateLM):
                 f"max_gen_toks is {limit}, but the model has {self.max_length} positions; "
                 "leave some for the context"
             )
-        ids = self.tok_encode(context)[-(self.max_length - limit) :] or [self._prefix]
-        return Request(tuple(ids), options), until
-
-    def _generate(self, asked: Sequence[tuple[Request, list[str]]]) -> list[str]:
-        """The harness looks for the texts to stop at in what is generated alone, and so here."""
-        generator = self._generator
-        requests = [request for request, _ in asked]
-        eos = generator.eos_token_ids
-        for rows in run(generator.model, requests, eos=eos, stride=_STRIDE):
-            texts = [generator.tokenizer.decode(list(row.tokens)) for row in rows]
-            ended = (
-                row.finish_reason or any(stop and stop in text for stop in until)
-                for row, text, (_, until) in zip(rows, texts, asked, strict=True)
-            )
-            if all(ended):
-                break
-        return [
-            postprocess_generated_text(text, until, None)
-            for text, (_, until) in zip(texts, asked, strict=True)
-        ]
-
-
-def _number(name: str, value: int | str) -> int:
-    """The harness leaves the choice to the model with "auto"."""
-    if value == "auto":
-        return 8
-    if not str(value).isdecimal() or int(value) < 1:
-        raise InputError(f"{name} must be a whole number of at least 1, or auto, not {value!r}")
-    return int(value)
+        ids = self.tok_encode(context)[-(self.max_length - limit) :] or [self._encoding.prefix]
+        return Continuation(Request(tuple(ids), options), tuple(until))

@@ -188,11 +188,11 @@ def test_on_several_hosts_the_first_writes_and_a_mistake_is_one_line(
         sums, sums_alone = ([float(sum) for ((sum, _),) in each] for each in (own_answers, alone))
         assert sums == pytest.approx(sums_alone, rel=1e-5)
 
-    ended = run(f"pretrained={place / 'model'},revision=step3000")
+    ended = run(f"pretrained={place / 'model'},step=3000")
     assert [one.status for one in ended] == [2, 2], ended
     said = "".join(CHATTER.sub("", one.err) for one in ended)
     assert said.startswith("neox_eqx.harness: error: ") and said.count("\n") == 1, said
-    assert "model_args: there is no revision; there are pretrained, dtype, mesh, quant" in said
+    assert "model_args: there is no step; there are pretrained, revision, base, token" in said
 
 
 @pytest.mark.filterwarnings("ignore")  # of the harness and what it imports
@@ -214,10 +214,10 @@ def test_what_cannot_be_asked_is_said_in_one_line(capsys: pytest.CaptureFixture[
             NeoXLM(str(DEMO_MODEL), **given)
     for given, message in {
         "dtype=float32": "pretrained is missing",
-        "pretrained=./a,revision=step3000,typo=1": "there is no revision, typo",
+        "pretrained=./a,step=3000,typo=1": "there is no step, typo",
         "pretrained=./a,batch_size=4": "there is no batch_size",
     }.items():
-        with pytest.raises(InputError, match=f"^model_args: {message}; there are pretrained, dtyp"):
+        with pytest.raises(InputError, match=f"^model_args: {message}; there are pretrained, rev"):
             NeoXLM.create_from_arg_string(given, {"batch_size": 8, "device": None})
     model = NeoXLM(str(DEMO_MODEL), max_length=32, batch_size="auto")
     cases: dict[str, dict[str, Any]] = {
@@ -241,7 +241,8 @@ def test_what_cannot_be_asked_is_said_in_one_line(capsys: pytest.CaptureFixture[
         "run -b 4 -M=hf": "run -b 4 -M=hf",
         "--config a.yaml": "run --config a.yaml",
         "ls tasks": "ls tasks",
-        "": "",
+        "": "run --help",
+        "--help": "run --help",
     }
     for given, completed in runs.items():
         assert " ".join(with_defaults(given.split())) == completed
