@@ -14,6 +14,9 @@ from neox_eqx.errors import InputError
 # 16 MiB of float32: long reads, and little memory beside the model.
 BLOCK_ELEMENTS = 4 * 2**20
 
+LONGEST_NAME = 255
+"""Bytes, on every file system in use; a native checkpoint has a directory for each tensor."""
+
 
 @runtime_checkable
 class Entry(Protocol):
@@ -86,7 +89,7 @@ class FileEntry:
 
 def check_name(path: Path, name: str) -> None:
     """Refuses a tensor's name that would break a message's one line or act on a terminal."""
-    if not name.isprintable():
+    if not name.isprintable() or len(name.encode()) > LONGEST_NAME:
         raise InputError(f"{path}: {name!r:.80} cannot be a tensor's name; get the file again")
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path, PureWindowsPath
 
 from neox_eqx.checkpoint import native, safetensors_file, torch_file
-from neox_eqx.checkpoint.entry import Entry, check_name
+from neox_eqx.checkpoint.entry import LONGEST_NAME, Entry, check_name
 from neox_eqx.config import read_json
 from neox_eqx.errors import InputError
 
@@ -16,7 +16,6 @@ WEIGHT_FILES = (
 )
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
-LONGEST_NAME = 255  # Bytes, on every file system in use.
 
 
 def read_entries(directory: Path) -> list[Entry]:

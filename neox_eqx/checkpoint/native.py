@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jax.numpy as jnp
 import numpy as np
 
+from neox_eqx.checkpoint import safetensors_file
 from neox_eqx.checkpoint.entry import check_name
 from neox_eqx.config import read_json
 from neox_eqx.errors import InputError
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 PARAMETERS = "parameters"
 METADATA = "_METADATA"
+_DTYPES = {dtype.name: dtype for dtype in safetensors_file.DTYPES.values()}
 CHUNK_BYTES = 8 * 2**20
 """A chunk is a file and is read as a whole; none of this package's is larger."""
 
@@ -83,9 +84,9 @@ def _names(path: Path, metadata: dict[str, Any]) -> Iterator[str]:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _corrupt(path, "it lists no tensors") from error
     for name in names:
-        check_name(path, name)
-        if not name or "/" in name or name.startswith("."):
+        if not isinstance(name, str) or not name or "/" in name or name.startswith("."):
             raise _corrupt(path, f"{name!r:.80} cannot be a tensor's name")
+        check_name(path, name)
         yield name
 
 
@@ -93,7 +94,7 @@ def _entry(directory: Path, name: str) -> NativeEntry:
     path = directory / name
     array = read_json(path / "zarr.json")
     try:
-        dtype, shape = jnp.dtype(array["data_type"]), tuple(array["shape"])
+        dtype, shape = _DTYPES[array["data_type"]], tuple(array["shape"])
         chunk = tuple(array["chunk_grid"]["configuration"]["chunk_shape"])
         plain = all(type(size) is int and size >= 0 for size in (*shape, *chunk))
     except (KeyError, TypeError) as error:

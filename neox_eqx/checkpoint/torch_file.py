@@ -2,8 +2,6 @@
 
 import dataclasses
 import re
-import struct
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from neox_eqx.checkpoint.entry import Entry, FileEntry, check_name, extent
+from neox_eqx.checkpoint.torch_zip import corrupt, data_starts
 from neox_eqx.errors import InputError
 
 if TYPE_CHECKING:
@@ -98,7 +97,7 @@ def read_entries(path: Path) -> list[Entry]:
     Raises:
         InputError: torch is not installed, or the file is corrupt or holds more than tensors.
     """
-    starts = _data_starts(path)
+    starts = data_starts(path)
     tensors = _unpickle(path, starts, stand_ins=())
     for name, tensor in tensors.items():
         if not isinstance(name, str) or not _is_tensor(tensor):
@@ -115,7 +114,7 @@ def read_states(path: Path) -> tuple[list[Entry], dict[str, Any]]:
     Raises:
         InputError: as `read_entries`, or an object that a training run does not leave behind.
     """
-    starts = _data_starts(path)
+    starts = data_starts(path)
     states = _unpickle(path, starts, stand_ins=OF_A_TRAINING_RUN)
     module = states.get("module", states) or {}
     if not isinstance(module, Mapping):
@@ -151,7 +150,7 @@ def _unpickle(path: Path, starts: set[int] | None, stand_ins: tuple[str, ...]) -
     except pickle.UnpicklingError as error:
         raise _more_than_tensors(path, str(error)) from error
     except Exception as error:  # A corrupt pickle can fail in any way at all.
-        raise _corrupt(path) from error
+        raise corrupt(path) from error
     if not isinstance(states, Mapping):
         raise _more_than_tensors(path)
     return states
@@ -174,10 +173,6 @@ def _entry(path: Path, name: str, tensor: "torch.Tensor", starts: set[int] | Non
     return _file_entry(path, name, tensor, starts)
 
 
-def _corrupt(path: Path) -> InputError:
-    return InputError(f"{path}: is truncated or corrupt; get the file again")
-
-
 def _more_than_tensors(path: Path, reason: str = "") -> InputError:
     named = re.search(r"GLOBAL (\S+)", reason)
     what = f" ({named[1]!r:.80})" if named else ""
@@ -195,30 +190,6 @@ def _to_numpy(tensor: "torch.Tensor") -> np.ndarray:
 
     # NumPy does not know bfloat16; the bits go over as they are.
     return tensor.detach().view(torch.uint16).numpy().view(dtype)
-
-
-def _data_starts(path: Path) -> set[int] | None:
-    """The bytes of a zip file at which its uncompressed members' data begin; None if it is none."""
-    try:
-        if not zipfile.is_zipfile(path):
-            return None
-        with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
-            starts, big_endian = set(), False
-            for member in archive.infolist():
-                # torch looks for it in capitals too.
-                if member.filename.lower().endswith("/byteorder"):
-                    big_endian |= archive.read(member) == b"big"
-                if member.compress_type == zipfile.ZIP_STORED:
-                    file.seek(member.header_offset + 26)
-                    lengths = file.read(4)
-                    # A local header is 30 bytes, its name and an extra field of their own lengths.
-                    starts.add(member.header_offset + 30 + sum(struct.unpack("<HH", lengths)))
-    except Exception as error:  # A corrupt archive can fail in any way at all.
-        raise _corrupt(path) from error
-    if big_endian:
-        # Without their data, torch would turn round bytes that are not there, and crash.
-        raise InputError(f"{path}: was written big-endian; save it on a little-endian machine")
-    return starts
 
 
 def _file_entry(path: Path, name: str, tensor: "torch.Tensor", starts: set[int]) -> FileEntry:

@@ -9,6 +9,7 @@ import torch
 
 from neox_eqx.checkpoint.entry import FileEntry
 from neox_eqx.checkpoint.torch_file import MemoryEntry, read_entries
+from neox_eqx.checkpoint.torch_zip import MAX_PICKLE_BYTES
 from neox_eqx.errors import InputError
 
 SLICES = [
@@ -100,6 +101,25 @@ def test_damaged_directory_of_a_zip_file_is_named(
     content[content.rindex(record) + offset] = 255
     path.write_bytes(content)
     with pytest.raises(InputError, match="x.bin: is truncated or corrupt; get the file again"):
+        read_entries(path)
+
+
+@pytest.mark.parametrize("member", ["byteorder", "data.pkl", ".data/version"])
+def test_file_that_would_unpack_to_much_is_refused_unread(tmp_path: Path, member: str) -> None:
+    torch.save({"a": torch.ones(1)}, tmp_path / "small.bin")
+    path = tmp_path / "bomb.bin"
+    with (
+        zipfile.ZipFile(tmp_path / "small.bin") as old,
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as new,
+    ):
+        for name in old.namelist():
+            if name != f"small/{member}":
+                new.writestr(zipfile.ZipInfo(name), old.read(name))
+        new.writestr(f"small/{member}", bytes(MAX_PICKLE_BYTES + 1))
+    assert path.stat().st_size < 10**6
+    with pytest.raises(
+        InputError, match=f"{member}', which would unpack to {MAX_PICKLE_BYTES + 1} bytes"
+    ):
         read_entries(path)
 
 

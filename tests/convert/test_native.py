@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -172,6 +172,21 @@ def test_each_of_four_processes_reads_its_own_chunks_only(tmp_path: Path, native
     assert json.loads(ended[0].out) == np.asarray(logits).argmax(-1).tolist()
 
 
+def of_type(value: object) -> Callable[[Path], None]:
+    """Gives an array this type."""
+    return lambda d: edit(d / NORM / "zarr.json", data_type=value)
+
+
+def of_name(value: object) -> Callable[[Path], None]:
+    """Gives a tensor this name."""
+    leaf = {"key_metadata": [{"key": value, "key_type": 2}]}
+    return lambda d: edit(d / "_METADATA", tree_metadata={"x": leaf})
+
+
+def edit(path: Path, **values: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
 def flip(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -189,6 +204,11 @@ def flip(path: Path) -> None:
         (lambda d: (d / "_METADATA").unlink(), "_METADATA: cannot be read"),
         (lambda d: (d / "_METADATA").write_text("{}"), "is not stored as this package stores"),
         (lambda d: shutil.rmtree(d / NORM), "zarr.json: cannot be read"),
+        *(
+            (of_type(text), "gives no shape, chunks and dtype")
+            for text in ("(2,", "O", "\ud800", [])
+        ),
+        *((of_name(name), "cannot be a tensor's name") for name in (True, None, "n" * 300, "../x")),
     ],
 )
 def test_a_broken_one_is_refused_in_one_line(

@@ -1,0 +1,52 @@
+"""The zip file that `torch.save` writes: where its tensors' data stand."""
+
+import re
+import struct
+import zipfile
+from pathlib import Path
+
+from neox_eqx.errors import InputError
+
+# Of a member that is read whole, which all are but the tensors' data; as of a safetensors header.
+MAX_PICKLE_BYTES = 100_000_000
+_DATA = re.compile("[^/]+/data/[^/]+")
+
+
+def data_starts(path: Path) -> set[int] | None:
+    """The bytes of a zip file at which its uncompressed members' data begin; None if it is none."""
+    try:
+        if not zipfile.is_zipfile(path):
+            return None
+        with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
+            starts, big_endian = set(), False
+            for member in archive.infolist():
+                if not _DATA.fullmatch(member.filename) and member.file_size > MAX_PICKLE_BYTES:
+                    raise _too_large(path, member)
+                # torch looks for it in capitals too.
+                if member.filename.lower().endswith("/byteorder"):
+                    big_endian |= archive.read(member) == b"big"
+                if member.compress_type == zipfile.ZIP_STORED:
+                    file.seek(member.header_offset + 26)
+                    lengths = file.read(4)
+                    # A local header is 30 bytes, its name and an extra field of their own lengths.
+                    starts.add(member.header_offset + 30 + sum(struct.unpack("<HH", lengths)))
+    except InputError:
+        raise
+    except Exception as error:  # A corrupt archive can fail in any way at all.
+        raise corrupt(path) from error
+    if big_endian:
+        # Without their data, torch would turn round bytes that are not there, and crash.
+        raise InputError(f"{path}: was written big-endian; save it on a little-endian machine")
+    return starts
+
+
+def corrupt(path: Path) -> InputError:
+    """What is raised of a file that torch did not write like this."""
+    return InputError(f"{path}: is truncated or corrupt; get the file again")
+
+
+def _too_large(path: Path, member: zipfile.ZipInfo) -> InputError:
+    return InputError(
+        f"{path}: holds {member.filename!r:.80}, which would unpack to {member.file_size} bytes "
+        "and is no tensor's data; get the file again"
+    )
