@@ -7,13 +7,18 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
+import jax
 import tyro
 
 from neox_eqx import DEMO_MODEL, Event, GenerationOptions, InputError, TextGenerator
 from neox_eqx.checkpoint.origin import TextOriginOptions
 from neox_eqx.command_line import run
 from neox_eqx.sharding.distributed import agreed, check_equal, is_first, on_every_host
+from neox_eqx.text.conversation import Conversation
 from neox_eqx.text.files import read_prompts, whole_file
+from neox_eqx.text.prompts import Prompt, as_messages
+from neox_eqx.text.template import load_template
+from neox_eqx.text.terminal import converse
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +35,15 @@ class Options:
     prompt: tuple[str, ...] = ()
     """Texts to complete."""
     prompt_file: Path | None = None
-    """A prompt a line, or .jsonl with "prompt" and options of its own on each line."""
+    """A prompt a line, or .jsonl with "prompt" or "messages", and options of its own, on each."""
+    chat: bool = False
+    """Talk with the model: a line in, an answer out, until input ends; --prompt is said first."""
+    system: str | None = None
+    """What the system says before a conversation; prompts are a user's messages then."""
+    template: str | None = None
+    """How messages are written for a model without a chat template: one of
+    dolly, kullm, koalpaca, kogpt, redpajama, stablelm-tuned, oasst, open-instruct, alpaca. Prompts
+    are a user's messages then."""
     output: Path | None = None
     """Write the completions here, a JSON object each, instead of printing them."""
     generation: tyro.conf.OmitArgPrefixes[GenerationOptions] = GenerationOptions()
@@ -54,6 +67,9 @@ class Options:
 
 
 def main(options: Options) -> None:
+    if options.chat:
+        _chat(options)
+        return
     with ExitStack() as stack:
         with agreed():
             requests = _requests(options)
@@ -61,18 +77,8 @@ def main(options: Options) -> None:
             if options.output and is_first():
                 file = stack.enter_context(whole_file(options.output))
         check_equal("what to complete", requests)
-        prompts, own_options = zip(*requests, strict=True)
-        generator = TextGenerator.load(
-            DEMO_MODEL if options.model is None else options.model,
-            **options.origin.how,
-            dtype=options.dtype,
-            mesh=options.mesh,
-            quantize=options.quantize,
-            mask_unknown_tokens=options.mask_unknown_tokens,
-            bitwise=options.bitwise,
-            soft_prompt=options.soft_prompt,
-        )
-        work = (prompts, own_options)
+        work = zip(*requests, strict=True)
+        generator = _generator(options)
         if options.stream and not options.output:
             with agreed():
                 events = generator.stream(*work, batch_size=options.batch_size)
@@ -88,17 +94,46 @@ def main(options: Options) -> None:
                 print(f"{completion.prompt}{completion.text}\n")
 
 
-def _requests(options: Options) -> list[tuple[str, GenerationOptions]]:
+def _chat(options: Options) -> None:
+    model = DEMO_MODEL if options.model is None else options.model
+    with agreed():
+        if options.prompt_file or options.output:
+            raise InputError("--chat talks on the terminal, without --prompt-file and --output")
+        if jax.process_count() > 1:
+            raise InputError("--chat runs in one process, and this is a pod of several")
+        options.generation.resolve({})
+        load_template(options.origin.find(model).tokenizer, options.template)  # before the weights
+    conversation = Conversation(_generator(options), options.generation, system=options.system)
+    converse(conversation, options.prompt, stream=options.stream)
+
+
+def _generator(options: Options) -> TextGenerator:
+    return TextGenerator.load(
+        DEMO_MODEL if options.model is None else options.model,
+        **options.origin.how,
+        dtype=options.dtype,
+        mesh=options.mesh,
+        quantize=options.quantize,
+        mask_unknown_tokens=options.mask_unknown_tokens,
+        bitwise=options.bitwise,
+        soft_prompt=options.soft_prompt,
+        template=options.template,
+    )
+
+
+def _requests(options: Options) -> list[tuple[Prompt, GenerationOptions]]:
     shared = options.generation
     shared.resolve({})
-    requests = [(prompt, shared) for prompt in options.prompt]
+    requests: list[tuple[Prompt, GenerationOptions]] = [(text, shared) for text in options.prompt]
     if options.prompt_file:
         requests += read_prompts(options.prompt_file, shared)
-    if requests:
+    elif not requests and options.model is not None:
+        raise InputError("no prompt; give --prompt TEXT or --prompt-file FILE, or --chat")
+    elif not requests:
+        requests = read_prompts(DEMO_MODEL / "questions.txt", shared)
+    if options.template is None and options.system is None:
         return requests
-    if options.model is not None:
-        raise InputError("no prompt; give --prompt TEXT or --prompt-file FILE")
-    return read_prompts(DEMO_MODEL / "questions.txt", shared)
+    return [(as_messages(prompt, options.system), own) for prompt, own in requests]
 
 
 def _print_live(events: Iterable[Event]) -> None:

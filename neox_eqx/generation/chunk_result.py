@@ -210,12 +210,12 @@ def _taken(
         "scores": pick([part.scores for part in parts]),
         "candidates": pick([part.candidates for part in parts]),
         "candidate_probs": pick([part.candidate_probs for part in parts]),
-        "segment": _gather(parts[0].model, tuple(p.segment for p in parts), source, is_real),
+        "segment": gather_slots(parts[0].model, tuple(p.segment for p in parts), source, is_real),
     }
 
 
 @jax.jit
-def _gather(
+def gather_slots(
     model: GPTNeoX,
     segments: tuple[Segment, ...],
     source: Int[Array, "R S"],

@@ -7,3 +7,8 @@ def bucket(length: int) -> int:
     while size < length:
         size = size * 3 // 2 if size & (size - 1) == 0 else size // 3 * 4
     return size
+
+
+def power_of_two(length: int, least: int = 1) -> int:
+    """`least`, doubled until it is at least `length`."""
+    return least if length <= least else power_of_two(length, 2 * least)

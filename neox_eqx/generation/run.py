@@ -99,7 +99,7 @@ def run(
     if strategy.moves:  # what a search has found is not settled before its end
         states = iter(deque(states, maxlen=1))
     for state in states:
-        rows = _rows(state, strategy)
+        rows = rows_of(state, strategy)
         each = len(rows) // len(requests)
         rows = [
             row
@@ -128,13 +128,16 @@ def room(model: GPTNeoX, past: Sequence[Segment]) -> int:
     return model.config.context_length - sum(segment.slots for segment in past)
 
 
-def pad_prompts(prompts: Sequence[Sequence[int]], vocab_size: int) -> tuple[jax.Array, jax.Array]:
-    """Token ids padded on the right to a bucket, and which of them are real.
+def pad_prompts(
+    prompts: Sequence[Sequence[int]], vocab_size: int, slots: int | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """Token ids padded on the right to `slots` or a bucket, and which of them are real.
 
     Raises:
         InputError: a prompt is empty or holds an id outside the vocabulary.
     """
-    shape = (len(prompts), bucket(max(len(prompt) for prompt in prompts)))
+    slots = bucket(max(len(prompt) for prompt in prompts)) if slots is None else slots
+    shape = (len(prompts), slots)
     tokens, valid = np.zeros(shape, np.int32), np.zeros(shape, bool)
     for row, prompt in enumerate(prompts):
         if not prompt:
@@ -150,7 +153,8 @@ def pad_prompts(prompts: Sequence[Sequence[int]], vocab_size: int) -> tuple[jax.
     return jnp.asarray(tokens), jnp.asarray(valid)
 
 
-def _rows(state: State, strategy: Strategy) -> list[Row]:
+def rows_of(state: State, strategy: Strategy) -> list[Row]:
+    """What the rows are by now."""
     rows, scores = strategy.results(state.rows, state.memory)
     tokens, logprobs, lengths, finish, running, scores = jax.device_get(
         (rows.tokens, rows.logprobs, rows.lengths, rows.finish, state.rows.logprobs, scores)

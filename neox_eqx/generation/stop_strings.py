@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Int, Int32
 
 from neox_eqx.generation.history import History
-from neox_eqx.generation.lengths import bucket
+from neox_eqx.generation.lengths import bucket, power_of_two
 
 TokenBytes = tuple[bytes | None, ...]
 """What each token spells, by its id; None where the tokenizer has no such token."""
@@ -49,7 +49,7 @@ class StopStrings(eqx.Module):
         strings = tuple(sorted({text.encode() for texts in rows for text in texts}))
         first_of = _first_states(strings)
         every = [*rows, *among]
-        start = np.zeros((len(rows), _power_of_two(max(map(len, every)))), np.int32)
+        start = np.zeros((len(rows), power_of_two(max(map(len, every)))), np.int32)
         for row, texts in enumerate(rows):
             start[row, : len(texts)] = [first_of[text.encode()] for text in texts]
         longest = max(len(text.encode()) for texts in every for text in texts)
@@ -67,10 +67,6 @@ class StopStrings(eqx.Module):
 
         entry = lax.fori_loop(0, self.reach, read, 2 * self.start)
         return (entry & 1 == 1).any(-1)
-
-
-def _power_of_two(number: int) -> int:
-    return 1 << (number - 1).bit_length()
 
 
 def _most_states(every: Sequence[Sequence[str]], rows: int) -> int:

@@ -12,12 +12,16 @@ from typing import IO, Any
 
 from neox_eqx.errors import InputError
 from neox_eqx.generation.options import GenerationOptions
+from neox_eqx.text.messages import check_messages
+from neox_eqx.text.prompts import Prompt
 
 _OPTION_NAMES = [field.name for field in dataclasses.fields(GenerationOptions)]
 
 
-def read_prompts(path: Path, options: GenerationOptions) -> list[tuple[str, GenerationOptions]]:
+def read_prompts(path: Path, options: GenerationOptions) -> list[tuple[Prompt, GenerationOptions]]:
     """The prompts of a file, one a line; a line of a .jsonl file may set options of its own.
+
+    A line of a .jsonl file has a "prompt", or "messages" of a conversation.
 
     Raises:
         InputError: the file cannot be read or a line is wrong; the message has its number.
@@ -97,10 +101,8 @@ def _json_object(text: str) -> dict[str, Any]:
 
 def _request(
     fields: dict[str, Any], where: str, options: GenerationOptions
-) -> tuple[str, GenerationOptions]:
-    prompt = fields.pop("prompt", None)
-    if not isinstance(prompt, str):
-        raise InputError(f'{where}: needs a "prompt" with a text')
+) -> tuple[Prompt, GenerationOptions]:
+    prompt = _prompt(fields, where)
     unknown = sorted(fields.keys() - set(_OPTION_NAMES))
     if unknown:
         close = difflib.get_close_matches(unknown[0], _OPTION_NAMES, n=1)
@@ -112,6 +114,21 @@ def _request(
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
     return prompt, own
+
+
+def _prompt(fields: dict[str, Any], where: str) -> Prompt:
+    """What is asked for, which is no longer among the fields then."""
+    if "messages" in fields and "prompt" in fields:
+        raise InputError(f'{where}: has both "prompt" and "messages"; give one of them')
+    if "messages" in fields:
+        try:
+            return check_messages(fields.pop("messages"))
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error
+    prompt = fields.pop("prompt", None)
+    if not isinstance(prompt, str):
+        raise InputError(f'{where}: needs a "prompt" with a text, or "messages"')
+    return prompt
 
 
 def _frozen(value: Any) -> Any:

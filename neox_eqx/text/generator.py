@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +24,9 @@ from neox_eqx.sharding.distributed import agreed, check_equal
 from neox_eqx.text.batches import batches
 from neox_eqx.text.completion import Completion, Event, GrowingText
 from neox_eqx.text.generation_config import bos_token_id, eos_token_ids, read_generation_config
+from neox_eqx.text.prompts import Prompt, one_each, shown, warn_of_idle_options, with_stops
 from neox_eqx.text.soft_prompt import agreed_prompt
+from neox_eqx.text.template import ChatTemplate, load_template
 from neox_eqx.text.tokenizer import load_tokenizer, prompt_tokens
 from neox_eqx.text.words import bad_word_ids, token_bytes
 from neox_eqx.tokenizer import Tokenizer
@@ -53,6 +54,10 @@ class TextGenerator:
     there are fewer."""
     past: tuple[Segment, ...] = ()
     """What stands before every prompt."""
+    directory: Path | None = None
+    """Where the tokenizer is from, and with it the chat template."""
+    template_name: str | None = None
+    """Of the chat template, where it is not the directory's own."""
 
     @classmethod
     def load(
@@ -68,6 +73,7 @@ class TextGenerator:
         mask_unknown_tokens: bool = False,
         bitwise: bool = False,
         soft_prompt: str | Path | None = None,
+        template: str | None = None,
     ) -> "TextGenerator":
         """Loads a checkpoint directory in Hugging Face or native layout, or a Hub id.
 
@@ -77,7 +83,8 @@ class TextGenerator:
         `dtype` is that of the parameters and of the computation: float32 on a CPU and bfloat16
         on an accelerator unless given. `mesh` and `quantize` are those of `load`. `soft_prompt`
         is a directory of PEFT's format with a soft prompt, or a prefix of keys and values, which
-        stands before every prompt and takes positions of the context.
+        stands before every prompt and takes positions of the context. `template` names the chat
+        template of a model that has none of its own, as dolly or kullm.
 
         Raises:
             InputError: something is missing or broken; the message names the file.
@@ -87,22 +94,44 @@ class TextGenerator:
             directory = origin.directory
             words = load_tokenizer(origin.tokenizer)
             defaults = read_generation_config(directory)
+            if template is not None:
+                load_template(origin.tokenizer, template)
         what = f"{directory}, its tokenizer or generation_config.json,"
         check_equal(what, (words.to_str(), defaults))
         # Before the model, which may take minutes to load.
         prompts = [agreed_prompt(soft_prompt, directory / "config.json")] if soft_prompt else []
         model = load_found(origin, dtype=dtype, mesh=mesh, quantize=quantize)
         past = tuple(read_prompt(prompt, model) for prompt in prompts)
-        return cls(model, words, defaults, mask_unknown_tokens, bitwise, past)
+        return cls(
+            model,
+            words,
+            defaults,
+            mask_unknown_tokens,
+            bitwise,
+            past,
+            directory=origin.tokenizer,
+            template_name=template,
+        )
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
         """From generation_config.json where it says, else from config.json."""
         return eos_token_ids(self.defaults, self.model.config)
 
+    @cached_property
+    def template(self) -> ChatTemplate:
+        """How conversations are written.
+
+        Raises:
+            InputError: the model has no chat template and none is named, or it is broken.
+        """
+        if self.directory is None:
+            raise InputError("a generator that is not loaded from a directory has no chat template")
+        return load_template(self.directory, self.template_name)
+
     def generate(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[Prompt],
         options: GenerationOptions | Sequence[GenerationOptions] = _DEFAULTS,
         *,
         batch_size: int = 8,
@@ -110,19 +139,21 @@ class TextGenerator:
     ) -> list[Completion]:
         """The completions in the order of the prompts, those of one prompt next to each other.
 
-        `options` are for all prompts or one for each; `batch_size` prompts run together.
+        A prompt is a text, or a list of messages with role and content, which the model's chat
+        template writes. `options` are for all prompts or one for each; where they name no `stop`,
+        a conversation stops where its template says. `batch_size` prompts run together.
         `progress` shows a bar on stderr if that is a terminal, where it stays if no other one
         is above it.
 
         Raises:
             InputError: an option is out of range or a prompt does not fit.
         """
-        requests = self._requests(prompts, options)
+        texts, requests = self._asked(prompts, options)
         total = sum(request.options.num_completions for request in requests)
         finished = {}
         hidden = None if progress else True
         with tqdm(total=total, unit=" completions", leave=None, disable=hidden) as bar:
-            for event in self._events(prompts, requests, batch_size, stride=None):
+            for event in self._events(texts, requests, batch_size, stride=None):
                 if event.completion:
                     finished[event.row] = event.completion
                     bar.update()
@@ -130,7 +161,7 @@ class TextGenerator:
 
     def stream(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[Prompt],
         options: GenerationOptions | Sequence[GenerationOptions] = _DEFAULTS,
         *,
         batch_size: int = 8,
@@ -140,22 +171,54 @@ class TextGenerator:
         Raises:
             InputError: an option is out of range or a prompt does not fit, before any token.
         """
-        return self._events(prompts, self._requests(prompts, options), batch_size, stride=1)
+        return self._events(*self._asked(prompts, options), batch_size, stride=1)
 
-    def _requests(
-        self, prompts: Sequence[str], options: GenerationOptions | Sequence[GenerationOptions]
-    ) -> list[Request]:
-        requests = []
-        each = zip(prompts, _one_each(options, prompts), strict=True)
+    def request(self, prompt: Prompt, options: GenerationOptions) -> tuple[str, Request]:
+        """The text of a prompt, and its tokens with options that are settled.
+
+        Raises:
+            InputError: as `generate`.
+        """
+        if isinstance(prompt, str):
+            text, bare = prompt, False
+        else:
+            text, bare = self.template.render(prompt), not self.template.add_special_tokens
+            options = with_stops(options, self.template)
+        bos = bos_token_id(self.defaults, self.model.config)
+        tokens = prompt_tokens(self.tokenizer, text, bos, add_special_tokens=not bare)
+        request = Request(tokens, self._with_ids(options.resolve(self.defaults)))
+        request.options.check_ids(self.model.config.vocab_size)
+        request.options.new_tokens(len(tokens), room(self.model, self.past))
+        warn_of_idle_options(options, request.options)
+        return text, request
+
+    def settings(self, requests: Sequence[Request]) -> dict[str, Any]:
+        """What `run` is told of the model's tokenizer for these requests."""
+        texts_stop = any(request.options.stop_strings for request in requests)
+        return {
+            "eos": self.eos_token_ids,
+            "known": self._known_tokens() if self.mask_unknown_tokens else None,
+            "token_bytes": self._token_bytes if texts_stop else (),
+        }
+
+    def _asked(
+        self,
+        prompts: Sequence[Prompt],
+        options: GenerationOptions | Sequence[GenerationOptions],
+    ) -> tuple[list[str], list[Request]]:
+        asked = []
+        each = zip(prompts, one_each(options, prompts), strict=True)
         for number, (prompt, own) in enumerate(each, 1):
             try:
-                requests.append(self._request(prompt, own))
+                asked.append(self.request(prompt, own))
             except InputError as error:
                 if len(prompts) == 1:
                     raise
-                where = f"prompt {number} of {len(prompts)}, which begins {prompt!r:.32}"
+                where = f"prompt {number} of {len(prompts)}, {shown(prompt)}"
                 raise InputError(f"{where}: {error}") from error
-        return requests
+        texts = [text for text, _ in asked]
+        check_equal("what the chat template makes of the messages", texts)
+        return texts, [request for _, request in asked]
 
     def _events(
         self,
@@ -183,7 +246,7 @@ class TextGenerator:
                 for sample in range(request.options.num_completions)
             )
         ]
-        texts_stop = any(request.options.stop_strings for request in requests)
+        settings = self.settings(requests)
         counts = [request.options.num_completions for request in requests]
         firsts = list(itertools.accumulate(counts, initial=0))
         for batch in batches(
@@ -192,13 +255,11 @@ class TextGenerator:
             rows_of = run(
                 self.model,
                 [requests[index] for index in batch.indices],
-                eos=self.eos_token_ids,
-                known=self._known_tokens() if self.mask_unknown_tokens else None,
-                token_bytes=self._token_bytes if texts_stop else (),
                 past=self.past,
                 stride=stride,
                 multiple=batch.multiple,
                 among=batch.among,
+                **settings,
             )
             growing = [
                 text for index in batch.indices for text in texts[firsts[index] : firsts[index + 1]]
@@ -213,15 +274,6 @@ class TextGenerator:
         known[ids[ids < len(known)]] = True
         return known
 
-    def _request(self, prompt: str, options: GenerationOptions) -> Request:
-        bos = bos_token_id(self.defaults, self.model.config)
-        tokens = prompt_tokens(self.tokenizer, prompt, bos)
-        request = Request(tokens, self._with_ids(options.resolve(self.defaults)))
-        request.options.check_ids(self.model.config.vocab_size)
-        request.options.new_tokens(len(tokens), room(self.model, self.past))
-        _warn_of_idle_options(options, request.options)
-        return request
-
     def _with_ids(self, options: ResolvedOptions) -> ResolvedOptions:
         """The options with the token ids of bad words that are texts."""
         bad = [
@@ -234,36 +286,3 @@ class TextGenerator:
     @cached_property
     def _token_bytes(self) -> TokenBytes:
         return token_bytes(self.tokenizer)
-
-
-def _one_each(
-    options: GenerationOptions | Sequence[GenerationOptions], prompts: Sequence[str]
-) -> Sequence[GenerationOptions]:
-    if isinstance(prompts, str):
-        raise InputError(f"prompts must be a list of texts, not the text {prompts[:30]!r}")
-    if isinstance(options, GenerationOptions):
-        return [options] * len(prompts)
-    if len(options) != len(prompts):
-        raise InputError(f"there are {len(options)} options for {len(prompts)} prompts")
-    return options
-
-
-def _warn_of_idle_options(given: GenerationOptions, options: ResolvedOptions) -> None:
-    """Warns of what was given and changes nothing."""
-    names = ("top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
-    idle = [name for name in names if getattr(given, name) is not None]
-    if given.num_samples > 1:
-        idle.append("num_samples")
-    if idle and options.temperature == 0:
-        warnings.warn(
-            f"the temperature is 0, which takes the most likely token and makes {', '.join(idle)} "
-            "of no use; give a temperature to sample",
-            stacklevel=2,
-        )
-    of_search = ("length_penalty", "early_stopping")
-    idle = [name for name in of_search if getattr(given, name) is not None]
-    if idle and options.num_beams == 1:
-        warnings.warn(
-            f"there is no search, for which {', '.join(idle)} would be of use; give num_beams",
-            stacklevel=2,
-        )

@@ -48,13 +48,15 @@ def _object(path: Path) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {}
 
 
-def prompt_tokens(tokenizer: Tokenizer, prompt: str, bos: int | None) -> tuple[int, ...]:
+def prompt_tokens(
+    tokenizer: Tokenizer, prompt: str, bos: int | None, *, add_special_tokens: bool = True
+) -> tuple[int, ...]:
     """The ids that a model is given of a prompt; of an empty one, the BOS token.
 
     Raises:
         InputError: it is not valid Unicode, or empty where there is no BOS token.
     """
-    tokens = token_ids(tokenizer, prompt, what="the prompt")
+    tokens = token_ids(tokenizer, prompt, add_special_tokens=add_special_tokens, what="the prompt")
     if tokens:
         return tokens
     if bos is None:

@@ -1,0 +1,120 @@
+"""A conversation with a model: what is said is kept, and only what is new of it is read."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+from neox_eqx.errors import InputError
+from neox_eqx.generation.kept_text import KeptText
+from neox_eqx.generation.options import GenerationOptions
+from neox_eqx.text.completion import GrowingText
+from neox_eqx.text.generator import TextGenerator
+
+
+class Conversation:
+    """Messages in turn, each answer written after all that was said before.
+
+    The tokens of each prompt are those of the chat template's text of the whole conversation; the
+    keys and values of as many as begin the last one stay. An answer may be as long as the context
+    allows where neither the options nor the checkpoint say otherwise.
+
+    Example:
+        >>> conversation = Conversation(TextGenerator.load(DEMO_MODEL, template="alpaca"))
+        >>> answer = "".join(conversation.say("How many legs do 3 cats have?"))
+    """
+
+    def __init__(
+        self,
+        generator: TextGenerator,
+        options: GenerationOptions | None = None,
+        *,
+        system: str | None = None,
+    ):
+        """`system` is what the system says first.
+
+        Raises:
+            InputError: the model has no chat template, or the options ask for several answers.
+        """
+        self.generator = generator
+        self.options = _with_room(options or GenerationOptions(), generator)
+        self.messages: list[dict[str, str]] = []
+        if system is not None:
+            self.messages.append({"role": "system", "content": system})
+        generator.template.render([*self.messages, {"role": "user", "content": "Hello"}])
+        self._kept = KeptText(generator.model, generator.past)
+
+    @property
+    def tokens_read(self) -> int:
+        """Of the prompts of all turns, the tokens that were not known from the turn before."""
+        return self._kept.tokens_read
+
+    def say(self, text: str) -> Iterator[str]:
+        """The answer to a message of the user's, in pieces as it comes.
+
+        When the last of them is taken, message and answer are in `messages`.
+
+        Raises:
+            InputError: the conversation no longer fits into the model's context.
+        """
+        asked = [*self.messages, {"role": "user", "content": text}]
+        try:
+            prompt, request = self.generator.request(asked, self.options)
+        except InputError as error:
+            turn = sum(message["role"] == "user" for message in asked)
+            raise InputError(f"turn {turn} of the conversation: {error}") from error
+        growing = GrowingText(self.generator.tokenizer, 0, prompt, request, sample=0)
+        spoken = Spoken(request.options.stop_strings)
+        settings = self.generator.settings([request])
+        for row in self._kept.answer(request, **settings):
+            for event in growing.read(row):
+                # The text of an EOS token that is no special token is not said either.
+                yield spoken.add("" if event.finish_reason == "eos" else event.text)
+        yield spoken.end(has_stopped=row.finish_reason == "stop")
+        self.messages = [*asked, {"role": "assistant", "content": spoken.text}]
+
+
+def _with_room(options: GenerationOptions, generator: TextGenerator) -> GenerationOptions:
+    """The options, with all the context for an answer unless something else is said."""
+    resolved = options.resolve(generator.defaults)
+    for name in ("num_samples", "num_beams"):
+        if getattr(resolved, name) != 1:
+            raise InputError(f"{name} is {getattr(resolved, name)}, but a turn has one answer")
+    if generator.bitwise:
+        raise InputError("bitwise is for prompts, and a conversation reads its own in pieces")
+    if resolved.max_new_tokens is not None or resolved.max_length is not None:
+        return options
+    return dataclasses.replace(options, max_new_tokens=generator.model.config.context_length)
+
+
+class Spoken:
+    """What the assistant says of a text that grows: no stop text, and no space around it.
+
+    What may yet turn out to be a stop text, or space before one, waits.
+    """
+
+    def __init__(self, stops: Sequence[str]):
+        self.text = ""
+        """All that was given out."""
+        self._stops = stops
+        self._all = ""
+
+    def add(self, text: str) -> str:
+        """What can be given out now."""
+        self._all += text
+        begun = (
+            size
+            for stop in self._stops
+            for size in range(1, len(stop))
+            if self._all.endswith(stop[:size])
+        )
+        return self._out(len(self._all) - max(begun, default=0))
+
+    def end(self, has_stopped: bool) -> str:
+        """What is left at the end, before the stop text if one ended it."""
+        places = [self._all.rfind(stop) for stop in self._stops] if has_stopped else []
+        return self._out(max(places, default=-1) if max(places, default=-1) >= 0 else None)
+
+    def _out(self, until: int | None) -> str:
+        whole = self._all[:until].strip()
+        new = whole[len(self.text) :]
+        self.text += new
+        return new

@@ -1,0 +1,72 @@
+"""What texts are asked of: prompts, or conversations, with options for each."""
+
+import dataclasses
+import warnings
+from collections.abc import Sequence
+
+from neox_eqx.errors import InputError
+from neox_eqx.generation.options import GenerationOptions, ResolvedOptions
+from neox_eqx.text.messages import Message
+from neox_eqx.text.template import ChatTemplate
+
+Prompt = str | Sequence[Message]
+"""A text, or the messages of a conversation whose next the assistant is to write."""
+
+
+def one_each(
+    options: GenerationOptions | Sequence[GenerationOptions], prompts: Sequence[Prompt]
+) -> Sequence[GenerationOptions]:
+    """Options for each of the prompts.
+
+    Raises:
+        InputError: there are not as many.
+    """
+    if isinstance(prompts, str):
+        raise InputError(f"prompts must be a list of texts, not the text {prompts[:30]!r}")
+    if isinstance(options, GenerationOptions):
+        return [options] * len(prompts)
+    if len(options) != len(prompts):
+        raise InputError(f"there are {len(options)} options for {len(prompts)} prompts")
+    return options
+
+
+def as_messages(prompt: Prompt, system: str | None = None) -> Prompt:
+    """The messages of a conversation, of which a text is the user's, after the system's."""
+    said = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+    has_system = not said or said[0].get("role") == "system"
+    return said if system is None or has_system else [{"role": "system", "content": system}, *said]
+
+
+def with_stops(options: GenerationOptions, template: ChatTemplate) -> GenerationOptions:
+    """The options, which stop where the template's turns end unless they say where."""
+    if options.stop is not None or not template.stop:
+        return options
+    return dataclasses.replace(options, stop=template.stop)
+
+
+def shown(prompt: Prompt) -> str:
+    """How a prompt begins, for messages."""
+    if isinstance(prompt, str):
+        return f"which begins {prompt!r:.32}"
+    return f"a conversation of {len(prompt)} messages"
+
+
+def warn_of_idle_options(given: GenerationOptions, options: ResolvedOptions) -> None:
+    """Warns of what was given and changes nothing."""
+    names = ("top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
+    idle = [name for name in names if getattr(given, name) is not None]
+    if given.num_samples > 1:
+        idle.append("num_samples")
+    if idle and options.temperature == 0:
+        warnings.warn(
+            f"the temperature is 0, which takes the most likely token and makes {', '.join(idle)} "
+            "of no use; give a temperature to sample",
+            stacklevel=3,
+        )
+    of_search = ("length_penalty", "early_stopping")
+    idle = [name for name in of_search if getattr(given, name) is not None]
+    if idle and options.num_beams == 1:
+        warnings.warn(
+            f"there is no search, for which {', '.join(idle)} would be of use; give num_beams",
+            stacklevel=3,
+        )

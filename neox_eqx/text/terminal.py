@@ -1,0 +1,43 @@
+"""A conversation on the terminal, or through a pipe: a line in, an answer out."""
+
+import itertools
+import sys
+from collections.abc import Iterable, Iterator
+
+from neox_eqx.errors import InputError
+from neox_eqx.text.conversation import Conversation
+
+_LONGEST_LINE = 1_000_000
+
+
+def converse(conversation: Conversation, first: Iterable[str] = (), *, stream: bool = True) -> None:
+    """Prints an answer to each of the `first` lines and then of stdin's, until they end.
+
+    Raises:
+        InputError: a line is no text, or the conversation no longer fits into the context.
+    """
+    for line in itertools.chain(first, _lines()):
+        pieces = conversation.say(line)
+        for piece in pieces if stream else ["".join(pieces)]:
+            print(piece, end="", flush=True)
+        print(flush=True)
+
+
+def _lines() -> Iterator[str]:
+    """The lines of stdin that are not empty; on a terminal, what asks for them is on stderr."""
+    if sys.stdin is None:
+        return
+    sys.stdin.reconfigure(errors="surrogateescape")  # what is no Unicode is told of as such
+    asks = sys.stdin.isatty()
+    while True:
+        if asks:
+            print("> ", end="", file=sys.stderr, flush=True)
+        line = sys.stdin.readline(_LONGEST_LINE + 1)
+        if len(line) > _LONGEST_LINE:
+            raise InputError(f"a line has more than {_LONGEST_LINE} letters: {line[:30]!r}...")
+        if line.strip():
+            yield line.rstrip("\r\n")
+        elif not line:
+            break
+    if asks:
+        print(file=sys.stderr)

@@ -1,0 +1,201 @@
+"""A conversation: the tokens of a fresh prompt of all that was said, of which new ones are read."""
+
+import dataclasses
+import json
+import os
+import pty
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax.numpy as jnp
+import pytest
+from transformers import AutoTokenizer, GPTNeoXForCausalLM
+
+import generate
+from neox_eqx import GenerationOptions, InputError, TextGenerator
+from neox_eqx.command_line import run
+from neox_eqx.text.conversation import Conversation, Spoken
+from tests.generation.completions import theirs
+
+TURNS = ("두 마리", "Two cats", "家へ")
+TEMPLATE = """
+{%- for message in messages %}
+    {{- '<bos>' ~ message.role[0] ~ ':' ~ message.content ~ '<eos>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}<bos>a:{% endif %}
+"""
+POSITIONS = 256
+
+
+@pytest.fixture(scope="module")
+def directory(
+    saved: tuple[Path, GPTNeoXForCausalLM], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    directory = tmp_path_factory.mktemp("chat")
+    shutil.copytree(saved[0], directory, dirs_exist_ok=True)
+    config = json.loads((directory / "config.json").read_text())
+    config["max_position_embeddings"] = POSITIONS
+    (directory / "config.json").write_text(json.dumps(config))
+    (directory / "chat_template.jinja").write_text(TEMPLATE)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def generator(directory: Path) -> TextGenerator:
+    return TextGenerator.load(directory)
+
+
+def common(some: list[int], others: list[int]) -> int:
+    pairs = enumerate(zip(some, others, strict=False))
+    return next((place for place, (a, b) in pairs if a != b), min(len(some), len(others)))
+
+
+def test_every_answer_is_transformers_to_the_whole_conversation_and_nothing_is_read_twice(
+    directory: Path, generator: TextGenerator, saved: tuple[Path, GPTNeoXForCausalLM]
+) -> None:
+    oracle = AutoTokenizer.from_pretrained(directory)
+    eos = generator.eos_token_ids
+    conversation = Conversation(generator, GenerationOptions(max_new_tokens=9), system="お話")
+    messages, before, expected = [{"role": "system", "content": "お話"}], [], 0
+    for turn in TURNS:
+        pieces = list(conversation.say(turn))
+        messages.append({"role": "user", "content": turn})
+        ids = oracle.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+        (answer,), _ = theirs(saved[1], [tuple(ids)], 9, eos)
+        expected += len(ids) - min(common(ids, before), len(ids) - 1)
+        before = [*ids, *answer]
+        said = oracle.decode([id for id in answer if id not in eos]).strip()
+        messages.append({"role": "assistant", "content": said})
+        assert "".join(pieces) == said
+        assert len(pieces) > 5
+    assert conversation.messages == messages
+    assert conversation.tokens_read == expected < len(before)
+
+
+def test_all_options_are_those_of_a_prompt(generator: TextGenerator) -> None:
+    options = GenerationOptions(
+        max_new_tokens=9, temperature=1.5, seed=3, repetition_penalty=1.3, bad_words=("a", "e")
+    )
+    tokens = jnp.array([[7, 8, 9]])
+    _, before = generator.model(tokens, jnp.ones(tokens.shape, bool))
+    generator = dataclasses.replace(generator, past=(before,), mask_unknown_tokens=True)
+    conversation = Conversation(generator, options)
+    answers = ["".join(conversation.say(turn)) for turn in TURNS[:2]]
+    (fresh,) = generator.generate([conversation.messages[:-1]], options)
+    assert answers[-1] == fresh.text.strip()
+
+
+def test_a_stop_text_ends_an_answer_and_is_neither_printed_nor_said_again(
+    generator: TextGenerator,
+) -> None:
+    whole = "".join(Conversation(generator, GenerationOptions(max_new_tokens=20)).say("ok"))
+    stop = re.search("[ -~]{2}", whole)[0]
+    conversation = Conversation(generator, GenerationOptions(max_new_tokens=20, stop=(stop,)))
+    expected = whole[: whole.index(stop)].strip()
+    assert "".join(conversation.say("ok")) == expected
+    assert conversation.messages[-1]["content"] == expected
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 50])
+def test_what_may_yet_be_a_stop_text_waits(size: int) -> None:
+    text = "\n 12 ## a #\n\n### En\n\n### End of"
+    spoken = Spoken(("### End", "<human>:"))
+    pieces = [spoken.add(text[start : start + size]) for start in range(0, len(text), size)]
+    assert not any("### End" in "".join(pieces[:count]) for count in range(len(pieces)))
+    pieces.append(spoken.end(has_stopped=True))
+    assert "".join(pieces) == spoken.text == "12 ## a #\n\n### En"
+
+
+def test_a_conversation_that_fills_the_context_ends_in_one_line(generator: TextGenerator) -> None:
+    conversation = Conversation(generator)  # an answer has all the room there is
+    "".join(conversation.say("ok"))
+    with pytest.raises(InputError, match=rf"turn 2 of .* the model has {POSITIONS} positions"):
+        "".join(conversation.say("ok"))
+
+
+def test_one_answer_a_turn_and_a_template_are_needed(
+    generator: TextGenerator, saved: tuple[Path, GPTNeoXForCausalLM]
+) -> None:
+    for options in (GenerationOptions(num_samples=2), GenerationOptions(num_beams=2)):
+        with pytest.raises(InputError, match="is 2, but a turn has one answer"):
+            Conversation(generator, options)
+    bare = dataclasses.replace(generator, directory=saved[0])
+    with pytest.raises(InputError, match="no chat template; give --template NAME, one of dolly,"):
+        Conversation(bare)
+    with pytest.raises(InputError, match="template koalpaca: has no place for a system's message"):
+        Conversation(dataclasses.replace(bare, template_name="koalpaca"), system="Be short.")
+
+
+@pytest.fixture
+def typed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
+    """Has the command read what is typed into a real pipe or terminal."""
+    opened = []
+
+    def type_into(text: bytes, *, terminal: bool) -> int:
+        ours, child = pty.openpty() if terminal else os.pipe()[::-1]
+        os.write(ours, text)
+        if not terminal:
+            os.close(ours)
+        stdin = os.fdopen(child, encoding="utf-8")
+        opened.append(stdin)
+        monkeypatch.setattr(sys, "stdin", stdin)
+        return ours
+
+    yield type_into
+    for file in opened:
+        file.close()
+
+
+def chat(*args: str | Path) -> None:
+    run(generate.main, generate.Options, ["--chat", *map(str, args)])
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_line_gets_an_answer_until_the_end_of_input(
+    directory: Path,
+    generator: TextGenerator,
+    typed: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    terminal: bool,
+) -> None:
+    typed("ok\n\n두 마리\n".encode() + b"\x04" * terminal, terminal=terminal)
+    chat("--model", directory, "--max-new-tokens", "9", "--prompt", "家へ", "--system", "お話")
+    conversation = Conversation(generator, GenerationOptions(max_new_tokens=9), system="お話")
+    answers = ["".join(conversation.say(turn)) for turn in ("家へ", "ok", "두 마리")]
+    out, err = capsys.readouterr()
+    assert out == "".join(f"{answer}\n" for answer in answers)
+    assert err == (4 * "> " + "\n" if terminal else "")
+
+
+@pytest.mark.parametrize(
+    ("text", "args", "message"),
+    [
+        (b"\xff\n", (), r"turn 1 .* message 1: content .* is not valid Unicode"),
+        (b"ok\n" * 99, (), rf"turn \d+ of the conversation: .* has {POSITIONS} positions"),
+        (b"x" * 1_000_002, (), "a line has more than 1000000 letters"),
+        (b"", ("--output", "x"), "--chat talks on the terminal"),
+        (b"", ("--template", "nobody"), "there is no template 'nobody'; there are default, dolly"),
+        (b"", ("--num-samples", "2"), "num_samples is 2, but a turn has one answer"),
+    ],
+)
+def test_what_ends_a_chat_is_one_line(
+    directory: Path,
+    typed: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    text: bytes,
+    args: tuple[str, ...],
+    message: str,
+) -> None:
+    path = tmp_path / "typed"
+    path.write_bytes(text)
+    typed(b"", terminal=False)
+    os.dup2(os.open(path, os.O_RDONLY), sys.stdin.fileno())
+    with pytest.raises(SystemExit) as ended:
+        chat("--model", directory, "--max-new-tokens", "40", *args)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2
+    assert re.search(message, line), line
