@@ -13,7 +13,7 @@ Message = Mapping[str, Any]
 message). What else there is goes to the template as it is, where it is made of JSON's values."""
 
 
-def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
+def check_messages(messages: Any) -> list[dict[str, Any]]:
     """The messages, each a dict of its own without what is None.
 
     Raises:
@@ -26,7 +26,7 @@ def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     return [_checked(f"message {number}", own) for number, own in enumerate(messages, 1)]
 
 
-def _checked(where: str, message: Message) -> dict[str, Any]:
+def _checked(where: str, message: Any) -> dict[str, Any]:
     if not isinstance(message, Mapping):
         raise InputError(f"{where}: must be an object with role and content, not {message!r:.80}")
     fields = {name: value for name, value in message.items() if value is not None}

@@ -64,6 +64,7 @@ MARKED = """
 {%- endfor %}
 {%- if add_generation_prompt %}A:{% endif %}
 """
+ASKED = [{"role": "user", "content": "Hello"}]
 TEMPLATES = {"chatml": CHATML, "llama": LLAMA, "zephyr": ZEPHYR, "marked": MARKED}
 SEP = {"__type": "AddedToken", "content": "|"}
 WORDS = [
@@ -146,5 +147,98 @@ def test_a_conversation_is_written_as_transformers_writes_it(directory: Path, na
 def test_a_template_that_is_no_template_ends_in_one_line(tmp_path: Path, source: str) -> None:
     (tmp_path / "chat_template.jinja").write_text(f"\n\n{source}")
     with pytest.raises(InputError, match=r"chat_template.jinja, line 3 of the template: ") as told:
-        load_template(tmp_path, None).render([{"role": "user", "content": "Hello"}])
+        load_template(tmp_path, None).render(ASKED)
     assert len(str(told.value)) < 500 and "\n" not in str(told.value)
+
+
+FILES = ("chat_template.jinja", "additional_chat_templates/other.jinja", "chat_template.json")
+
+
+@pytest.mark.parametrize("files", [FILES[:1], FILES[:2], FILES[1:2], FILES[2:], ()])
+@pytest.mark.parametrize("configured", ["C", [{"name": "default", "template": "D"}], None])
+def test_a_template_is_found_where_transformers_finds_it(
+    directory: Path, files: tuple[str, ...], configured: Any
+) -> None:
+    configure(directory, chat_template=configured)
+    for name in files:
+        path = directory / name
+        path.parent.mkdir(exist_ok=True)
+        text = json.dumps({"chat_template": "P"}) if name.endswith(".json") else name[0]
+        path.write_text(text)
+    oracle = AutoTokenizer.from_pretrained(directory).chat_template
+    expected = oracle if isinstance(oracle, dict) else {"default": oracle} if oracle else {}
+    if not expected and FILES[2] in files:
+        expected = {"default": "P"}  # where processors have theirs, which transformers leaves
+    for name in ("default", "other"):
+        if name in expected:
+            given = None if name == "default" else name
+            assert load_template(directory, given).render(ASKED) == expected[name]
+        else:
+            with pytest.raises(InputError, match="no (chat )?template"):
+                load_template(directory, None if name == "default" else name)
+
+
+@pytest.mark.parametrize(
+    "value", [7, ["x"], [{"name": "default"}], [{"name": 1, "template": "x"}], {"default": "x"}]
+)
+def test_a_template_of_another_form_is_named(directory: Path, value: Any) -> None:
+    configure(directory, chat_template=value)
+    with pytest.raises(InputError, match=r"tokenizer_config.json: .*chat_template"):
+        load_template(directory, None)
+
+
+@pytest.mark.parametrize("older", [{}, {"bos_token": {"content": "<s>"}, "eos_token": "</s>"}])
+@pytest.mark.parametrize("kind", ["GPTNeoXTokenizer", "PreTrainedTokenizerFast", None])
+def test_special_tokens_are_those_of_transformers(
+    directory: Path, kind: str | None, older: dict[str, Any]
+) -> None:
+    (directory / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": kind}))
+    (directory / "special_tokens_map.json").write_text(json.dumps(older))
+    source = "{{ bos_token }} {{ eos_token }} {{ unk_token }} {{ pad_token }} {{ mask_token }}"
+    (directory / "chat_template.jinja").write_text(source)
+    oracle = AutoTokenizer.from_pretrained(directory)
+    expected = oracle.apply_chat_template(ASKED, tokenize=False)
+    assert load_template(directory, None).render(ASKED) == expected
+
+
+def test_what_is_marked_is_learnt_as_by_transformers(directory: Path) -> None:
+    configure(directory, chat_template=MARKED)
+    template, oracle = load_template(directory, None), AutoTokenizer.from_pretrained(directory)
+    for seed in range(25):
+        pieces = template.render_learnt(conversation(seed))
+        given = oracle.apply_chat_template(
+            conversation(seed), return_dict=True, return_assistant_tokens_mask=True
+        )
+        ids, learnt = [], []
+        for text, is_learnt in pieces:
+            own = oracle.encode(text, add_special_tokens=False)
+            ids += own
+            learnt += [int(is_learnt)] * len(own)
+        assert "".join(text for text, _ in pieces) == oracle.decode(given["input_ids"])
+        if ids == given["input_ids"]:  # no token reaches over the border of two pieces
+            assert learnt == given["assistant_masks"]
+
+
+@pytest.mark.parametrize("name", ["chatml", "llama"])
+def test_without_marks_an_answer_is_what_follows_its_prompt(directory: Path, name: str) -> None:
+    configure(directory, chat_template=TEMPLATES[name])
+    template = load_template(directory, None)
+    for seed in range(25):
+        messages = conversation(seed)
+        pieces = template.render_learnt(messages)
+        whole = template.render(messages, add_generation_prompt=False)
+        assert "".join(text for text, _ in pieces) == whole
+        learnt = [text for text, is_learnt in pieces if is_learnt]
+        said = [message["content"] for message in messages if message["role"] == "assistant"]
+        end = "{}<|im_end|>\n" if name == "chatml" else " {} <|endoftext|>"
+        strip = str if name == "chatml" else str.strip
+        assert learnt == [end.format(strip(text)) for text in said]
+
+
+def test_where_a_template_hides_what_is_said_it_is_told(directory: Path) -> None:
+    source = "{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}"
+    configure(directory, chat_template=source)
+    with pytest.raises(InputError, match=r"in message 2: .* needs {% generation %} marks"):
+        load_template(directory, None).render_learnt(
+            [*ASKED, {"role": "assistant", "content": "A"}, *ASKED]
+        )
