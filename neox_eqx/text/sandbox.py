@@ -131,7 +131,8 @@ class _Billing(NodeTransformer):
 
     def _filtered(self, node: nodes.Expr, name: str, *args: nodes.Expr) -> nodes.Filter:
         call = nodes.Filter(node, name, list(args), [], None, None, lineno=node.lineno)
-        return call.set_environment(self._environment)
+        call.set_environment(self._environment)
+        return call
 
     def visit_For(self, node: nodes.For) -> nodes.Node:
         size = sum(len(text.data) for text in node.find_all(nodes.TemplateData))

@@ -1,5 +1,6 @@
 """A conversation on the terminal, or through a pipe: a line in, an answer out."""
 
+import io
 import itertools
 import sys
 from collections.abc import Iterable, Iterator
@@ -27,7 +28,8 @@ def _lines() -> Iterator[str]:
     """The lines of stdin that are not empty; on a terminal, what asks for them is on stderr."""
     if sys.stdin is None:
         return
-    sys.stdin.reconfigure(errors="surrogateescape")  # what is no Unicode is told of as such
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # what is no Unicode is told of as such
     asks = sys.stdin.isatty()
     while True:
         if asks:
