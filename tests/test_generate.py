@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -18,31 +17,12 @@ from transformers import GPTNeoXForCausalLM
 
 import generate
 from neox_eqx.command_line import run
+from tests.commands import many
 from tests.generation.completions import theirs
 from tests.text.checkpoints import byte_level, save_checkpoint
 
 ROOT = Path(__file__).parents[1]
 KEYS = "prompt prompt_tokens sample seed text tokens finish_reason logprob score".split()
-
-# Runs each list of arguments as a command of its own, in one process: starting takes seconds.
-MANY = """
-import contextlib, io, json, sys
-sys.path.insert(0, sys.argv[1])
-import generate
-from neox_eqx.command_line import run
-
-answers = []
-for args in json.load(sys.stdin):
-    sys.argv[0] = "generate.py"
-    status, out, err = 0, io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            run(generate.main, generate.Options, args)
-        except SystemExit as exit:
-            status = exit.code
-    answers.append((status, out.getvalue(), err.getvalue()))
-json.dump(answers, sys.stdout)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -335,16 +315,8 @@ def test_every_mistake_is_answered_with_one_line_and_leaves_nothing(
 ) -> None:
     cases = mistakes(model, tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    commands = json.dumps([[str(arg) for arg in args] for args, _ in cases.values()])
-    ran = subprocess.run(
-        [sys.executable, "-c", MANY, ROOT],
-        input=commands,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    assert ran.returncode == 0, ran.stderr
-    answers = zip(cases.items(), json.loads(ran.stdout), strict=True)
+    commands = [args for args, _ in cases.values()]
+    answers = zip(cases.items(), many(ROOT / "generate.py", commands), strict=True)
     for (name, (_, message)), (status, out, error) in answers:
         assert (status, out) == (2, ""), (name, error)
         assert error.startswith("generate.py: error: ") and error.count("\n") == 1, name

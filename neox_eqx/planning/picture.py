@@ -54,8 +54,15 @@ def _draw_memory(axes: Axes, plans: list[Plan]) -> None:
         axes.hlines(limit, left, right, color="black", linestyle="--")
         axes.text(left, limit, f"{limit:.1f} GB", va="bottom")
         below = f"{plan.wish.topology.name}\n{lines_of_mesh(plan.mesh)}"
-        at = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "top"}
-        axes.text((left + right) / 2, -0.09, below, fontsize=8, **at)
+        axes.text(
+            (left + right) / 2,
+            -0.09,
+            below,
+            ha="center",
+            va="top",
+            fontsize=8,
+            transform=axes.get_xaxis_transform(),
+        )
     parts = [Patch(color=_PARTS[part], label=names.get(part, part)) for part in _PARTS]
     axes.set_xticks(list(ticks), list(ticks.values()), fontsize=8)
     axes.set_ylabel("GB of a chip")

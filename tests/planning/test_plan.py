@@ -16,15 +16,15 @@ from neox_eqx.planning.chips import CHIPS, Topology
 from neox_eqx.planning.plan import make_plan
 from neox_eqx.planning.wish import Wish
 from neox_eqx.presets import PRESETS
+from tests.commands import many
 
-ROOT = Path(__file__).parents[2]
+PLAN = Path(__file__).parents[2] / "scripts" / "plan.py"
 COUNTS = ("all_gather", "all_to_all", "collective_permute", "collective_bytes")
 BYTES = ("hbm_bytes", "hbm_bytes_minimum", "temp_bytes")
 
 
-def plan(*options: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, ROOT / "scripts" / "plan.py", *options]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+def plan(*options: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, PLAN, *options], capture_output=True, text=True)
 
 
 def wish(name: str, topology: str, **options: Any) -> Wish:
@@ -88,60 +88,60 @@ def test_what_does_not_fit_is_an_answer(tmp_path: Path) -> None:
     assert written["hbm_bytes_per_chip"] > written["hbm_limit_bytes"]
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--preset", "pythia-70m"], "required"),
-        (["--topology", "v5e:2x2"], "give either --model or --preset"),
-        (["--preset", "pythia-0b", "--topology", "v5e:2x2"], "no preset 'pythia-0b'"),
-        (["--preset", "pythia-70m", "--topology", "v5e"], "not of the form v5e:4x4 or v5e-16"),
-        (["--preset", "pythia-70m", "--topology", "v9:2x2"], "the chips are v4, v5e, v5p, v6e"),
-        (["--preset", "pythia-70m", "--topology", "v4:2x2"], "those of v4 have 3, as v4:2x2x2"),
-        (["--preset", "pythia-70m", "--topology", "v5e:3x5"], "does not know v5e:3x5"),
-        (["--preset", "pythia-70m", "--topology", "v5e:16x32"], "larger than a pod of v5e, 16x16"),
-        (
-            ["--preset", "pythia-70m", "--topology", "v5e:2x2", "--batch-size", "1000000000"],
-            "--batch-size is at most 1,000,000",
-        ),
-        (
-            [
-                *("--preset", "pythia-70m", "--topology", "v5e:2x2"),
-                *("--mesh", "data=2,layout=1d", "--layout", "2d"),
-            ],
-            "contradict each other",
-        ),
-        (
-            ["--preset", "pythia-70m", "--topology", "v5e:2x2", "--train", "--layout", "2d"],
-            "--train is without --quantize, added heads and layout 2d",
-        ),
-        (
-            ["--preset", "pythia-70m", "--topology", "v5e:2x2", "--json", "."],
-            ".: is a directory",
-        ),
-        (
-            ["--preset", "pythia-70m", "--topology", "v5e:2x2", "--mesh", "model=3"],
-            "model=3 does not divide the 8 heads",
-        ),
-        (
-            ["--preset", "pythia-70m", "--topology", "v5e:2x2", "--gen-len", "2000"],
-            "are 3024 positions, and the model has 2048",
-        ),
-        (
-            ["--preset", "pythia-70m", "--topology", "v5e:2x2", "--batch-size", "0"],
-            "--batch-size must be at least 1, not 0",
-        ),
-        (
-            ["--preset", "pythia-70m", "--topology", "v5e:2x2", "--json", "absent/out.json"],
-            "absent/out.json: no such directory to write to",
-        ),
-        (["--model", "absent/", "--topology", "v5e:2x2"], "absent/"),
-    ],
-)
-def test_a_wrong_wish_is_one_line(options: list[str], message: str, tmp_path: Path) -> None:
-    ended = plan(*options, cwd=tmp_path)
-    assert ended.returncode == 2 and ended.stdout == ""
-    assert ended.stderr.count("\n") == 1 and ended.stderr.startswith("plan.py: error: ")
-    assert message in ended.stderr
+MISTAKES: list[tuple[list[str], str]] = [
+    (["--preset", "pythia-70m"], "required"),
+    (["--topology", "v5e:2x2"], "give either --model or --preset"),
+    (["--preset", "pythia-0b", "--topology", "v5e:2x2"], "no preset 'pythia-0b'"),
+    (["--preset", "pythia-70m", "--topology", "v5e"], "not of the form v5e:4x4 or v5e-16"),
+    (["--preset", "pythia-70m", "--topology", "v9:2x2"], "the chips are v4, v5e, v5p, v6e"),
+    (["--preset", "pythia-70m", "--topology", "v4:2x2"], "those of v4 have 3, as v4:2x2x2"),
+    (["--preset", "pythia-70m", "--topology", "v5e:3x5"], "does not know v5e:3x5"),
+    (["--preset", "pythia-70m", "--topology", "v5e:16x32"], "larger than a pod of v5e, 16x16"),
+    (
+        ["--preset", "pythia-70m", "--topology", "v5e:2x2", "--batch-size", "1000000000"],
+        "--batch-size is at most 1,000,000",
+    ),
+    (
+        [
+            *("--preset", "pythia-70m", "--topology", "v5e:2x2"),
+            *("--mesh", "data=2,layout=1d", "--layout", "2d"),
+        ],
+        "contradict each other",
+    ),
+    (
+        ["--preset", "pythia-70m", "--topology", "v5e:2x2", "--train", "--layout", "2d"],
+        "--train is without --quantize, added heads and layout 2d",
+    ),
+    (
+        ["--preset", "pythia-70m", "--topology", "v5e:2x2", "--json", "."],
+        ".: is a directory",
+    ),
+    (
+        ["--preset", "pythia-70m", "--topology", "v5e:2x2", "--mesh", "model=3"],
+        "model=3 does not divide the 8 heads",
+    ),
+    (
+        ["--preset", "pythia-70m", "--topology", "v5e:2x2", "--gen-len", "2000"],
+        "are 3024 positions, and the model has 2048",
+    ),
+    (
+        ["--preset", "pythia-70m", "--topology", "v5e:2x2", "--batch-size", "0"],
+        "--batch-size must be at least 1, not 0",
+    ),
+    (
+        ["--preset", "pythia-70m", "--topology", "v5e:2x2", "--json", "absent/out.json"],
+        "absent/out.json: no such directory to write to",
+    ),
+    (["--model", "absent/", "--topology", "v5e:2x2"], "absent/"),
+]
+
+
+def test_a_wrong_wish_is_one_line(tmp_path: Path) -> None:
+    answers = many(PLAN, [options for options, _ in MISTAKES], tmp_path)
+    for (_, message), (status, out, error) in zip(MISTAKES, answers, strict=True):
+        assert (status, out) == (2, ""), (message, error)
+        assert error.count("\n") == 1 and error.startswith("plan.py: error: "), error
+        assert message in error
     assert not list(tmp_path.iterdir())
 
 

@@ -17,6 +17,7 @@ from neox_eqx.scoring.resume import partial_rows
 from neox_eqx.scoring.subject import subject
 from neox_eqx.scoring.texts import score_texts
 from neox_eqx.text.generator import TextGenerator
+from tests.commands import many
 from tests.sharding.processes import finish, start
 from tests.text.checkpoints import byte_level, save_checkpoint
 
@@ -42,26 +43,6 @@ resume.PartialRows = Rows
 run(score.main, score.Options)
 """
 
-# Runs each list of arguments as a command of its own, in one process: starting takes seconds.
-MANY = """
-import contextlib, io, json, sys
-sys.path.insert(0, sys.argv[1])
-import score
-from neox_eqx.command_line import run
-
-answers = []
-for args in json.load(sys.stdin):
-    sys.argv[0] = "score.py"
-    status, out, err = 0, io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            run(score.main, score.Options, args)
-        except SystemExit as exit:
-            status = exit.code
-    answers.append((status, out.getvalue(), err.getvalue()))
-json.dump(answers, sys.stdout)
-"""
-
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -72,19 +53,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-
-
-def many(commands: list[list[Any]]) -> list[tuple[int, str, str]]:
-    """Status, output and errors of each command."""
-    ran = subprocess.run(
-        [sys.executable, "-c", MANY, SCORE.parent],
-        input=json.dumps([[str(arg) for arg in args] for args in commands]),
-        capture_output=True,
-        text=True,
-        env=ENVIRONMENT,
-    )
-    assert ran.returncode == 0, ran.stderr
-    return [tuple(answer) for answer in json.loads(ran.stdout)]
 
 
 def test_a_killed_run_goes_on_with_what_it_has_and_ends_as_if_it_had_not_been(
@@ -121,12 +89,13 @@ def test_a_killed_run_goes_on_with_what_it_has_and_ends_as_if_it_had_not_been(
     )
     before = partial.read_bytes()
     refused = many(
+        SCORE,
         [
             [*command, "--input", other_input],
             [*command, "--model", other_model],
             [*command, "--dtype", "bfloat16"],
             [*command, "--top-candidates", "1"],
-        ]
+        ],
     )
     others = ("input", "model", "model and another dtype", "number of candidates")
     for (status, _, error), other in zip(refused, others, strict=True):
@@ -134,7 +103,7 @@ def test_a_killed_run_goes_on_with_what_it_has_and_ends_as_if_it_had_not_been(
         assert f"out.jsonl.partial: has rows of another {other}; remove it, or" in error
     assert partial.read_bytes() == before and not output.exists()
     # Another batch size changes no row, and may be what the killed run needed.
-    ((status, out, error),) = many([[*command, "--batch-size", "16"]])
+    ((status, out, error),) = many(SCORE, [[*command, "--batch-size", "16"]])
     assert (status, out) == (2, "") and "1 of 60 lines could not be scored" in error
     assert sorted(os.listdir(tmp_path)) == ["in.jsonl", "model", "other.txt", "out.jsonl"]
     *rows, bad = rows_of(output)
@@ -221,7 +190,7 @@ def test_every_mistake_is_answered_with_one_line_and_leaves_nothing(
     commands.append([*shared, "--input", bad, "--skip-bad"])
     messages.append("no line can be scored; the first is ")
     before = sorted(tmp_path.iterdir())
-    for (status, out, error), message in zip(many(commands), messages, strict=True):
+    for (status, out, error), message in zip(many(SCORE, commands), messages, strict=True):
         assert (status, out) == (2, ""), (message, error)
         assert error.startswith("score.py: error: ") and error.count("\n") == 1, error
         assert message in error, error
@@ -255,7 +224,7 @@ def test_lines_that_cannot_be_scored_have_an_error_in_their_row_and_the_others_a
         9: "has 66 tokens, but the model has 64 positions",
     }
     command = ["--model", model, "--input", source, "--output", output, "--skip-bad"]
-    first, again = many([command, command])
+    first, again = many(SCORE, [command, command])
     for status, out, error in (first, again):
         assert (status, out) == (2, "")
         assert error == (
@@ -282,7 +251,7 @@ def test_on_several_hosts_the_first_writes_what_one_process_writes_and_goes_on(
         directory.mkdir()
         (directory / "in.txt").write_text("".join(f"{n} cats and dogs\n" for n in range(9)))
     command = ["--model", model, "--input", directories[0] / "in.txt", "--top-candidates", "1"]
-    (answer,) = many([[*command, "--output", tmp_path / "alone.jsonl", "--mesh", "model=1"]])
+    (answer,) = many(SCORE, [[*command, "--output", tmp_path / "alone.jsonl", "--mesh", "model=1"]])
     assert answer == (0, "", "")
     alone = rows_of(tmp_path / "alone.jsonl")
     # What one process without a mesh left, two with one take.
