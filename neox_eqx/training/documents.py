@@ -35,6 +35,13 @@ class Document:
         """The number of tokens that are learnt."""
         return int(self.is_learnt[1:].sum())
 
+    @property
+    def asked(self) -> int:
+        """The tokens before the last that are learnt in one go: generation is given these."""
+        last = int(np.flatnonzero(self.is_learnt)[-1])
+        before = np.flatnonzero(~self.is_learnt[:last])
+        return int(before[-1]) + 1 if len(before) else 0
+
     def part(self, start: int, end: int) -> "Document":
         """The tokens from start to before end."""
         return Document(self.number, self.tokens[start:end], self.is_learnt[start:end])

@@ -1,7 +1,8 @@
 """How good a model is: its loss on held-out documents, and how many answers it gets right."""
 
+import dataclasses
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -13,10 +14,11 @@ from neox_eqx.generation.run import room
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.sharding.distributed import is_first
 from neox_eqx.sharding.rules import parameter_shardings
+from neox_eqx.text.completion import Completion
 from neox_eqx.text.generator import TextGenerator
-from neox_eqx.tokenizer import token_ids
 from neox_eqx.training.batch import Batch
 from neox_eqx.training.dataset import TrainingData, place
+from neox_eqx.training.documents import Document
 from neox_eqx.training.examples import Example
 from neox_eqx.training.recipe import Recipe
 from neox_eqx.training.step import summed_loss
@@ -45,10 +47,21 @@ def _sums(
     return summed_loss(trained, batch, recipe, frozen=frozen), batch.targets()[1].sum()
 
 
-def questions(examples: Iterable[Example], data: TrainingData) -> list[Example]:
-    """Those with a prompt that were not dropped from `data`."""
+def questions(
+    examples: Sequence[Example], documents: Sequence[Document], data: TrainingData
+) -> list[Example]:
+    """Those that ask something and were not dropped from `data`; the documents are theirs.
+
+    Of an example that was cut or is windows, the prompt may be longer than a row: it is left out.
+    """
     numbers = {document.number for document in data.documents}
-    return [e for e in examples if e.prompt is not None and e.number in numbers]
+    return [
+        example
+        for example, document in zip(examples, documents, strict=True)
+        if example.asked is not None
+        and example.number in numbers
+        and document.asked < data.row_length
+    ]
 
 
 def exact_match(
@@ -60,21 +73,29 @@ def exact_match(
 ) -> float:
     """The share of `questions` whose completion, decoded greedily, `is_right`.
 
-    A completion has `max_new_tokens` at most, or what the context has left for it.
+    A completion has `max_new_tokens` at most, or what the context has left for it. Of messages it
+    is what the assistant says after those before, up to where the template says that it stops.
     """
-    prompts = [example.prompt for example in examples if example.prompt is not None]
+    prompts = [example.asked for example in examples if example.asked is not None]
     context = room(generator.model, generator.past)
-    left = [context - len(token_ids(generator.tokenizer, text) or [0]) for text in prompts]
+    one = GenerationOptions(max_new_tokens=1, temperature=0.0, num_beams=1)
+    left = [context - len(generator.request(prompt, one)[1].tokens) for prompt in prompts]
     options = [
-        GenerationOptions(max_new_tokens=min(max_new_tokens, each), temperature=0.0, num_beams=1)
-        for each in left
+        dataclasses.replace(one, max_new_tokens=min(max_new_tokens, each)) for each in left
     ]
     completions = generator.generate(prompts, options, batch_size=batch_size, progress=is_first())
     right = [
-        is_right(completion.text, example)
+        is_right(_said(generator, completion) if example.messages else completion.text, example)
         for completion, example in zip(completions, examples, strict=True)
     ]
     return sum(right) / len(right)
+
+
+def _said(generator: TextGenerator, completion: Completion) -> str:
+    """What the assistant says: no stop text of the template's."""
+    stops = generator.template.stop if completion.finish_reason == "stop" else ()
+    places = [completion.text.rfind(stop) for stop in stops]
+    return completion.text[: max(places)] if max(places, default=-1) >= 0 else completion.text
 
 
 def is_right(completion: str, example: Example) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 from neox_eqx.errors import InputError
 from neox_eqx.text.messages import Message
+from neox_eqx.text.prompts import Prompt
 from neox_eqx.training.conversations import instruction, messages, sharegpt
 from neox_eqx.training.hf_rows import dataset_rows, is_dataset
 from neox_eqx.training.rows import Row, file_rows
@@ -45,6 +46,15 @@ class Example:
     assistant says last."""
     unit: str = "line"
     """What messages call it, before its number."""
+
+    @property
+    def asked(self) -> Prompt | None:
+        """What generation is given; None where nothing stands before what is learnt."""
+        if not self.messages:
+            return self.prompt
+        roles = [message["role"] for message in self.messages]
+        last = len(roles) - 1 - roles[::-1].index("assistant")
+        return list(self.messages[:last]) or None
 
 
 def read_examples(source: Path) -> list[Example]:

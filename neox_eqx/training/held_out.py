@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -28,18 +29,15 @@ class HeldOut:
     max_new_tokens: int
     tokenizer: Tokenizer
     defaults: Mapping[str, Any]
+    directory: Path
+    """Of the tokenizer and the chat template."""
+    template_name: str | None
 
     @classmethod
-    def of(
-        cls,
-        data: TrainingData,
-        examples: Sequence[Example],
-        tokenizer: Tokenizer,
-        defaults: Mapping[str, Any],
-    ) -> "HeldOut":
+    def of(cls, data: TrainingData, examples: Sequence[Example], **model: Any) -> "HeldOut":
         """An answer may be twice as long as the longest right one."""
-        longest = max(document.learnt for document in data.documents)
-        return cls(data, examples, 2 * longest, tokenizer, defaults)
+        longest = max(len(document.tokens) - document.asked for document in data.documents)
+        return cls(data, examples, 2 * longest, **model)
 
     def measure(self, trained: Trained, frozen: GPTNeoX | None, recipe: Recipe) -> dict[str, float]:
         """`eval_loss`, and `exact_match` where there are prompts."""
@@ -48,7 +46,14 @@ class HeldOut:
             model, prompt = join(trained, frozen)
             model = inference_model(jax.jit(merge)(model), recipe.compute_dtype)
             past = () if prompt is None else (read_prompt(prompt, model),)
-            generator = TextGenerator(model, self.tokenizer, self.defaults, past=past)
+            generator = TextGenerator(
+                model,
+                self.tokenizer,
+                self.defaults,
+                past=past,
+                directory=self.directory,
+                template_name=self.template_name,
+            )
             numbers["exact_match"] = exact_match(
                 generator, self.examples, self.max_new_tokens, batch_size=self.data.batch_size
             )

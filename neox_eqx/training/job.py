@@ -81,11 +81,17 @@ class Job:
             if options.eval_data:
                 # A part of a batch is what the devices have room for.
                 rows = options.batch_size // options.grad_accumulation
-                examples, own = read(options.eval_data, batch_size=rows, **both)
-                asked = questions(examples, own)[: options.eval_questions]
-                held_out = HeldOut.of(own, asked, tokenizer, defaults)
+                *texts, own = read(options.eval_data, batch_size=rows, **both)
+                held_out = HeldOut.of(
+                    own,
+                    questions(*texts, own)[: options.eval_questions],
+                    tokenizer=tokenizer,
+                    defaults=defaults,
+                    directory=source.tokenizer,
+                    template_name=options.template,
+                )
             both |= {"pack": options.pack, "seed": options.seed}
-            _, data = read(options.data, batch_size=options.batch_size, **both)
+            *_, data = read(options.data, batch_size=options.batch_size, **both)
             steps = options.steps or data.steps(options.epochs or 1)
             recipe = dataclasses.replace(recipe, steps=steps)
             job = cls(
@@ -153,13 +159,13 @@ def _read(
     encode: Callable[..., list[Document]],
     template: Callable[[], ChatTemplate],
     **how: Any,
-) -> tuple[list[Example], TrainingData]:
-    """The examples in a file or directory, and the data that they make."""
+) -> tuple[list[Example], list[Document], TrainingData]:
+    """The examples in a file or dataset, their documents, and the data that they make."""
     examples = read_examples(path)
     written = template() if examples[0].messages else None
     documents = encode(examples, path, template=written)
     try:
-        return examples, TrainingData.of(documents, **how)
+        return examples, documents, TrainingData.of(documents, **how)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 

@@ -2,6 +2,9 @@
 
 import dataclasses
 
+import shutil
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -82,7 +85,21 @@ def test_questions_are_the_prompts_that_are_not_too_long() -> None:
     examples = [Example(text.number, "Two cats", "8") for text in texts]
     examples[1] = Example(1, None, "Two cats")
     data = TrainingData.of(texts, batch_size=2, max_length=8)
-    assert [example.number for example in questions(examples, data)] == [3, 4]
+    assert [example.number for example in questions(examples, texts, data)] == [3, 4]
+    # Parts of what is too long are measured, and asked only where the whole prompt is in a row.
+    texts[2] = document(2, texts[2].tokens, given=9)
+    data = TrainingData.of(texts, batch_size=2, max_length=8, too_long="window")
+    assert {own.number for own in data.documents} == {0, 1, 2, 3, 4}
+    assert [example.number for example in questions(examples, texts, data)] == [0, 3, 4]
+
+
+def test_of_messages_the_last_turn_of_the_assistant_is_asked() -> None:
+    roles = ["system", "user", "assistant", "user", "assistant", "user"]
+    said = tuple({"role": role, "content": str(n)} for n, role in enumerate(roles))
+    assert Example(1, None, "4", messages=said).asked == list(said[:4])
+    assert Example(1, None, "2", messages=said[2:3]).asked is None
+    learnt = np.array([False, False, True, True, False, True, True, False])
+    assert Document(1, np.arange(8, dtype=np.int32), learnt).asked == 5
 
 
 @pytest.mark.parametrize(
@@ -128,3 +145,25 @@ def test_exact_match_counts_the_answers_that_transformers_gets_right() -> None:
         for number, problem in enumerate(problems)
     ]
     assert exact_match(TextGenerator.load(DEMO_MODEL), examples, 96) == right / len(problems)
+
+
+def test_exact_match_of_instructions_is_of_what_a_chat_would_say(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The answers of transformers to the same prompts, up to the template's stop text, are right."""
+    shutil.copytree(DEMO_MODEL, tmp_path / "model")
+    (tmp_path / "model" / "chat_template.jinja").unlink(missing_ok=True)
+    tokenizer = AutoTokenizer.from_pretrained(DEMO_MODEL)
+    model = AutoModelForCausalLM.from_pretrained(DEMO_MODEL, dtype=torch.float32)
+    generator = TextGenerator.load(tmp_path / "model", template="koalpaca")
+    examples = []
+    for number, question in enumerate(["How many legs do 3 cats have?", "Tom has 3 boxes."]):
+        prompt = f"### 질문: {question}\n\n### 답변:"
+        inputs = tokenizer(prompt, return_tensors="pt")
+        tokens = model.generate(**inputs, max_new_tokens=24)[0, inputs.input_ids.shape[1] :]
+        answer = tokenizer.decode(tokens, skip_special_tokens=True)
+        said = ({"role": "user", "content": question}, {"role": "assistant", "content": answer})
+        examples.append(Example(number, None, answer, messages=said))
+    assert exact_match(generator, examples, 24) == 1.0
+    wrong = dataclasses.replace(examples[0], completion="no")
+    assert exact_match(generator, [wrong, examples[1]], 24) == 0.5
