@@ -12,6 +12,7 @@ from tqdm import tqdm
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
 from neox_eqx.text.generation_config import bos_token_id, eos_token_ids
+from neox_eqx.text.named_template import NamedTemplate
 from neox_eqx.text.template import ChatTemplate
 from neox_eqx.text.tokenizer import prompt_tokens
 from neox_eqx.tokenizer import Tokenizer, token_ids
@@ -71,6 +72,8 @@ def tokenize(
     """
     eos = eos_token_ids(defaults, config)[:1]
     bos = bos_token_id(defaults, config)
+    if isinstance(template, NamedTemplate):
+        _check_end(template, tokenizer)
     documents = []
     for example in tqdm(examples, unit=" examples", desc="tokenizing", leave=False, disable=None):
         try:
@@ -118,6 +121,18 @@ def _encoded(
             tokens += token_ids(tokenizer, piece, add_special_tokens=False)
         is_learnt += [learnt] * (len(tokens) - len(is_learnt))
     return tokens, is_learnt
+
+
+def _check_end(template: NamedTemplate, tokenizer: Tokenizer) -> None:
+    """Raises where an answer would not end with one token, which is what generation ends at."""
+    eos = tokenizer.token_to_id(template.eos)
+    if "{eos}" in template.answer and (
+        eos is None or token_ids(tokenizer, f"a{template.eos}")[-1] != eos
+    ):
+        raise InputError(
+            f"template {template.name}: ends what is said with {template.eos!r:.40}, which the "
+            "tokenizer does not have; name its eos_token in tokenizer_config.json"
+        )
 
 
 def _check_ids(tokens: Sequence[int], vocab_size: int) -> None:

@@ -80,9 +80,7 @@ def exact_match(
     context = room(generator.model, generator.past)
     one = GenerationOptions(max_new_tokens=1, temperature=0.0, num_beams=1)
     left = [context - len(generator.request(prompt, one)[1].tokens) for prompt in prompts]
-    options = [
-        dataclasses.replace(one, max_new_tokens=min(max_new_tokens, each)) for each in left
-    ]
+    options = [dataclasses.replace(one, max_new_tokens=min(max_new_tokens, each)) for each in left]
     completions = generator.generate(prompts, options, batch_size=batch_size, progress=is_first())
     right = [
         is_right(_said(generator, completion) if example.messages else completion.text, example)

@@ -139,3 +139,12 @@ def test_a_conversation_that_its_template_refuses_is_named(tmp_path: Path) -> No
     example = Example(3, None, "", messages=said("a", "고양이"), unit="row")
     with pytest.raises(InputError, match="^a.parquet, row 3: token id"):
         tokenize([example], Path("a.parquet"), byte_level(), small, {}, written)
+
+
+def test_an_end_that_is_no_token_is_refused_where_the_template_has_one(tmp_path: Path) -> None:
+    for eos in ("<|endoftext|>", ""):
+        written = dataclasses.replace(template(tmp_path, None, "alpaca"), eos=eos)
+        with pytest.raises(InputError, match="alpaca: ends what is said with .* eos_token in"):
+            document(written, said("a", "b"), byte_level())
+    written = dataclasses.replace(template(tmp_path, None, "dolly"), eos="")
+    assert document(written, said("a", "b"), byte_level()).learnt

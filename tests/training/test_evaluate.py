@@ -2,9 +2,6 @@
 
 import dataclasses
 
-import shutil
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
@@ -14,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from neox_eqx import DEMO_MODEL, TextGenerator
 from neox_eqx.sharding.mesh import make_mesh
 from neox_eqx.sharding.rules import TRAINING_RULES, parameter_shardings
+from neox_eqx.text.named_template import NamedTemplate
 from neox_eqx.training.dataset import TrainingData
 from neox_eqx.training.documents import Document
 from neox_eqx.training.evaluate import (
@@ -147,23 +145,21 @@ def test_exact_match_counts_the_answers_that_transformers_gets_right() -> None:
     assert exact_match(TextGenerator.load(DEMO_MODEL), examples, 96) == right / len(problems)
 
 
-def test_exact_match_of_instructions_is_of_what_a_chat_would_say(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The answers of transformers to the same prompts, up to the template's stop text, are right."""
-    shutil.copytree(DEMO_MODEL, tmp_path / "model")
-    (tmp_path / "model" / "chat_template.jinja").unlink(missing_ok=True)
+def test_of_a_chat_what_is_said_before_the_stop_text_counts() -> None:
+    """What transformers writes after the same prompts, up to the mark that ends a turn here."""
     tokenizer = AutoTokenizer.from_pretrained(DEMO_MODEL)
     model = AutoModelForCausalLM.from_pretrained(DEMO_MODEL, dtype=torch.float32)
-    generator = TextGenerator.load(tmp_path / "model", template="koalpaca")
+    generator = TextGenerator.load(DEMO_MODEL, template="koalpaca")
+    vars(generator)["template"] = NamedTemplate("own", begin="", user="{user}", stop=("####",))
     examples = []
-    for number, question in enumerate(["How many legs do 3 cats have?", "Tom has 3 boxes."]):
-        prompt = f"### 질문: {question}\n\n### 답변:"
-        inputs = tokenizer(prompt, return_tensors="pt")
-        tokens = model.generate(**inputs, max_new_tokens=24)[0, inputs.input_ids.shape[1] :]
-        answer = tokenizer.decode(tokens, skip_special_tokens=True)
-        said = ({"role": "user", "content": question}, {"role": "assistant", "content": answer})
-        examples.append(Example(number, None, answer, messages=said))
-    assert exact_match(generator, examples, 24) == 1.0
+    for problem in distinct_problems(PRETRAINING_KINDS, 5, 3):
+        inputs = tokenizer(problem.question, return_tensors="pt")
+        tokens = model.generate(**inputs)[0, inputs.input_ids.shape[1] :]
+        answer, stop, _ = tokenizer.decode(tokens, skip_special_tokens=True).partition("####")
+        assert answer.strip() and stop
+        said = ({"role": "user", "content": problem.question},
+                {"role": "assistant", "content": answer})  # fmt: skip
+        examples.append(Example(len(examples), None, answer, messages=said))
+    assert exact_match(generator, examples, 96) == 1
     wrong = dataclasses.replace(examples[0], completion="no")
-    assert exact_match(generator, [wrong, examples[1]], 24) == 0.5
+    assert exact_match(generator, [wrong, *examples[1:]], 96) == 2 / 3
