@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from neox_eqx.config import GPTNeoXConfig
@@ -101,6 +102,18 @@ def test_the_prompt_of_every_turn_has_the_tokens_that_generation_gives(
         assert made.tokens[:end].tolist() == given
     text = tokenizer.decode(made.tokens.tolist(), skip_special_tokens=False)
     assert text == "".join(piece for piece, _ in written.render_learnt(messages))
+
+
+def test_a_template_of_the_models_own_has_all_special_tokens_and_a_named_one_the_tokenizers(
+    tmp_path: Path,
+) -> None:
+    tokenizer = byte_level()
+    tokenizer.post_processor = TemplateProcessing(f"{BOS} $A", special_tokens=[(BOS, 0)])
+    messages = CONVERSATIONS[0]
+    own = document(template(tmp_path, MARKED["space"]), messages, tokenizer)
+    assert 0 not in own.tokens
+    named = document(template(tmp_path, None, "alpaca"), messages, tokenizer)
+    assert named.tokens[0] == 0 and 0 not in named.tokens[1:]
 
 
 def test_an_instruction_is_learnt_with_the_end_that_its_template_gives(tmp_path: Path) -> None:
