@@ -81,17 +81,18 @@ class Job:
             if options.eval_data:
                 # A part of a batch is what the devices have room for.
                 rows = options.batch_size // options.grad_accumulation
-                *texts, own = read(options.eval_data, batch_size=rows, **both)
+                examples, texts, own = read(options.eval_data, batch_size=rows, **both)
+                asked = questions(examples, texts, own)[: options.eval_questions]
                 held_out = HeldOut.of(
                     own,
-                    questions(*texts, own)[: options.eval_questions],
+                    asked,
                     tokenizer=tokenizer,
                     defaults=defaults,
                     directory=source.tokenizer,
                     template_name=options.template,
                 )
             both |= {"pack": options.pack, "seed": options.seed}
-            *_, data = read(options.data, batch_size=options.batch_size, **both)
+            _, _, data = read(options.data, batch_size=options.batch_size, **both)
             steps = options.steps or data.steps(options.epochs or 1)
             recipe = dataclasses.replace(recipe, steps=steps)
             job = cls(
