@@ -104,6 +104,29 @@ def _numbers_by_id(path: Path) -> dict[int, float]:
 
 
 @RULES.primitive_rule
+def _numbers(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """So many numbers, one after the other."""
+    kinds = get_args(info.type)
+    if info.type_origin is not tuple or not kinds or not set(kinds) <= {int, float}:
+        return None
+    each = [_number(PrimitiveTypeInfo.make(kind, set())) for kind in kinds]
+    specs = [spec for spec in each if spec is not None]
+
+    def read(texts: list[str]) -> tuple[Any, ...]:
+        return tuple(
+            spec.instance_from_str([text]) for spec, text in zip(specs, texts, strict=True)
+        )
+
+    return PrimitiveConstructorSpec(
+        nargs=len(specs),
+        metavar=" ".join(str(spec.metavar) for spec in specs),
+        instance_from_str=read,
+        is_instance=lambda value: isinstance(value, tuple) and len(value) == len(specs),
+        str_from_instance=lambda value: [str(number) for number in value],
+    )
+
+
+@RULES.primitive_rule
 def _number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
     """A wrong number is answered in words that are not Python's."""
     if info.type not in (int, float):

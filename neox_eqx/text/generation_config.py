@@ -1,8 +1,11 @@
 """A checkpoint's own defaults for generation: generation_config.json, or else config.json."""
 
+import contextlib
 import dataclasses
+import json
+import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +82,22 @@ def read_generation_config(directory: Path) -> dict[str, Any]:
         raise InputError(f"{file}: do_sample must be true or false, not {fields['do_sample']!r}")
     _warn_of_ignored(file, fields)
     return fields
+
+
+@contextlib.contextmanager
+def settings_file(directory: Path) -> Iterator[list[Path]]:
+    """A generation_config.json of what config.json says in its place, if that says anything.
+
+    It is there within the block: to go with a model that is written with a config.json of its own.
+    """
+    fields = {}
+    if not (directory / "generation_config.json").exists():
+        fields = _settings(read_json(directory / "config.json"))
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place) / "generation_config.json"
+        if fields.keys() - {"bos_token_id", "eos_token_id"}:
+            file.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+        yield [file] if file.exists() else []
 
 
 def bos_token_id(defaults: Mapping[str, Any], config: GPTNeoXConfig) -> int | None:

@@ -8,6 +8,7 @@ from neox_eqx.checkpoint.save import save
 from neox_eqx.checkpoint.save_adapter import save_adapter
 from neox_eqx.checkpoint.save_merged import save_merged
 from neox_eqx.model.neox import GPTNeoX
+from neox_eqx.text.generation_config import settings_file
 from neox_eqx.training.trained import Trained
 
 MODEL, ADAPTER = "hf", "adapter"
@@ -26,7 +27,8 @@ def save_result(
 
     Where all parameters were trained there is no adapter; a soft prompt and a prefix leave the
     model as it was, and there is no `hf`. `source` is where to find the frozen model,
-    `base_model` what PEFT is told of it, and `companions` are files to copy to `hf`.
+    `base_model` what PEFT is told of it, and `companions` are files to copy to `hf`. Settings of
+    generation that stand in its config.json become a generation_config.json.
 
     Raises:
         InputError: one of the two directories holds something, or cannot be written; or the
@@ -35,8 +37,12 @@ def save_result(
     if frozen is not None:
         adapter = directory / ADAPTER
         save_adapter(trained, adapter, config=frozen.config, base_model=base_model)
-        if isinstance(trained, GPTNeoX):
+        if not isinstance(trained, GPTNeoX):
+            return
+    assert isinstance(trained, GPTNeoX)
+    with settings_file(source.directory) as settings:
+        companions = [*companions, *settings]
+        if frozen is not None:
             save_merged(trained, source, directory / MODEL, companions)
-    else:
-        assert isinstance(trained, GPTNeoX)
-        save(trained, directory / MODEL, companions)
+        else:
+            save(trained, directory / MODEL, companions)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
+from neox_eqx.command_line import parse
 from neox_eqx.errors import InputError
 from neox_eqx.generation.options import GenerationOptions, ResolvedOptions
 from tests.hf_models import config_json, hf_model
@@ -140,6 +141,26 @@ def test_a_wrong_value_in_the_file_is_refused_by_name(name: str) -> None:
         resolved({name: 0})
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (3, " must be a number of tokens and a factor, not 3"),
+        ([3], " must be a number of tokens and a factor, not"),
+        ("ab", " must be a number of tokens and a factor, not 'ab'"),
+        ([2.5, 1.2], " must be a whole number of at least 0, not 2.5"),
+        ([2, "1"], " must be a number from 0 to 1e\\+30, not '1'"),
+    ],
+)
+def test_a_wrong_growth_of_eos_in_the_file_is_refused(value: Any, message: str) -> None:
+    with pytest.raises(InputError, match=f"exponential_decay_length_penalty{message}"):
+        resolved({"exponential_decay_length_penalty": value})
+
+
+def test_a_setting_that_is_no_yes_or_no_is_refused() -> None:
+    with pytest.raises(InputError, match="renormalize_logits must be true or false, not 'yes'"):
+        resolved({"renormalize_logits": "yes"})
+
+
 PENALTIES = dict(
     repetition_penalty=1.2,
     no_repeat_ngram_size=3,
@@ -205,3 +226,11 @@ def test_a_wrong_entry_of_a_bias_is_named(bias: dict[str, float], message: str) 
         ((5,), -math.inf),
         ((6,), 2),
     )
+
+
+def test_two_numbers_of_an_option_stand_next_to_each_other_on_a_command_line() -> None:
+    name = "--exponential-decay-length-penalty"
+    options = parse(GenerationOptions, "generate.py", [name, "5", "1.25", "--seed", "3"])
+    assert options == GenerationOptions(exponential_decay_length_penalty=(5, 1.25), seed=3)
+    with pytest.raises(InputError, match=f"^{name}: 'x' is not a number"):
+        parse(GenerationOptions, "generate.py", [name, "5", "x"])

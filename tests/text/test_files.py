@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,12 +35,14 @@ def test_a_line_of_jsonl_may_set_options_of_its_own(tmp_path: Path) -> None:
 
 def test_lists_and_biases_of_a_line_are_options(tmp_path: Path) -> None:
     path = tmp_path / "prompts.jsonl"
-    line = {"bad_words": ["x", [1, 2]], "stop": ["y"], "logit_bias": {"3": 1.5}}
+    line: dict[str, Any] = {"bad_words": ["x", [1, 2]], "stop": ["y"], "logit_bias": {"3": 1.5}}
+    line |= {"exponential_decay_length_penalty": [5, 1.2]}
     path.write_text(json.dumps({"prompt": "a", **line, "suppress_tokens": [4]}))
     ((_, options),) = read_prompts(path, SHARED)
     assert (options.bad_words, options.stop) == (("x", (1, 2)), ("y",))
     assert options.resolve({}).sequence_bias == (((3,), 1.5),)
     assert (options.suppress_tokens, options.seed) == ((4,), 3)
+    assert options.resolve({}).exponential_decay_length_penalty == (5, 1.2)
 
 
 @pytest.mark.parametrize(
@@ -59,6 +62,10 @@ def test_lists_and_biases_of_a_line_are_options(tmp_path: Path) -> None:
         ('{"prompt": "a", "stop": [""]}', "stop: '' is empty"),
         ('{"prompt": "a", "logit_bias": {"x": 1}}', "logit_bias: 'x' is not a token id"),
         ('{"prompt": "a", "top_k": -1}', "top_k must be a whole number of at least 0, not -1"),
+        (
+            '{"prompt": "a", "exponential_decay_length_penalty": [-1, 1.2]}',
+            "the first of exponential_decay_length_penalty must be a whole number of at least 0",
+        ),
         ('{"prompt": "a", "temperature": NaN}', "temperature must be a number of at least 0"),
     ],
 )
