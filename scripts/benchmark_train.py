@@ -82,7 +82,7 @@ def main(options: Options) -> None:
     )
     with tempfile.TemporaryDirectory() as name:
         checkpoint = Path(name, "model")
-        save(GPTNeoX.init(config, key=jax.random.key(0)), checkpoint)
+        save(GPTNeoX.init(config, key=jax.random.key(0)), checkpoint, companions=())
         task = Task(
             str(checkpoint),
             config.vocab_size,

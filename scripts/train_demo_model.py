@@ -104,7 +104,7 @@ def train(options: Options, directory: Path) -> None:
     tokenizer = train_tokenizer(texts, CONFIG.vocab_size)
     lessons = word_problems.problems(options.kinds, options.seed + 1, without=exams)
     model = fit(options, batches(lessons, tokenizer, options.batch_size))
-    save(model, directory)
+    save(model, directory, companions=())
     write_text_files(directory, tokenizer, exam_problems(options.kinds))
     evaluate(str(directory), options.kinds)
 

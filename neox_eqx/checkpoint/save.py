@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -21,13 +22,14 @@ from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.sharding.distributed import is_first
 
 
-def save(model: GPTNeoX, directory: str | Path, companions: Iterable[Path] = ()) -> None:
+def save(model: GPTNeoX, directory: str | Path, companions: Iterable[Path] | None = None) -> None:
     """Writes a checkpoint in Hugging Face's layout that transformers loads.
 
-    Of the checkpoint that the model came from it does not keep the tensors' own dtypes, the keys
-    that the config does not hold, and the tokenizer and generation files, unless these are among
-    the `companions`, which are files to copy beside it. On several hosts all processes call it
-    and the first writes.
+    A model knows no tokenizer: its files, and generation_config.json, are `companions` to copy
+    beside it, and `TextGenerator.save` copies those that it was loaded with. Warns where none are
+    given; `()` says that there are to be none. Of the checkpoint that the model came from it does
+    not keep the tensors' own dtypes and the keys that the config does not hold. On several hosts
+    all processes call it and the first writes.
 
     `directory` must be absent or empty. It comes into being whole: an error or an interruption
     leaves nothing, and only a killed process a directory of another name.
@@ -40,7 +42,13 @@ def save(model: GPTNeoX, directory: str | Path, companions: Iterable[Path] = ())
     if not is_first():
         deque(_tensors(model), maxlen=0)  # which the first process cannot gather alone
         return
-    write(model.config, _parameters(model), _tensors(model), Path(directory), companions)
+    write(model.config, _parameters(model), _tensors(model), Path(directory), companions or ())
+    if companions is None:
+        warnings.warn(
+            f"{directory}: is saved without a tokenizer; TextGenerator.save writes it too, or name "
+            "its files as companions (companions=() for none)",
+            stacklevel=2,
+        )
 
 
 def write(

@@ -25,6 +25,7 @@ from neox_eqx.text.batches import batches
 from neox_eqx.text.completion import Completion, Event, GrowingText
 from neox_eqx.text.generation_config import bos_token_id, eos_token_ids, read_generation_config
 from neox_eqx.text.prompts import Prompt, one_each, shown, warn_of_idle_options, with_stops
+from neox_eqx.text.saved import save_with_companions
 from neox_eqx.text.soft_prompt import agreed_prompt
 from neox_eqx.text.template import ChatTemplate, load_template
 from neox_eqx.text.tokenizer import load_tokenizer, prompt_tokens
@@ -58,6 +59,8 @@ class TextGenerator:
     """Where the tokenizer is from, and with it the chat template."""
     template_name: str | None = None
     """Of the chat template, where it is not the directory's own."""
+    companions: tuple[Path, ...] = ()
+    """The files of the tokenizer, its template and the settings, which go with the weights."""
 
     @classmethod
     def load(
@@ -111,7 +114,19 @@ class TextGenerator:
             past,
             directory=origin.tokenizer,
             template_name=template,
+            companions=origin.companions,
         )
+
+    def save(self, directory: str | Path) -> None:
+        """Writes model, tokenizer, chat template and settings; `load(directory)` gives the same.
+
+        transformers loads it too. What an option of `load` added is not in it: a soft prompt, or
+        a template by name. Otherwise as `neox_eqx.save`.
+
+        Raises:
+            InputError: as `neox_eqx.save`, or the generator is not from `load`.
+        """
+        save_with_companions(self.model, directory, self.companions, self.defaults)
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:

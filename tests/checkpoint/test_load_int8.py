@@ -121,7 +121,7 @@ def test_another_kind_is_refused_in_one_line(checkpoint: Path, wrong: str) -> No
 
 def test_a_quantised_model_is_not_saved(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="quantised model is not saved; load it without quantize"):
-        save(load(checkpoint, quantize="int8"), tmp_path / "new")
+        save(load(checkpoint, quantize="int8"), tmp_path / "new", companions=())
     assert not (tmp_path / "new").exists()
 
 
@@ -130,7 +130,7 @@ def larger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of 6.4 MB, of which a quarter of a megabyte is a large part."""
     directory = tmp_path_factory.mktemp("larger")
     config = GPTNeoXConfig(96, 256, 2, 4, 1024)
-    save(GPTNeoX.init(config, key=jax.random.key(0)), directory / "model")
+    save(GPTNeoX.init(config, key=jax.random.key(0)), directory / "model", companions=())
     return directory / "model"
 
 

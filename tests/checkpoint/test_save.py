@@ -39,7 +39,7 @@ def test_transformers_loads_the_same_parameters_and_gives_the_same_logits(
 ) -> None:
     theirs = hf_model(FAMILIES[name])
     ours = from_torch(theirs, GPTNeoXConfig.from_hf(FAMILIES[name]))
-    save(stack_layers(ours) if stacked else ours, tmp_path / "saved")
+    save(stack_layers(ours) if stacked else ours, tmp_path / "saved", companions=())
     reloaded, report = GPTNeoXForCausalLM.from_pretrained(
         tmp_path / "saved", output_loading_info=True, attn_implementation="eager"
     )
@@ -57,9 +57,9 @@ def test_saved_and_loaded_is_the_same_model(
     tmp_path: Path, model: GPTNeoX, dtype: jnp.dtype
 ) -> None:
     model = jax.tree.map(lambda array: array.astype(dtype), model)
-    save(model, tmp_path / "a")
+    save(model, tmp_path / "a", companions=())
     assert_same_bits(load(tmp_path / "a", dtype=dtype), model)
-    save(stack_layers(model), tmp_path / "b")
+    save(stack_layers(model), tmp_path / "b", companions=())
     assert_same_bits(load(tmp_path / "b", dtype=dtype), model)
     hf = AutoConfig.from_pretrained(tmp_path / "a")
     assert str(hf.dtype) == f"torch.{jnp.dtype(dtype).name}"
@@ -69,18 +69,26 @@ def test_saved_and_loaded_is_the_same_model(
 
 def test_empty_directory_is_filled_and_nothing_else_is_left(tmp_path: Path, model: GPTNeoX) -> None:
     (tmp_path / "saved").mkdir()
-    save(model, tmp_path / "saved")
+    save(model, tmp_path / "saved", companions=())
     assert [path.name for path in tmp_path.iterdir()] == ["saved"]
     files = sorted(path.name for path in (tmp_path / "saved").iterdir())
     assert files == ["config.json", "model.safetensors"]
 
 
+def test_that_the_tokenizer_is_left_behind_is_told(tmp_path: Path, model: GPTNeoX) -> None:
+    with pytest.warns(UserWarning, match="saved: is saved without a tokenizer; TextGenerator.save"):
+        save(model, tmp_path / "saved")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    save(model, tmp_path / "with", companions=[tmp_path / "tokenizer.json"])
+    assert (tmp_path / "with" / "tokenizer.json").read_text() == "{}"
+
+
 def test_directory_that_holds_something_is_left_alone(tmp_path: Path, model: GPTNeoX) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="is not an empty directory; choose another name"):
-        save(model, tmp_path)
+        save(model, tmp_path, companions=())
     with pytest.raises(InputError, match="is not an empty directory"):
-        save(model, tmp_path / "notes.txt")
+        save(model, tmp_path / "notes.txt", companions=())
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
@@ -88,13 +96,13 @@ def test_directory_that_holds_something_is_left_alone(tmp_path: Path, model: GPT
 def test_place_that_cannot_be_written_is_named(tmp_path: Path, model: GPTNeoX) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="file/saved: cannot be written: Not a directory"):
-        save(model, tmp_path / "file" / "saved")
+        save(model, tmp_path / "file" / "saved", companions=())
 
 
 def test_link_to_an_empty_directory_is_followed(tmp_path: Path, model: GPTNeoX) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "link").symlink_to("elsewhere")
-    save(model, tmp_path / "link")
+    save(model, tmp_path / "link", companions=())
     assert (tmp_path / "link").is_symlink()
     assert_same_bits(load(tmp_path / "elsewhere"), model)
     assert sorted(os.listdir(tmp_path)) == ["elsewhere", "link"]
@@ -106,19 +114,19 @@ def test_directory_that_cannot_be_replaced_is_refused(
     monkeypatch.chdir(tmp_path)
     for here in (".", "", tmp_path):
         with pytest.raises(InputError, match="is the working directory; choose another name"):
-            save(model, here)
+            save(model, here, companions=())
     with pytest.raises(InputError, match="^/: is not an empty directory"):
-        save(model, "/")
+        save(model, "/", companions=())
     with pytest.raises(InputError, match=r"^'a\\x00b': cannot be a directory: embedded null"):
-        save(model, "a\0b")
+        save(model, "a\0b", companions=())
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(InputError, match="loop'?: cannot be"):
-        save(model, tmp_path / "loop")
+        save(model, tmp_path / "loop", companions=())
     assert os.listdir(tmp_path) == ["loop"]
 
 
 def test_failure_while_writing_leaves_nothing(tmp_path: Path, model: GPTNeoX) -> None:
     model.final_layer_norm.weight.delete()
     with pytest.raises(RuntimeError, match="deleted"):
-        save(model, tmp_path / "saved")
+        save(model, tmp_path / "saved", companions=())
     assert os.listdir(tmp_path) == []

@@ -45,7 +45,7 @@ def test_four_hosts_write_the_tokens_of_one_machine_for_a_larger_model(
     pod: Hosts, tmp_path: Path
 ) -> None:
     config = PRESETS["pythia-70m"]
-    save(GPTNeoX.init(config, key=jax.random.key(0)), tmp_path / "model")
+    save(GPTNeoX.init(config, key=jax.random.key(0)), tmp_path / "model", companions=())
     shutil.copy(DEMO_MODEL / "tokenizer.json", tmp_path / "model")
     ask = ["--model", str(tmp_path / "model"), "--prompt", "Tom has 3", "Anna", "There are 4"]
     one_machine(*ask, "--output", str(tmp_path / "alone.jsonl"))

@@ -73,7 +73,7 @@ def test_weights_split_both_ways_and_heads_of_zeros_change_nothing(
     alone = load(directories[name], stacked=stacked)
     sharded = load(directories[name], stacked=stacked, mesh=mesh)
     np.testing.assert_allclose(logits(sharded), logits(alone), atol=TOLERANCE, rtol=0)
-    save(sharded, tmp_path / "saved")
+    save(sharded, tmp_path / "saved", companions=())
     again = load(tmp_path / "saved", stacked=stacked)
     for one, other in zip(jax.tree.leaves(alone), jax.tree.leaves(again), strict=True):
         np.testing.assert_array_equal(one, other)
