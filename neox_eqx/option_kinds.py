@@ -110,7 +110,7 @@ def _numbers(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
     if info.type_origin is not tuple or not kinds or not set(kinds) <= {int, float}:
         return None
     each = [_number(PrimitiveTypeInfo.make(kind, set())) for kind in kinds]
-    specs = [spec for spec in each if spec is not None]
+    specs = [spec for spec in each if isinstance(spec, PrimitiveConstructorSpec)]
 
     def read(texts: list[str]) -> tuple[Any, ...]:
         return tuple(

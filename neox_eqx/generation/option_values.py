@@ -122,6 +122,17 @@ def early_stopping(name: str, value: Any) -> bool | str:
     raise InputError(f"{name} must be true, false or never, not {value!r}")
 
 
+def yes_or_no(name: str, value: Any) -> bool:
+    """True or false.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if not isinstance(value, bool):
+        raise InputError(f"{name} must be true or false, not {value!r:.80}")
+    return value
+
+
 def _id_of_key(name: str, key: Any) -> int:
     """JSON has texts for keys."""
     if isinstance(key, str) and key.isascii() and key.isdecimal():

@@ -14,6 +14,7 @@ from neox_eqx.generation.option_values import (
     early_stopping,
     token_ids,
     words,
+    yes_or_no,
 )
 
 DEFAULT_NEW_TOKENS = 20
@@ -29,6 +30,7 @@ _OTHER_FORMS: dict[str, Callable[[str, Any], Any]] = {
     "suppress_tokens": token_ids,
     "begin_suppress_tokens": token_ids,
     "early_stopping": early_stopping,
+    "renormalize_logits": yes_or_no,
 }
 
 
@@ -182,10 +184,6 @@ class ResolvedOptions:
             check_number(name, getattr(self, name), int, 1)
         check_number("length_penalty", self.length_penalty, float, -LARGEST, LARGEST)
         check_number("seed", self.seed, int, 0, 2**32 - 1)
-        if not isinstance(self.renormalize_logits, bool):
-            raise InputError(
-                f"renormalize_logits must be true or false, not {self.renormalize_logits!r:.80}"
-            )
         self._check_beams()
 
     @property
