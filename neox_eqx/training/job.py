@@ -3,9 +3,6 @@
 import dataclasses
 import math
 import sys
-from collections.abc import Callable
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,15 +15,11 @@ from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
 from neox_eqx.sharding.distributed import agreed, check_equal
 from neox_eqx.sharding.mesh import Arrangement, make_mesh, model_sizes
-from neox_eqx.text.generation_config import read_generation_config
-from neox_eqx.text.template import ChatTemplate, load_template
-from neox_eqx.text.tokenizer import load_tokenizer
+from neox_eqx.tokenizer import token_ids
 from neox_eqx.training.dataset import TrainingData
-from neox_eqx.training.documents import Document, tokenize
-from neox_eqx.training.evaluate import questions
-from neox_eqx.training.examples import Example, read_examples
 from neox_eqx.training.held_out import HeldOut
 from neox_eqx.training.options import TrainingOptions
+from neox_eqx.training.reader import Reader
 from neox_eqx.training.recipe import Recipe
 
 
@@ -46,8 +39,6 @@ class Job:
     mesh: str
     max_length: int
     """Tokens of a row at most."""
-    longest: int
-    """Tokens of a row that the model can take."""
     prompt: tuple[int, ...]
     """The tokens that a soft prompt or a prefix begins as."""
 
@@ -68,45 +59,20 @@ class Job:
             recipe = _recipe(options)
             entries = fitting(directory, config, read_entries(directory))
             weights = fingerprint(entries, first_rows=True)
-            tokenizer = load_tokenizer(source.tokenizer)
-            defaults = read_generation_config(directory)
-            prompt = tuple(tokenizer.encode(options.tuning.prompt_text).ids)
-            encode = partial(tokenize, tokenizer=tokenizer, config=config, defaults=defaults)
-            template = partial(load_template, source.tokenizer, options.template)
-            if options.template:
-                template()  # a wrong name is told of before the data is read
-            read = partial(_read, encode=encode, template=template)
+            reader = Reader.of(source, config, options.template)
+            prompt = token_ids(reader.tokenizer, options.tuning.prompt_text, what="prompt_text")
             both: dict[str, Any] = {"max_length": max_length, "too_long": options.too_long}
             held_out = None
             if options.eval_data:
                 # A part of a batch is what the devices have room for.
-                rows = options.batch_size // options.grad_accumulation
-                examples, texts, own = read(options.eval_data, batch_size=rows, **both)
-                asked = questions(examples, texts, own)[: options.eval_questions]
-                held_out = HeldOut.of(
-                    own,
-                    asked,
-                    tokenizer=tokenizer,
-                    defaults=defaults,
-                    directory=source.tokenizer,
-                    template_name=options.template,
-                )
+                rows, most = options.batch_size // options.grad_accumulation, options.eval_questions
+                held_out = HeldOut.of(reader, options.eval_data, most, batch_size=rows, **both)
             both |= {"pack": options.pack, "seed": options.seed}
-            _, _, data = read(options.data, batch_size=options.batch_size, **both)
+            _, _, data = reader.read(options.data, batch_size=options.batch_size, **both)
             steps = options.steps or data.steps(options.epochs or 1)
             recipe = dataclasses.replace(recipe, steps=steps)
             job = cls(
-                options,
-                source,
-                weights,
-                config,
-                data,
-                held_out,
-                recipe,
-                mesh,
-                max_length,
-                longest,
-                prompt,
+                options, source, weights, config, data, held_out, recipe, mesh, max_length, prompt
             )
         check_equal("what to train", (job.settings, held_out and held_out.data.fingerprint))
         return job
@@ -140,7 +106,8 @@ class Job:
         """A line for each file of which many examples are dropped for their length."""
         own, held_out = self.options, self.held_out
         files = [(own.data, self.data), (own.eval_data, held_out and held_out.data)]
-        found = [(path, data.counts.warning(self.longest)) for path, data in files if data]
+        longest = _longest(own, self.config)
+        found = [(path, data.counts.warning(longest)) for path, data in files if data]
         return [f"{path}: {warning}" for path, warning in found if warning]
 
     def evaluates_at(self, step: int) -> bool:
@@ -153,22 +120,6 @@ class Job:
         """At the end, and as often as is asked for, or ten times in all."""
         last = self.recipe.steps
         return step == last or step % (every or math.ceil(last / 10)) == 0
-
-
-def _read(
-    path: Path,
-    encode: Callable[..., list[Document]],
-    template: Callable[[], ChatTemplate],
-    **how: Any,
-) -> tuple[list[Example], list[Document], TrainingData]:
-    """The examples in a file or dataset, their documents, and the data that they make."""
-    examples = read_examples(path)
-    written = template() if examples[0].messages else None
-    documents = encode(examples, path, template=written)
-    try:
-        return examples, documents, TrainingData.of(documents, **how)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
 
 
 def _longest(options: TrainingOptions, config: GPTNeoXConfig) -> int:
