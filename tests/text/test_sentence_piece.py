@@ -9,10 +9,14 @@ from typing import Any
 
 import pytest
 import sentencepiece
+import torch
 
+from neox_eqx import GenerationOptions, TextGenerator
+from neox_eqx.convert.source import find_companions
 from neox_eqx.errors import InputError
 from neox_eqx.text.tokenizer import Detokenizer, load_tokenizer
 from neox_eqx.text.words import token_bytes
+from tests.hf_models import config_json, hf_model
 from tests.text.checkpoints import SENTENCES, byte_level
 from tests.text.drawn import draw_text
 
@@ -108,6 +112,28 @@ def test_each_token_spells_its_bytes(model: bytes, tmp_path: Path) -> None:
         ids = ours.encode(f"a{text}").ids
         if 0 not in ids:  # The unknown token, where there are no bytes to fall back to.
             assert b"".join(spelled[id] or b"" for id in ids).decode().strip() == f"a{text}"
+
+
+def test_a_checkpoint_with_such_a_model_generates_and_stops_as_in_transformers(
+    rinna_model: bytes, tmp_path: Path
+) -> None:
+    pieces = sentencepiece.SentencePieceProcessor(model_proto=rinna_model)
+    theirs = hf_model(config_json(32, 2, vocab_size=len(pieces), bos_token_id=1, eos_token_id=2))
+    theirs.generation_config.pad_token_id = 3
+    theirs.save_pretrained(tmp_path)
+    prompt, length = "日本の文章 ", 12
+    tokens = torch.tensor([pieces.encode(prompt)])
+    row = theirs.generate(tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=length)[0]
+    text = pieces.decode(row.tolist()).removeprefix(prompt)
+    stop = next(character for character in text[3:] if character.isalpha())
+    options = [GenerationOptions(max_new_tokens=length, stop=stops) for stops in ((), (stop,))]
+    generator = TextGenerator.load(directory(tmp_path, rinna_model, RINNA))
+    whole, ended = generator.generate([prompt, prompt], options)
+    assert [*whole.prompt_tokens, *whole.tokens] == row.tolist()
+    assert whole.text == text
+    assert ended.finish_reason == "stop"
+    assert stop in ended.text and text.startswith(ended.text) and len(ended.text) < len(text)
+    assert tmp_path / "spiece.model" in find_companions(tmp_path)
 
 
 def test_a_special_token_in_the_text_is_one_id_and_splits_it(
