@@ -8,8 +8,6 @@ from neox_eqx.errors import InputError
 from neox_eqx.generation.stop_strings import TokenBytes
 from neox_eqx.tokenizer import Tokenizer, check_vocabulary, token_ids
 
-_BEFORE = "abcdef"
-
 
 def bad_word_ids(tokenizer: Tokenizer, word: str) -> list[tuple[int, ...]]:
     """The tokens of a word at the start of a text and, if they are others, after a space.
@@ -37,7 +35,8 @@ def token_bytes(tokenizer: Tokenizer) -> TokenBytes:
     check_vocabulary(vocabulary, "the tokenizer")
     spelled: list[bytes | None] = [None] * (max(vocabulary.values(), default=-1) + 1)
     kinds = _decoder_types(json.loads(tokenizer.to_str())["decoder"])
-    before = token_ids(tokenizer, _BEFORE, add_special_tokens=False) or (0,)
+    # Something stands before: what begins a text may lose its space.
+    before = next(([id] for id in sorted(vocabulary.values()) if tokenizer.decode([id])), [])
     start = tokenizer.decode(before, skip_special_tokens=False)
     for token, id in vocabulary.items():
         spelled[id] = _bytes(token, kinds)
