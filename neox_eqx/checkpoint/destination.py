@@ -21,7 +21,7 @@ def new_directory(directory: Path) -> Iterator[Path]:
         InputError: there is something already, or it cannot be written.
     """
     try:
-        directory = directory.resolve()
+        directory = Path(os.path.expanduser(directory)).resolve()
     except (OSError, ValueError, RuntimeError) as error:  # A loop of links is a RuntimeError.
         raise InputError(f"{str(directory)!r:.80}: cannot be a directory: {error}") from error
     try:

@@ -3,6 +3,7 @@
 import dataclasses
 import fnmatch
 import glob
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,7 +53,7 @@ def resolve(source: str | Path, revision: str | None = None, *, wanted: Wanted =
         InputError: no such directory, model or revision, or the Hub is out of reach and files are
             missing.
     """
-    path = Path(source)
+    path = Path(os.path.expanduser(source))
     try:
         if source and path.is_dir():
             if revision is not None:

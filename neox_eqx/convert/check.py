@@ -4,6 +4,7 @@ import os
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from neox_eqx.checkpoint.hub import resolve
 from neox_eqx.config import read_json
 from neox_eqx.convert.certificate import CERTIFICATE, describe_files, describe_tensors
 from neox_eqx.convert.source import read_source
@@ -16,6 +17,7 @@ def check(directory: Path) -> tuple[int, int]:
     Raises:
         InputError: names what differs, or there is no certificate.
     """
+    directory = resolve(directory).directory
     path = directory / CERTIFICATE
     certificate = read_json(path)
     try:

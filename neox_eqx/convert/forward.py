@@ -26,9 +26,8 @@ _HEADROOM = 10**9
 def compare(source: Source, wanted: Source, result: Source, directory: Path) -> dict[str, Any]:
     """The largest difference of logits, and how many greedy tokens agree; or why not.
 
-    transformers reads the source where that is in its own layout and no dtype changed, else the
-    result, else is given the result's tensors. It continues a prompt greedily, and both models
-    then score all positions of that text.
+    transformers continues a prompt greedily, and both models then score all positions of that
+    text.
     """
     try:
         import transformers  # noqa: F401
@@ -39,15 +38,7 @@ def compare(source: Source, wanted: Source, result: Source, directory: Path) -> 
         return {"skipped": reason}
     config = GPTNeoXConfig.from_hf(result.config_json)
     prompt = [7919 * index % config.vocab_size for index in range(PROMPT)]
-    if source.layout == "hf" and source.adapter is None and wanted is source:
-        read = "the source's files"
-        tokens, theirs = _theirs(source, source.directory, prompt)
-    elif result.layout == "hf":
-        read = "the result's files"
-        tokens, theirs = _theirs(result, directory, prompt)
-    else:
-        read = "the tensors of the result, by our reader"
-        tokens, theirs = _theirs(result, None, prompt)
+    read, tokens, theirs = _read(source, wanted, result, directory, prompt)
     ours = _ours(directory, result, config, tokens)
     if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
         return {"skipped": "the logits are not finite, in float32"}
@@ -62,6 +53,23 @@ def compare(source: Source, wanted: Source, result: Source, directory: Path) -> 
         "greedy_tokens": NEW,
         "greedy_tokens_agreeing": int((ours[last].argmax(-1) == tokens[PROMPT:]).sum()),
     }
+
+
+def _read(
+    source: Source, wanted: Source, result: Source, directory: Path, prompt: list[int]
+) -> tuple[str, np.ndarray, np.ndarray]:
+    """What transformers reads, and as `_theirs` what it makes of that.
+
+    It reads the source where that is in its own layout and no dtype changed, else the result, else
+    is given the result's tensors.
+    """
+    if source.layout == "hf" and source.adapter is None and wanted is source:
+        # Some old files this package reads and transformers does not: an index without metadata.
+        with contextlib.suppress(Exception):
+            return "the source's files", *_theirs(source, source.directory, prompt)
+    if result.layout == "hf":
+        return "the result's files", *_theirs(result, directory, prompt)
+    return "the tensors of the result, by our reader", *_theirs(result, None, prompt)
 
 
 def _too_large(result: Source) -> str | None:

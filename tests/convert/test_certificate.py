@@ -192,6 +192,24 @@ def test_our_logits_and_greedy_tokens_are_those_of_transformers(
     assert certificate(tmp_path / "result")["forward"] == forward
 
 
+@pytest.mark.parametrize(
+    ("to", "read"),
+    [("hf", "the result's files"), ("neox", "the tensors of the result, by our reader")],
+)
+def test_a_source_that_only_this_package_reads_is_held_by_its_result(
+    tmp_path: Path, to: str, read: str
+) -> None:
+    """transformers reads no index without metadata."""
+    source = write_family(tmp_path / "source", FAMILY)
+    tensors, shard = family_tensors(FAMILY), "model-00001-of-00001.safetensors"
+    (source / "model.safetensors").rename(source / shard)
+    index = {"weight_map": dict.fromkeys(tensors, shard)}
+    (source / "model.safetensors.index.json").write_text(json.dumps(index))
+    forward = convert(source, tmp_path / "result", to=to)["forward"]
+    assert forward["transformers_read"] == read
+    assert forward["greedy_tokens_agreeing"] == NEW
+
+
 def test_a_tied_source_with_a_head_of_its_own_is_compared_with_it(tmp_path: Path) -> None:
     tensors = family_tensors("line-3.6b")
     tensors["embed_out.weight"] = torch.randn_like(tensors["gpt_neox.embed_in.weight"])

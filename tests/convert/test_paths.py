@@ -126,3 +126,12 @@ def test_a_snapshot_of_the_hubs_cache_is_links_to_its_blobs(tmp_path: Path) -> N
     convert(snapshot, tmp_path / "native", to="native", verify=False)
     assert not any(path.is_symlink() for path in (tmp_path / "native").rglob("*"))
     assert check(tmp_path / "native")[1] == 28
+
+
+def test_a_tilde_is_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the shell leaves it: in `--check=~/x`, in quotes, in Python."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_family(tmp_path / "source", "pythia-70m")
+    convert("~/source", "~/result/", to="hf", verify=False)
+    assert check(Path("~/result"))[1] == 28
+    assert {path.name for path in tmp_path.iterdir()} == {"source", "result"}
