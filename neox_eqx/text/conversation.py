@@ -100,20 +100,28 @@ class Spoken:
     def add(self, text: str) -> str:
         """What can be given out now."""
         self._all += text
-        begun = (
+        return self._out(min(self._begun(), self._met()))
+
+    def end(self, *, has_stopped: bool) -> str:
+        """What is left at the end, before the stop text if one ended it."""
+        return self._out(self._met() if has_stopped else len(self._all))
+
+    def _met(self) -> int:
+        """Where the first stop text stands, or the end."""
+        places = [self._all.find(stop) for stop in self._stops]
+        return min((place for place in places if place >= 0), default=len(self._all))
+
+    def _begun(self) -> int:
+        """Where what may become a stop text begins, or the end."""
+        sizes = (
             size
             for stop in self._stops
             for size in range(1, len(stop))
             if self._all.endswith(stop[:size])
         )
-        return self._out(len(self._all) - max(begun, default=0))
+        return len(self._all) - max(sizes, default=0)
 
-    def end(self, has_stopped: bool) -> str:
-        """What is left at the end, before the stop text if one ended it."""
-        places = [self._all.rfind(stop) for stop in self._stops] if has_stopped else []
-        return self._out(max(places, default=-1) if max(places, default=-1) >= 0 else None)
-
-    def _out(self, until: int | None) -> str:
+    def _out(self, until: int) -> str:
         whole = self._all[:until].strip()
         new = whole[len(self.text) :]
         self.text += new

@@ -137,6 +137,7 @@ class _Billing(NodeTransformer):
     def visit_For(self, node: nodes.For) -> nodes.Node:
         size = sum(len(text.data) for text in node.find_all(nodes.TemplateData))
         self.generic_visit(node)
+        assert isinstance(node.iter, nodes.Expr)
         node.iter = self._filtered(node.iter, "_each", nodes.Const(size))
         return node
 

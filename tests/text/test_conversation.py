@@ -76,9 +76,7 @@ def test_every_answer_is_transformers_to_the_whole_conversation_and_nothing_is_r
 
 
 def test_all_options_are_those_of_a_prompt(generator: TextGenerator) -> None:
-    options = GenerationOptions(
-        max_new_tokens=9, temperature=1.5, seed=3, repetition_penalty=1.3, bad_words=("a", "e")
-    )
+    options = GenerationOptions(max_new_tokens=9, temperature=1.5, seed=3, repetition_penalty=1.3)
     tokens = jnp.array([[7, 8, 9]])
     _, before = generator.model(tokens, jnp.ones(tokens.shape, bool))
     generator = dataclasses.replace(generator, past=(before,), mask_unknown_tokens=True)
@@ -101,19 +99,22 @@ def test_a_stop_text_ends_an_answer_and_is_neither_printed_nor_said_again(
 
 @pytest.mark.parametrize("size", [1, 2, 3, 50])
 def test_what_may_yet_be_a_stop_text_waits(size: int) -> None:
-    text = "\n 12 ## a #\n\n### En\n\n### End of"
+    text = "\n 12 ## a #\n\n### En\n\n### End"  # in the last token, more may follow it
     spoken = Spoken(("### End", "<human>:"))
-    pieces = [spoken.add(text[start : start + size]) for start in range(0, len(text), size)]
-    assert not any("### End" in "".join(pieces[:count]) for count in range(len(pieces)))
+    starts = range(0, len(text), size)
+    pieces = [spoken.add(f"{text} of"[start : start + size]) for start in starts]
     pieces.append(spoken.end(has_stopped=True))
     assert "".join(pieces) == spoken.text == "12 ## a #\n\n### En"
 
 
 def test_a_conversation_that_fills_the_context_ends_in_one_line(generator: TextGenerator) -> None:
-    conversation = Conversation(generator)  # an answer has all the room there is
-    "".join(conversation.say("ok"))
+    conversation = Conversation(generator)
+    assert conversation.options.max_new_tokens == POSITIONS  # an answer has all the room there is
+    long = [{"role": role, "content": "ok" * 99} for role in ("user", "assistant")]
+    conversation.messages = long
     with pytest.raises(InputError, match=rf"turn 2 of .* the model has {POSITIONS} positions"):
-        "".join(conversation.say("ok"))
+        list(conversation.say("ok"))
+    assert conversation.messages == long
 
 
 def test_one_answer_a_turn_and_a_template_are_needed(
@@ -162,7 +163,8 @@ def test_a_line_gets_an_answer_until_the_end_of_input(
     terminal: bool,
 ) -> None:
     typed("ok\n\n두 마리\n".encode() + b"\x04" * terminal, terminal=terminal)
-    chat("--model", directory, "--max-new-tokens", "9", "--prompt", "家へ", "--system", "お話")
+    args = ("--max-new-tokens", "9", "--prompt", "家へ", "--system", "お話", "--mesh", "data=1")
+    chat("--model", directory, *args)
     conversation = Conversation(generator, GenerationOptions(max_new_tokens=9), system="お話")
     answers = ["".join(conversation.say(turn)) for turn in ("家へ", "ok", "두 마리")]
     out, err = capsys.readouterr()
@@ -174,7 +176,7 @@ def test_a_line_gets_an_answer_until_the_end_of_input(
     ("text", "args", "message"),
     [
         (b"\xff\n", (), r"turn 1 .* message 1: content .* is not valid Unicode"),
-        (b"ok\n" * 99, (), rf"turn \d+ of the conversation: .* has {POSITIONS} positions"),
+        (b"ok" * 300, (), rf"turn 1 of the conversation: .* has {POSITIONS} positions"),
         (b"x" * 1_000_002, (), "a line has more than 1000000 letters"),
         (b"", ("--output", "x"), "--chat talks on the terminal"),
         (b"", ("--template", "nobody"), "there is no template 'nobody'; there are default, dolly"),
@@ -195,7 +197,7 @@ def test_what_ends_a_chat_is_one_line(
     typed(b"", terminal=False)
     os.dup2(os.open(path, os.O_RDONLY), sys.stdin.fileno())
     with pytest.raises(SystemExit) as ended:
-        chat("--model", directory, "--max-new-tokens", "40", *args)
+        chat("--model", directory, "--mesh", "data=1", *args)
     (line,) = capsys.readouterr().err.splitlines()
     assert ended.value.code == 2
     assert re.search(message, line), line
