@@ -1,35 +1,33 @@
 """Completions of texts: the checkpoint, its tokenizer and the generation loop together."""
 
 import dataclasses
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
 from neox_eqx.checkpoint.load import load_found
 from neox_eqx.checkpoint.origin import find
 from neox_eqx.errors import InputError
-from neox_eqx.generation.options import GenerationOptions, ResolvedOptions
-from neox_eqx.generation.run import Request, room, run
+from neox_eqx.generation.options import GenerationOptions
+from neox_eqx.generation.run import Request, room
 from neox_eqx.generation.stop_strings import TokenBytes
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.prompt import read_prompt
 from neox_eqx.model.segment import Segment
 from neox_eqx.sharding.distributed import agreed, check_equal
-from neox_eqx.text.batches import batches
-from neox_eqx.text.completion import Completion, Event, GrowingText
+from neox_eqx.text.completion import Completion, Event
+from neox_eqx.text.events import events_of
 from neox_eqx.text.generation_config import bos_token_id, eos_token_ids, read_generation_config
 from neox_eqx.text.prompts import Prompt, one_each, shown, warn_of_idle_options, with_stops
 from neox_eqx.text.saved import save_with_companions
 from neox_eqx.text.soft_prompt import agreed_prompt
 from neox_eqx.text.template import ChatTemplate, load_template
 from neox_eqx.text.tokenizer import load_tokenizer, prompt_tokens
-from neox_eqx.text.words import bad_word_ids, token_bytes
+from neox_eqx.text.words import known_tokens, token_bytes, with_ids
 from neox_eqx.tokenizer import Tokenizer
 
 _DEFAULTS = GenerationOptions()
@@ -201,7 +199,7 @@ class TextGenerator:
             options = with_stops(options, self.template)
         bos = bos_token_id(self.defaults, self.model.config)
         tokens = prompt_tokens(self.tokenizer, text, bos, add_special_tokens=not bare)
-        request = Request(tokens, self._with_ids(options.resolve(self.defaults)))
+        request = Request(tokens, with_ids(options.resolve(self.defaults), self.tokenizer))
         request.options.check_ids(self.model.config.vocab_size)
         request.options.new_tokens(len(tokens), room(self.model, self.past))
         warn_of_idle_options(options, request.options)
@@ -210,9 +208,10 @@ class TextGenerator:
     def settings(self, requests: Sequence[Request]) -> dict[str, Any]:
         """What `run` is told of the model's tokenizer for these requests."""
         texts_stop = any(request.options.stop_strings for request in requests)
+        size = self.model.config.vocab_size
         return {
             "eos": self.eos_token_ids,
-            "known": self._known_tokens() if self.mask_unknown_tokens else None,
+            "known": known_tokens(self.tokenizer, size) if self.mask_unknown_tokens else None,
             "token_bytes": self._token_bytes if texts_stop else (),
         }
 
@@ -244,59 +243,17 @@ class TextGenerator:
     ) -> Iterator[Event]:
         if batch_size < 1:
             raise InputError(f"batch_size must be a whole number of at least 1, not {batch_size}")
-        return self._events_of(prompts, requests, batch_size, stride)
-
-    def _events_of(
-        self,
-        prompts: Sequence[str],
-        requests: Sequence[Request],
-        batch_size: int,
-        stride: int | None,
-    ) -> Iterator[Event]:
-        texts = [
-            GrowingText(self.tokenizer, number, prompt, request, sample)
-            for number, (prompt, request, sample) in enumerate(
-                (prompt, request, sample)
-                for prompt, request in zip(prompts, requests, strict=True)
-                for sample in range(request.options.num_completions)
-            )
-        ]
-        settings = self.settings(requests)
-        counts = [request.options.num_completions for request in requests]
-        firsts = list(itertools.accumulate(counts, initial=0))
-        for batch in batches(
-            requests, batch_size, in_order=stride is not None, bitwise=self.bitwise
-        ):
-            rows_of = run(
-                self.model,
-                [requests[index] for index in batch.indices],
-                past=self.past,
-                stride=stride,
-                multiple=batch.multiple,
-                among=batch.among,
-                **settings,
-            )
-            growing = [
-                text for index in batch.indices for text in texts[firsts[index] : firsts[index + 1]]
-            ]
-            for rows in rows_of:
-                for text, row in zip(growing, rows, strict=True):
-                    yield from text.read(row)
-
-    def _known_tokens(self) -> np.ndarray:
-        known = np.zeros(self.model.config.vocab_size, bool)
-        ids = np.array(list(self.tokenizer.get_vocab(with_added_tokens=True).values()))
-        known[ids[ids < len(known)]] = True
-        return known
-
-    def _with_ids(self, options: ResolvedOptions) -> ResolvedOptions:
-        """The options with the token ids of bad words that are texts."""
-        bad = [
-            ids
-            for word in options.bad_words
-            for ids in (bad_word_ids(self.tokenizer, word) if isinstance(word, str) else [word])
-        ]
-        return dataclasses.replace(options, bad_words=tuple(bad))
+        return events_of(
+            self.model,
+            self.tokenizer,
+            prompts,
+            requests,
+            batch_size=batch_size,
+            stride=stride,
+            bitwise=self.bitwise,
+            past=self.past,
+            **self.settings(requests),
+        )
 
     @cached_property
     def _token_bytes(self) -> TokenBytes:

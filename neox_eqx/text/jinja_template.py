@@ -10,8 +10,9 @@ from typing import Any
 import jinja2
 
 from neox_eqx.errors import InputError
+from neox_eqx.text.allowance import RENDER, Render
 from neox_eqx.text.messages import Message, check_messages
-from neox_eqx.text.sandbox import LEARNT_BEGINS, LEARNT_ENDS, RENDER, Render, Sandbox
+from neox_eqx.text.sandbox import LEARNT_BEGINS, LEARNT_ENDS, Sandbox
 from neox_eqx.unicode import check_unicode
 
 _LONGEST_SOURCE = 1_000_000

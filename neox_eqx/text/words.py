@@ -1,10 +1,15 @@
 """Texts as the tokens of a vocabulary: words to forbid, and what each token spells."""
 
+import dataclasses
 import json
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+from jaxtyping import Bool
+
 from neox_eqx.errors import InputError
+from neox_eqx.generation.options import ResolvedOptions
 from neox_eqx.generation.stop_strings import TokenBytes
 from neox_eqx.tokenizer import Tokenizer, check_vocabulary, token_ids
 
@@ -20,6 +25,28 @@ def bad_word_ids(tokenizer: Tokenizer, word: str) -> list[tuple[int, ...]]:
     if not ids[0]:
         raise InputError(f"bad_words: the tokenizer makes nothing of {word!r}")
     return list(dict.fromkeys(ids))
+
+
+def with_ids(options: ResolvedOptions, tokenizer: Tokenizer) -> ResolvedOptions:
+    """The options with the token ids of bad words that are texts.
+
+    Raises:
+        InputError: one has none.
+    """
+    bad = [
+        ids
+        for word in options.bad_words
+        for ids in (bad_word_ids(tokenizer, word) if isinstance(word, str) else [word])
+    ]
+    return dataclasses.replace(options, bad_words=tuple(bad))
+
+
+def known_tokens(tokenizer: Tokenizer, vocab_size: int) -> Bool[np.ndarray, " V"]:
+    """Which ids of a model's vocabulary the tokenizer has."""
+    known = np.zeros(vocab_size, bool)
+    ids = np.array(list(tokenizer.get_vocab(with_added_tokens=True).values()))
+    known[ids[ids < len(known)]] = True
+    return known
 
 
 def token_bytes(tokenizer: Tokenizer) -> TokenBytes:

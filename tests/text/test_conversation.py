@@ -18,6 +18,7 @@ import generate
 from neox_eqx import GenerationOptions, InputError, TextGenerator
 from neox_eqx.command_line import run
 from neox_eqx.text.conversation import Conversation, Spoken
+from neox_eqx.text.prompts import as_messages
 from tests.generation.completions import theirs
 
 TURNS = ("두 마리", "Two cats", "家へ")
@@ -75,6 +76,40 @@ def test_every_answer_is_transformers_to_the_whole_conversation_and_nothing_is_r
     assert conversation.tokens_read == expected < len(before)
 
 
+def test_a_prompt_of_messages_is_what_the_template_writes(
+    directory: Path, generator: TextGenerator
+) -> None:
+    messages = [{"role": "user", "content": "家へ"}]
+    oracle = AutoTokenizer.from_pretrained(directory)
+    text, request = generator.request(messages, GenerationOptions())
+    applied = {"add_generation_prompt": True, "return_dict": False}
+    assert text == oracle.apply_chat_template(messages, **applied, tokenize=False)
+    assert list(request.tokens) == oracle.apply_chat_template(messages, **applied)
+    assert request.options.stop == ()
+
+
+def test_a_named_template_stops_where_its_turns_end_unless_told_otherwise(
+    generator: TextGenerator,
+) -> None:
+    dolly = dataclasses.replace(generator, template_name="dolly")
+    messages = [{"role": "user", "content": "ok"}]
+    for stop, expected in [(None, ("### End",)), (("x",), ("x",)), ((), ())]:
+        _, request = dolly.request(messages, GenerationOptions(stop=stop))
+        assert request.options.stop == expected
+    assert dolly.request("ok", GenerationOptions())[1].options.stop == ()
+
+
+def test_with_a_template_or_a_system_a_plain_prompt_is_a_users_message() -> None:
+    user, system = ({"role": role, "content": role} for role in ("user", "system"))
+    options = {"prompt": ("user",), "template": "oasst"}
+    assert generate._requests(generate.Options(**options))[0][0] == [user]
+    options = {"prompt": ("user",), "system": "system"}
+    assert generate._requests(generate.Options(**options))[0][0] == [system, user]
+    assert generate._requests(generate.Options(prompt=("user",)))[0][0] == "user"
+    assert as_messages([system, user], "another") == [system, user]
+
+
+@pytest.mark.slow
 def test_all_options_are_those_of_a_prompt(generator: TextGenerator) -> None:
     options = GenerationOptions(max_new_tokens=9, temperature=1.5, seed=3, repetition_penalty=1.3)
     tokens = jnp.array([[7, 8, 9]])
@@ -163,7 +198,16 @@ def test_a_line_gets_an_answer_until_the_end_of_input(
     terminal: bool,
 ) -> None:
     typed("ok\n\n두 마리\n".encode() + b"\x04" * terminal, terminal=terminal)
-    args = ("--max-new-tokens", "9", "--prompt", "家へ", "--system", "お話", "--mesh", "data=1")
+    args = (
+        "--max-new-tokens",
+        "9",
+        "--prompt",
+        "家へ",
+        "--system",
+        "お話",
+        "--mesh",
+        "data=1,model=1",
+    )
     chat("--model", directory, *args)
     conversation = Conversation(generator, GenerationOptions(max_new_tokens=9), system="お話")
     answers = ["".join(conversation.say(turn)) for turn in ("家へ", "ok", "두 마리")]
@@ -197,7 +241,7 @@ def test_what_ends_a_chat_is_one_line(
     typed(b"", terminal=False)
     os.dup2(os.open(path, os.O_RDONLY), sys.stdin.fileno())
     with pytest.raises(SystemExit) as ended:
-        chat("--model", directory, "--mesh", "data=1", *args)
+        chat("--model", directory, "--mesh", "data=1,model=1", *args)
     (line,) = capsys.readouterr().err.splitlines()
     assert ended.value.code == 2
     assert re.search(message, line), line

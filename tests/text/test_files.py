@@ -33,6 +33,15 @@ def test_a_line_of_jsonl_may_set_options_of_its_own(tmp_path: Path) -> None:
     ]
 
 
+def test_a_line_may_have_messages_in_place_of_a_prompt(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    messages = [{"role": "system", "content": "S"}, {"role": "user", "content": "Q", "name": None}]
+    path.write_text(json.dumps({"messages": messages, "seed": 9}))
+    ((prompt, options),) = read_prompts(path, SHARED)
+    assert prompt == [messages[0], {"role": "user", "content": "Q"}]
+    assert options == GenerationOptions(temperature=0.5, seed=9)
+
+
 def test_lists_and_biases_of_a_line_are_options(tmp_path: Path) -> None:
     path = tmp_path / "prompts.jsonl"
     line: dict[str, Any] = {"bad_words": ["x", [1, 2]], "stop": ["y"], "logit_bias": {"3": 1.5}}
@@ -53,6 +62,11 @@ def test_lists_and_biases_of_a_line_are_options(tmp_path: Path) -> None:
         ("[" * 100_000, "is not valid JSON"),
         ("{}", 'needs a "prompt" with a text'),
         ('{"prompt": 3}', 'needs a "prompt" with a text'),
+        ('{"prompt": "a", "messages": []}', 'has both "prompt" and "messages"'),
+        ('{"messages": []}', "messages is empty"),
+        ('{"messages": {"role": "user"}}', "messages must be a list"),
+        ('{"messages": [{"role": "user"}]}', "message 1: content must be a text, not None"),
+        ('{"messages": [{"content": "a"}]}', "message 1: role must be one of system, user, "),
         ('{"prompt": "a", "top_q": 1}', "unknown option top_q; did you mean top_p?"),
         (
             '{"prompt": "a", "zzzzzz": 1}',

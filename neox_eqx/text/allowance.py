@@ -1,0 +1,68 @@
+"""What a rendering of a template may do, so that none runs or grows without end."""
+
+import math
+import re
+import time
+from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
+from types import GeneratorType
+from typing import Any
+
+# A conversation of 300 messages and 600,000 letters costs less than half of these.
+_UNITS = 20_000_000
+_UNITS_A_STEP = 500
+_SECONDS = 10.0
+_LARGEST_PRODUCT = 500_000_000
+
+
+class TooMuch(Exception):
+    """A template has done more than any conversation needs."""
+
+
+class Render:
+    """One rendering: what it may still do, and whether it marks what is learnt."""
+
+    def __init__(self, marks: bool = False):
+        self.marks = marks
+        self._left = _UNITS
+        self._deadline = time.monotonic() + _SECONDS
+
+    def pay(self, units: int) -> None:
+        self._left -= _UNITS_A_STEP + units
+        if self._left < 0 or time.monotonic() > self._deadline:
+            raise TooMuch("expands without bound")
+
+    def pay_for(self, value: Any) -> Any:
+        """The value, when all that is in it is paid."""
+        self.pay(len(value) if isinstance(value, str) else 0)
+        if isinstance(value, Mapping):
+            for item in value.values():
+                self.pay_for(item)
+        elif isinstance(value, list | tuple | set | frozenset):
+            for item in value:
+                self.pay_for(item)
+        return value
+
+
+RENDER: ContextVar[Render] = ContextVar("RENDER")
+
+
+def take(args: list[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+    """The arguments, paid for; a generator as a tuple, whose size is known."""
+    args = [tuple(value) if isinstance(value, GeneratorType) else value for value in args]
+    check_product((*args, *kwargs.values()))
+    return args
+
+
+def check_product(values: Iterable[Any]) -> None:
+    """Pays for the values, of which none may be so often in another that memory ends."""
+    sized = [len(value) for value in values if isinstance(value, str | list | tuple | dict)]
+    numbers = [abs(value) for value in values if isinstance(value, int | float)]
+    RENDER.get().pay(sum(sized))
+    if sized and math.prod(max(1, size) for size in (*sized, *numbers)) > _LARGEST_PRODUCT:
+        raise TooMuch("makes a text or a list without bound")
+
+
+def check_format(pattern: str) -> None:
+    if re.search(r"\*|\d{6}", pattern):
+        raise TooMuch(f"formats with a width without bound: {pattern!r:.40}")

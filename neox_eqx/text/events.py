@@ -1,0 +1,53 @@
+"""Requests through the loop batch by batch, and what comes of each of their tokens."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from neox_eqx.generation.run import Request, run
+from neox_eqx.model.neox import GPTNeoX
+from neox_eqx.text.batches import batches
+from neox_eqx.text.completion import Event, GrowingText
+from neox_eqx.tokenizer import Tokenizer
+
+
+def events_of(
+    model: GPTNeoX,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    requests: Sequence[Request],
+    *,
+    batch_size: int,
+    stride: int | None,
+    bitwise: bool,
+    **settings: Any,
+) -> Iterator[Event]:
+    """The events of all completions of requests, whose texts are the prompts.
+
+    With a `stride`, of so many tokens, requests run in order; `settings` are those of `run`.
+    """
+    texts = [
+        GrowingText(tokenizer, number, prompt, request, sample)
+        for number, (prompt, request, sample) in enumerate(
+            (prompt, request, sample)
+            for prompt, request in zip(prompts, requests, strict=True)
+            for sample in range(request.options.num_completions)
+        )
+    ]
+    counts = [request.options.num_completions for request in requests]
+    firsts = list(itertools.accumulate(counts, initial=0))
+    for batch in batches(requests, batch_size, in_order=stride is not None, bitwise=bitwise):
+        rows_of = run(
+            model,
+            [requests[index] for index in batch.indices],
+            stride=stride,
+            multiple=batch.multiple,
+            among=batch.among,
+            **settings,
+        )
+        growing = [
+            text for index in batch.indices for text in texts[firsts[index] : firsts[index + 1]]
+        ]
+        for rows in rows_of:
+            for text, row in zip(growing, rows, strict=True):
+                yield from text.read(row)
