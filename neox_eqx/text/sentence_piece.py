@@ -49,8 +49,8 @@ class SentencePieceTokenizer:
     `</s>` letter by letter, and an author who trained with transformers' `T5Tokenizer`
     (`use_fast=False`, as rinna's model cards ask for) has had the text split at the tokens that
     tokenizer_config.json and its like name, each of them one id, and the stretches between them
-    encoded one by one. So it is here. `do_lower_case` holds for these stretches, which in
-    transformers it does only for those who set it by hand, as the same cards do.
+    encoded one by one. So it is here. `do_lower_case` holds for these stretches; transformers
+    reads it from no file, and the cards of rinna's older models set it by hand.
 
     Decoding with `skip_special_tokens` leaves out these tokens and SentencePiece's control
     symbols, but not the unknown token, which reads ⁇ as in SentencePiece.

@@ -30,8 +30,10 @@ def load_tokenizer(directory: Path) -> Tokenizer:
     """
     options = _object(directory / CONFIG)
     name = class_of(options, _object(directory / "config.json"))
-    whole, pieces = directory / "tokenizer.json", sentencepiece_file(directory)
-    if pieces and (not whole.is_file() or name == "T5Tokenizer"):
+    whole = directory / "tokenizer.json"
+    if whole.is_file() and name != "T5Tokenizer":
+        return read_tokenizer_json(whole, name, options)
+    if pieces := sentencepiece_file(directory):
         return SentencePieceTokenizer(pieces, options)
     if whole.is_file():
         return read_tokenizer_json(whole, name, options)

@@ -214,3 +214,5 @@ def test_a_broken_model_and_several_of_them_are_input_errors(tmp_path: Path) -> 
     (tmp_path / "b.model").write_bytes(b"")
     with pytest.raises(InputError, match=r"has several vocabularies, a.model, b.model"):
         load_tokenizer(tmp_path)
+    byte_level().save(str(tmp_path / "tokenizer.json"))
+    assert load_tokenizer(tmp_path).encode("cats").ids == byte_level().encode("cats").ids
