@@ -1,6 +1,7 @@
 """A LoRA adapter in PEFT's format, merged into the tensors of its base."""
 
 import dataclasses
+import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -45,6 +46,15 @@ class Adapter:
     """By the name of a module, as gpt_neox.layers.0.attention.dense."""
     whole: Mapping[str, Entry]
     """What replaces a tensor of the base: biases and modules that were trained as a whole."""
+
+    @property
+    def digest(self) -> str:
+        """What tells its matrices from those of other adapters."""
+        digest = hashlib.sha256()
+        for module, pair in sorted(self.pairs.items()):
+            digest.update(repr((module, pair.left.shape, pair.scale)).encode())
+            digest.update(pair.left.tobytes() + pair.right.tobytes())
+        return digest.hexdigest()
 
 
 def adapter_file(directory: Path) -> Path:

@@ -11,6 +11,7 @@ from neox_eqx.checkpoint.files import ADAPTER_CONFIG
 from neox_eqx.checkpoint.lora_targets import Targets
 from neox_eqx.config import read_json
 from neox_eqx.errors import InputError
+from neox_eqx.model.lora import lora_scale
 
 SOFT_PROMPTS = ("PROMPT_TUNING", "PREFIX_TUNING")
 # Variants of LoRA that compute something else.
@@ -53,12 +54,7 @@ class LoraSettings:
 
     def scale_of(self, module: str) -> float:
         """How many times the product of B and A counts."""
-        return scale(self.alpha_of(module), self.rank_of(module), self.use_rslora)
-
-
-def scale(alpha: float, rank: int, use_rslora: bool) -> float:
-    """alpha / r, or alpha / √r with rank-stabilised LoRA (Kalajdzievski 2023, arXiv:2312.03732)."""
-    return alpha / (math.sqrt(rank) if use_rslora else rank)
+        return lora_scale(self.alpha_of(module), self.rank_of(module), self.use_rslora)
 
 
 def read_lora_settings(directory: Path) -> LoraSettings:

@@ -36,10 +36,15 @@ _FIRST_FILES: dict[Wanted, tuple[str, ...]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """A directory and, where it is the Hub's, the 40 hexadecimal digits of its commit."""
+    """A directory and what it was found by."""
 
     directory: Path
+    name: str
+    """The Hub id, or the whole path of what was here."""
+    revision: str | None = None
+    """The branch, tag or commit of the Hub that was asked for."""
     commit: str | None = None
+    """The 40 hexadecimal digits of the Hub's commit."""
 
 
 def resolve(source: str | Path, revision: str | None = None, *, wanted: Wanted = "all") -> Place:
@@ -58,7 +63,7 @@ def resolve(source: str | Path, revision: str | None = None, *, wanted: Wanted =
         if source and path.is_dir():
             if revision is not None:
                 raise InputError(f"{source}: is a directory, and has no revision {revision!r:.80}")
-            return Place(path)
+            return Place(path, str(path.resolve()))
         is_file = path.is_file()
     except OSError as error:
         raise InputError(f"{str(source)[:80]}: cannot be a directory: {error.strerror}") from error
@@ -92,7 +97,7 @@ def _download(model_id: str, revision: str | None, wanted: Wanted) -> Place:
         directory = huggingface_hub.snapshot_download(
             model_id, revision=revision, allow_patterns=first
         )
-        place = Place(Path(directory), Path(directory).name)
+        place = Place(Path(directory), model_id, revision, Path(directory).name)
         if info.sha != place.commit:  # Somebody has just pushed.
             info = huggingface_hub.model_info(model_id, revision=place.commit)
         files = _wanted_files(model_id, place, _names(info), wanted)
@@ -180,7 +185,7 @@ def _cached(model_id: str, revision: str | None, error: Exception, wanted: Wante
             f"{', '.join(missing)}; run this once with network, or give a directory that holds "
             "these files"
         ) from error
-    return Place(directory, directory.name)
+    return Place(directory, model_id, revision, directory.name)
 
 
 def _missing_weights(directory: Path | None) -> list[str]:

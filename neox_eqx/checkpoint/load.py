@@ -114,11 +114,16 @@ def opened(origin: Origin) -> tuple[Path, GPTNeoXConfig, list[Entry]]:
         InputError: it is absent or broken, in any process.
     """
     with agreed():
-        config = GPTNeoXConfig.from_file(origin.directory / "config.json")
-        entries = read_entries(origin.directory)
-        if origin.adapter is not None:
-            entries = merged(origin.adapter, entries, tied=config.tie_word_embeddings)
-        return origin.directory, config, entries
+        return opened_here(origin)
+
+
+def opened_here(origin: Origin) -> tuple[Path, GPTNeoXConfig, list[Entry]]:
+    """As `opened`, in this process alone."""
+    config = GPTNeoXConfig.from_file(origin.directory / "config.json")
+    entries = read_entries(origin.directory)
+    if origin.adapter is not None:
+        entries = merged(origin.adapter, entries, tied=config.tie_word_embeddings)
+    return origin.directory, config, entries
 
 
 def _arranged(

@@ -22,6 +22,10 @@ class Origin:
     """Of config.json, the weights and generation_config.json."""
     tokenizer: Path
     """The directory of the tokenizer and its chat template."""
+    name: str = ""
+    """What PEFT is told of where the model is: a Hub id or a whole path."""
+    revision: str | None = None
+    """The branch, tag or commit of the Hub that was asked for."""
     commit: str | None = None
     adapter: Path | None = None
     """Of a LoRA adapter that is added to the weights."""
@@ -97,9 +101,10 @@ def find(
         words = resolve(tokenizer, wanted="tokenizer").directory
     elif adapter is not None and has_tokenizer(adapter.directory):
         words = adapter.directory
+    origin = Origin(place.directory, words, place.name, place.revision, place.commit)
     if adapter is None:
-        return Origin(place.directory, words, place.commit)
-    return Origin(place.directory, words, place.commit, adapter.directory, adapter.commit)
+        return origin
+    return dataclasses.replace(origin, adapter=adapter.directory, adapter_commit=adapter.commit)
 
 
 def is_adapter(directory: Path) -> bool:

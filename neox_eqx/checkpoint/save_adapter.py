@@ -9,6 +9,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from neox_eqx.checkpoint.destination import new_directory
+from neox_eqx.checkpoint.files import ADAPTER_CONFIG, ADAPTER_FILES
 from neox_eqx.checkpoint.names import parameters
 from neox_eqx.checkpoint.safetensors_file import write_tensors
 from neox_eqx.config import GPTNeoXConfig
@@ -17,8 +18,7 @@ from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.prompt import Prefix, Prompt
 from neox_eqx.sharding.distributed import is_first
 
-CONFIG = "adapter_config.json"
-TENSORS = "adapter_model.safetensors"
+CONFIG, TENSORS = ADAPTER_CONFIG, ADAPTER_FILES[0]
 EMBEDDINGS = "prompt_embeddings"
 """The one tensor of a soft prompt, and of a prefix too."""
 
@@ -26,13 +26,18 @@ Trained = TypeVar("Trained")
 
 
 def save_adapter(
-    trained: GPTNeoX | Prompt, directory: str | Path, *, config: GPTNeoXConfig, base_model: str
+    trained: GPTNeoX | Prompt,
+    directory: str | Path,
+    *,
+    config: GPTNeoXConfig,
+    base_model: str,
+    revision: str | None = None,
 ) -> None:
     """Writes the A and B of a model with LoRA, a soft prompt or a prefix in PEFT's format.
 
     `config` is that of the model it is for, and `base_model` where PEFT finds that: a directory
-    or a Hub id. On several hosts all processes call it and the first writes. `directory` must be
-    absent or empty, and comes into being whole.
+    or a Hub id, with its `revision`. On several hosts all processes call it and the first writes.
+    `directory` must be absent or empty, and comes into being whole.
 
     Raises:
         InputError: the directory holds something, or cannot be written.
@@ -41,7 +46,12 @@ def save_adapter(
     if not is_first():
         return
     kind, tensors = _lora(trained) if isinstance(trained, GPTNeoX) else _prompt(trained, config)
-    both = dict(task_type="CAUSAL_LM", base_model_name_or_path=base_model, inference_mode=True)
+    both = dict(
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=base_model,
+        revision=revision,
+        inference_mode=True,
+    )
     with new_directory(Path(directory)) as partial:
         text = json.dumps(both | kind, indent=2) + "\n"
         (partial / CONFIG).write_text(text, encoding="utf-8")
@@ -74,6 +84,8 @@ def _lora(trained: GPTNeoX) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         "peft_type": "LORA",
         "r": lora.rank,
         "lora_alpha": lora.alpha,
+        "use_rslora": lora.use_rslora,
+        "lora_dropout": lora.dropout,
         "bias": "none",
         "target_modules": sorted(targets),
     }

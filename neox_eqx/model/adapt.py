@@ -1,5 +1,6 @@
 """A model with LoRA on some of its Linears, and back to a plain one."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ import equinox as eqx
 import jax
 from jaxtyping import PRNGKeyArray
 
+from neox_eqx.model.block import Block
 from neox_eqx.model.layers import Linear
 from neox_eqx.model.lora import LoRALinear
 from neox_eqx.model.neox import GPTNeoX
@@ -21,11 +23,16 @@ TARGETS = {
 
 
 def adapt(
-    model: GPTNeoX, targets: Sequence[str], rank: int, alpha: float, key: PRNGKeyArray
+    model: GPTNeoX,
+    targets: Sequence[str],
+    rank: int,
+    alpha: float,
+    key: PRNGKeyArray,
+    **options: Any,
 ) -> GPTNeoX:
     """The model with LoRA on each of the `targets`, which changes nothing yet.
 
-    What it adds counts alpha / rank times.
+    `options` are the others of `LoRALinear.init`.
     """
 
     def linears(model: GPTNeoX) -> list[Linear]:
@@ -37,7 +44,8 @@ def adapt(
     plain = linears(model)
     keys = jax.random.split(key, len(plain))
     with_lora = [
-        LoRALinear.init(linear, rank, alpha, key) for linear, key in zip(plain, keys, strict=True)
+        LoRALinear.init(linear, rank, alpha, key, **options)
+        for linear, key in zip(plain, keys, strict=True)
     ]
     return eqx.tree_at(linears, model, with_lora)
 
@@ -49,8 +57,18 @@ def merge(model: GPTNeoX) -> GPTNeoX:
     )
 
 
-def adapted(model: GPTNeoX) -> list[LoRALinear]:
-    """The Linears of a model that LoRA is on."""
+def dropping(block: Block, key: PRNGKeyArray) -> Block:
+    """The layer whose LoRA drops out what it reads, by this key."""
+    keys = iter(jax.random.split(key, len(TARGETS)))
+    return jax.tree.map(
+        lambda node: dataclasses.replace(node, key=next(keys)) if _is_adapted(node) else node,
+        block,
+        is_leaf=_is_adapted,
+    )
+
+
+def adapted(model: GPTNeoX | Block) -> list[LoRALinear]:
+    """The Linears of a model or of a layer that LoRA is on."""
     return list(filter(_is_adapted, jax.tree.leaves(model, is_leaf=_is_adapted)))
 
 

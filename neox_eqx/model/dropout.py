@@ -20,24 +20,29 @@ class Dropout(eqx.Module):
     hidden: float = eqx.field(static=True)
 
     @classmethod
-    def of(cls, config: GPTNeoXConfig, key: PRNGKeyArray) -> "Dropout | None":
-        """None where the config drops nothing."""
+    def of(cls, config: GPTNeoXConfig, key: PRNGKeyArray, lora: float = 0.0) -> "Dropout | None":
+        """None where neither the config nor `lora`, the rate of LoRA's inputs, drops anything."""
         rates = config.attention_dropout, config.hidden_dropout
-        return cls(key, *rates) if any(rates) else None
+        return cls(key, *rates) if any((*rates, lora)) else None
 
     def layer(self, index: int | Int[Array, ""]) -> "Dropout":
         # 0 is the embedding's.
         return Dropout(jax.random.fold_in(self.key, index + 1), self.attention, self.hidden)
 
     def drop_attention(self, weights: Float[Array, "*B"]) -> Float[Array, "*B"]:
-        return _drop(weights, self.attention, jax.random.fold_in(self.key, 0))
+        return drop(weights, self.attention, jax.random.fold_in(self.key, 0))
 
     def drop_hidden(self, x: Float[Array, "*B"], place: int) -> Float[Array, "*B"]:
         """`place` tells apart the hidden states that are dropped with the same key."""
-        return _drop(x, self.hidden, jax.random.fold_in(self.key, 1 + place))
+        return drop(x, self.hidden, jax.random.fold_in(self.key, 1 + place))
+
+    @property
+    def of_lora(self) -> PRNGKeyArray:
+        """The key of what is dropped before LoRA's matrices."""
+        return jax.random.fold_in(self.key, -1 % 2**32)
 
 
-def _drop(x: Float[Array, "*B"], rate: float, key: PRNGKeyArray) -> Float[Array, "*B"]:
+def drop(x: Float[Array, "*B"], rate: float, key: PRNGKeyArray) -> Float[Array, "*B"]:
     if rate == 0:
         return x
     kept = jax.random.bernoulli(key, 1 - rate, x.shape)

@@ -1,28 +1,49 @@
 """Low-rank adaptation (Hu et al. 2021, arXiv:2106.09685), of a Linear."""
 
+import math
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from neox_eqx.model.dropout import drop
 from neox_eqx.model.layers import Linear
 
 
-class LoRALinear(eqx.Module):
-    """y = x Wᵀ + b + alpha / rank · B (A x), where the sum W + alpha / rank · B A is never there.
+def lora_scale(alpha: float, rank: int, use_rslora: bool) -> float:
+    """alpha / rank, or alpha / √rank (rsLoRA, Kalajdzievski 2023, arXiv:2312.03732)."""
+    return alpha / (math.sqrt(rank) if use_rslora else rank)
 
-    The names are PEFT's. `lora_A` is (rank, in) and `lora_B` (out, rank), both without a bias.
-    Their axes bring them their places on a mesh, where a rank is whole everywhere.
+
+class LoRALinear(eqx.Module):
+    """y = x Wᵀ + b + scale · B (A x), where the sum W + scale · B A is never there.
+
+    The names are PEFT's, and so is the scale. `lora_A` is (rank, in) and `lora_B` (out, rank), both
+    without a bias. Their axes bring them their places on a mesh, where a rank is whole everywhere.
     """
 
     base_layer: Linear
     lora_A: Linear
     lora_B: Linear
     alpha: float = eqx.field(static=True)
+    use_rslora: bool = eqx.field(static=True, default=False)
+    dropout: float = eqx.field(static=True, default=0.0)
+    """Share of x that A is not given, where there is a `key`: in training."""
+    key: PRNGKeyArray | None = None
 
     @classmethod
-    def init(cls, base: Linear, rank: int, alpha: float, key: PRNGKeyArray) -> "LoRALinear":
+    def init(
+        cls,
+        base: Linear,
+        rank: int,
+        alpha: float,
+        key: PRNGKeyArray,
+        *,
+        use_rslora: bool = False,
+        dropout: float = 0.0,
+    ) -> "LoRALinear":
         """What changes nothing yet, as PEFT begins: B is 0, and A uniform within 1/√in.
 
         A and B are in float32, with a layer axis where the weight has one.
@@ -32,7 +53,8 @@ class LoRALinear(eqx.Module):
         a = jax.random.uniform(key, (*layers, rank, size), jnp.float32, -bound, bound)
         b = jnp.zeros((*layers, out, rank), jnp.float32)
         of_out, of_in = base.axes
-        return cls(base, Linear(a, None, ("rank", of_in)), Linear(b, None, (of_out, "rank")), alpha)
+        lora_a, lora_b = Linear(a, None, ("rank", of_in)), Linear(b, None, (of_out, "rank"))
+        return cls(base, lora_a, lora_b, alpha, use_rslora, dropout)
 
     @property
     def rank(self) -> int:
@@ -40,13 +62,13 @@ class LoRALinear(eqx.Module):
 
     @property
     def scale(self) -> float:
-        return self.alpha / self.rank
+        return lora_scale(self.alpha, self.rank, self.use_rslora)
 
     def __call__(self, x: Float[Array, "*B in"]) -> Float[Array, "*B out"]:
         return self.add_bias(self.product(x))
 
     def product(self, x: Float[Array, "*B in"]) -> Float[Array, "*B out"]:
-        within = self.lora_A(x)
+        within = self.lora_A(x if self.key is None else drop(x, self.dropout, self.key))
         within = within * jnp.asarray(self.scale, within.dtype)
         return self.base_layer.product(x) + self.lora_B(within)
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from neox_eqx.model.adapt import dropping
 from neox_eqx.model.block import Block
 from neox_eqx.model.dropout import Dropout
 from neox_eqx.model.flash import Flash
@@ -71,6 +72,8 @@ def _run_layers(
     ) -> Float[Array, "B T D"]:
         block = gather(block, model.mesh)
         own = None if dropout is None else dropout.layer(index)
+        if own is not None:
+            block = dropping(block, own.of_lora)
         x, _ = block(x, rotary, past, mask, own)
         return constrain(x, model.mesh, "rows", None, None)
 

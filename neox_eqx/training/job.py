@@ -7,10 +7,6 @@ from typing import Any
 
 import jax
 
-from neox_eqx.checkpoint.files import read_entries
-from neox_eqx.checkpoint.fingerprint import fingerprint
-from neox_eqx.checkpoint.fit import fitting
-from neox_eqx.checkpoint.origin import Origin
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
 from neox_eqx.sharding.distributed import agreed, check_equal
@@ -21,6 +17,7 @@ from neox_eqx.training.held_out import HeldOut
 from neox_eqx.training.options import TrainingOptions
 from neox_eqx.training.reader import Reader
 from neox_eqx.training.recipe import Recipe
+from neox_eqx.training.start import Start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,11 +25,7 @@ class Job:
     """What is trained on what, and how."""
 
     options: TrainingOptions
-    source: Origin
-    """Where the checkpoint is that the run begins with."""
-    weights: str
-    """What tells it from others of the same config."""
-    config: GPTNeoXConfig
+    start: Start
     data: TrainingData
     held_out: HeldOut | None
     recipe: Recipe
@@ -50,15 +43,12 @@ class Job:
             InputError: a file cannot be read or is wrong, or the options do not fit each other.
         """
         with agreed():
-            source = options.origin.find(options.model)
-            directory = source.directory
-            config = GPTNeoXConfig.from_file(directory / "config.json")
+            start = Start.of(options)
+            source, config = start.source, start.config
             # All that can be wrong before the data, which may take minutes to read.
             mesh, longest = _mesh(options, config), _longest(options, config)
             max_length = options.max_length or longest
             recipe = _recipe(options)
-            entries = fitting(directory, config, read_entries(directory))
-            weights = fingerprint(entries, first_rows=True)
             reader = Reader.of(source, config, options.template)
             prompt = token_ids(reader.tokenizer, options.tuning.prompt_text, what="prompt_text")
             both: dict[str, Any] = {"max_length": max_length, "too_long": options.too_long}
@@ -71,9 +61,7 @@ class Job:
             _, _, data = reader.read(options.data, batch_size=options.batch_size, **both)
             steps = options.steps or data.steps(options.epochs or 1)
             recipe = dataclasses.replace(recipe, steps=steps)
-            job = cls(
-                options, source, weights, config, data, held_out, recipe, mesh, max_length, prompt
-            )
+            job = cls(options, start, data, held_out, recipe, mesh, max_length, prompt)
         check_equal("what to train", (job.settings, held_out and held_out.data.fingerprint))
         return job
 
@@ -83,10 +71,11 @@ class Job:
         names = ("batch_size", "pack", "too_long")
         return {
             **dataclasses.asdict(self.recipe),
-            **dataclasses.asdict(self.options.tuning),
+            **dataclasses.asdict(self.start.tuning),
             **{name: getattr(self.options, name) for name in names},
             "max_length": self.max_length,
-            "model": self.config.to_hf() | {"weights": self.weights},
+            "model": self.start.config.to_hf() | {"weights": self.start.weights},
+            **({"adapter": adapter.digest} if (adapter := self.start.adapter) else {}),
             "data": self.data.fingerprint,
         }
 
@@ -106,7 +95,7 @@ class Job:
         """A line for each file of which many examples are dropped for their length."""
         own, held_out = self.options, self.held_out
         files = [(own.data, self.data), (own.eval_data, held_out and held_out.data)]
-        longest = _longest(own, self.config)
+        longest = _longest(own, self.start.config)
         found = [(path, data.counts.warning(longest)) for path, data in files if data]
         return [f"{path}: {warning}" for path, warning in found if warning]
 

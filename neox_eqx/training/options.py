@@ -35,8 +35,6 @@ class TrainingOptions:
         InputError: options exclude each other or are out of range.
     """
 
-    model: str
-    """A directory in Hugging Face or native layout, or a Hub id, also as ID@REVISION."""
     data: Path
     """A file (JSON lines, a JSON array or Parquet), or a dataset of Hugging Face as DIR, ID,
     ID:SPLIT or ID:CONFIG:SPLIT. Each example has question and answer, prompt and completion,
@@ -44,6 +42,11 @@ class TrainingOptions:
     text; only what answers is learnt."""
     output: Path
     """The directory of the run, which all hosts must see."""
+    model: str | None = None
+    """A directory in Hugging Face or native layout, or a Hub id, also as ID@REVISION."""
+    adapter: str | None = None
+    """A LoRA adapter of PEFT's to go on from, with its rank, alpha and targets; --model is then its
+    base, if that is not where the adapter says."""
     template: str | None = None
     """How instructions and messages are written, if not by the model's own chat template; a wrong
     name gets the list of them."""
@@ -101,6 +104,7 @@ class TrainingOptions:
     def __post_init__(self) -> None:
         if self.steps is not None and self.epochs is not None:
             raise InputError("--steps and --epochs exclude each other; give one")
+        self._check_model()
         if self.epochs is not None and not 0 < self.epochs < float("inf"):
             raise InputError(f"epochs must be above 0, not {self.epochs}")
         for name in _POSITIVE:
@@ -114,3 +118,18 @@ class TrainingOptions:
         for name in ("eval_every", "eval_questions"):
             if self.eval_data is None and getattr(self, name) is not None:
                 raise InputError(f"{name} is of use with eval_data only")
+
+    def _check_model(self) -> None:
+        if self.model is None and self.adapter is None:
+            raise InputError("give --model, or --adapter to go on from one")
+        own = self.tuning
+        if self.adapter is None:
+            if own.lora_dropout is not None and not own.lora_rank:
+                raise InputError("lora_dropout is of use with lora_rank or adapter only")
+            return
+        if dataclasses.replace(own, lora_dropout=None) != Tuning():
+            raise InputError("what is trained comes from the adapter; leave out lora_rank and such")
+        if self.origin.revision is not None or self.origin.base is not None:
+            raise InputError(
+                "with --adapter, name its base as --model, and revisions as ID@REVISION"
+            )

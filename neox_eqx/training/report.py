@@ -41,7 +41,7 @@ class Report:
         mesh = state.model.mesh
         self._peak = peak_flops(mesh.size if mesh else 1)
         self._flops = flops_per_token(
-            job.config, job.data.row_length, is_partial=job.options.tuning.is_partial
+            job.start.config, job.data.row_length, is_partial=job.start.tuning.is_partial
         )
         self._bar = tqdm(
             total=job.recipe.steps,

@@ -20,15 +20,14 @@ def save_result(
     directory: Path,
     *,
     source: Origin,
-    base_model: str,
     companions: Iterable[Path] = (),
 ) -> None:
     """Writes `hf`, a model in float32 that transformers loads, and `adapter`, which PEFT loads.
 
     Where all parameters were trained there is no adapter; a soft prompt and a prefix leave the
-    model as it was, and there is no `hf`. `source` is where to find the frozen model,
-    `base_model` what PEFT is told of it, and `companions` are files to copy to `hf`. Settings of
-    generation that stand in its config.json become a generation_config.json.
+    model as it was, and there is no `hf`. `source` is where to find the frozen model, and
+    `companions` are files to copy to `hf`. Settings of generation that stand in its config.json
+    become a generation_config.json.
 
     Raises:
         InputError: one of the two directories holds something, or cannot be written; or the
@@ -36,7 +35,13 @@ def save_result(
     """
     if frozen is not None:
         adapter = directory / ADAPTER
-        save_adapter(trained, adapter, config=frozen.config, base_model=base_model)
+        save_adapter(
+            trained,
+            adapter,
+            config=frozen.config,
+            base_model=source.name,
+            revision=source.revision,
+        )
         if not isinstance(trained, GPTNeoX):
             return
     assert isinstance(trained, GPTNeoX)

@@ -3,7 +3,6 @@
 import dataclasses
 import shutil
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -65,7 +64,7 @@ def _check_it_goes_on(job: Job, step: int | None) -> None:
         )
     if step is not None and step > last:
         raise InputError(f"{output}: is at step {step} already, and --steps {last} is less")
-    keep_settings(output, job.settings | job.source.commits, goes_on=step is not None)
+    keep_settings(output, job.settings | job.start.source.commits, goes_on=step is not None)
 
 
 def _log(job: Job, step: int) -> RunLog:
@@ -73,7 +72,7 @@ def _log(job: Job, step: int) -> RunLog:
         log = RunLog(
             job.options.output,
             wandb_mode=job.options.wandb_mode,
-            config=job.settings | job.source.commits | dataclasses.asdict(job.data.counts),
+            config=job.settings | job.start.source.commits | dataclasses.asdict(job.data.counts),
             resume_step=step,
         )
     print(job.summary)
@@ -94,15 +93,8 @@ def _train(job: Job, checkpoints: Checkpoints, log: RunLog) -> None:
     state = train(job, state, frozen, checkpoints, log)
     if is_first():
         draw_loss(output)
-    model = Path(job.options.model)
-    save_result(
-        state.model,
-        frozen,
-        output,
-        source=job.source,
-        base_model=str(model.resolve()) if model.is_dir() else job.options.model,
-        companions=job.source.companions,
-    )
+    source = job.start.source
+    save_result(state.model, frozen, output, source=source, companions=source.companions)
 
 
 def _begin(job: Job, checkpoints: Checkpoints) -> tuple[TrainState, GPTNeoX | None]:
@@ -110,7 +102,7 @@ def _begin(job: Job, checkpoints: Checkpoints) -> tuple[TrainState, GPTNeoX | No
 
     With it the parameters that are not trained.
     """
-    tuning, recipe = job.options.tuning, job.recipe
+    start, tuning, recipe = job.start, job.start.tuning, job.recipe
     how: dict[str, Any] = {
         "dtype": recipe.compute_dtype if tuning.is_partial else "float32",
         "mesh": job.mesh,
@@ -121,9 +113,10 @@ def _begin(job: Job, checkpoints: Checkpoints) -> tuple[TrainState, GPTNeoX | No
     }
     trained: Trained
     if checkpoints.latest is not None and not tuning.is_partial:
-        trained, frozen = load_shapes(job.source, **how), None  # a checkpoint has all numbers
+        trained, frozen = load_shapes(start.source, **how), None  # a checkpoint has all numbers
     else:
-        trained, frozen = trainable(load_found(job.source, **how), tuning, recipe, job.prompt)
+        model = load_found(start.source, **how)
+        trained, frozen = trainable(model, tuning, recipe, job.prompt, start.adapter)
     shapes = abstract_state(trained, recipe)
     if checkpoints.latest is not None:
         return checkpoints.restore(shapes), frozen

@@ -11,6 +11,7 @@ from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float32, Int
 
+from neox_eqx.model.adapt import adapted
 from neox_eqx.model.dropout import Dropout
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.sharding.rules import TRAINING_RULES, constrain, parameter_shardings
@@ -113,7 +114,8 @@ def summed_loss(
     """
     # Before anything is gathered, so that half the bytes travel.
     model, prompt = join(*_cast((trained, frozen), recipe.compute_dtype))
-    dropout = None if key is None else Dropout.of(model.config, key)
+    lora = max((linear.dropout for linear in adapted(model)), default=0.0)
+    dropout = None if key is None else Dropout.of(model.config, key, lora)
     hidden = hidden_states(model, batch, recipe, dropout, prompt)
     head = gather(model.head, model.mesh)
     targets, weights = batch.targets()

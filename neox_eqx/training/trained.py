@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from neox_eqx.checkpoint.adapter import Adapter
+from neox_eqx.checkpoint.names import parameters
 from neox_eqx.errors import InputError
 from neox_eqx.model.adapt import adapt, split
 from neox_eqx.model.neox import GPTNeoX
@@ -20,13 +22,18 @@ Trained = GPTNeoX | SoftPrompt | Prefix
 
 
 def trainable(
-    model: GPTNeoX, tuning: Tuning, recipe: Recipe, text: Sequence[int] = ()
+    model: GPTNeoX,
+    tuning: Tuning,
+    recipe: Recipe,
+    text: Sequence[int] = (),
+    adapter: Adapter | None = None,
 ) -> tuple[Trained, GPTNeoX | None]:
     """What `TrainState.start` takes, and what `train_step` takes as frozen.
 
     The frozen parameters are in the dtype of the computation, and lie as trained ones would.
     `text` are the tokens of `prompt_text`, repeated or cut to the number of positions; without
-    any, tokens are chosen at random. All that is random follows from the recipe's seed.
+    any, tokens are chosen at random. LoRA begins as the `adapter`. All that is random follows from
+    the recipe's seed.
 
     Raises:
         InputError: the model is in int8, or has heads added that LoRA would train; or a token is
@@ -41,7 +48,18 @@ def trainable(
     frozen = _freeze(model, recipe)
     if tuning.lora_rank:
         key = jax.random.key(recipe.seed)
-        return split(adapt(frozen, tuning.lora_targets, tuning.lora_rank, tuning.lora_alpha, key))
+        trained, frozen = split(
+            adapt(
+                frozen,
+                tuning.lora_targets,
+                tuning.lora_rank,
+                tuning.lora_alpha,
+                key,
+                use_rslora=tuning.use_rslora,
+                dropout=tuning.lora_dropout or 0.0,
+            )
+        )
+        return (trained if adapter is None else _as_adapter(trained, adapter)), frozen
     tokens = _first_tokens(tuning, recipe, text, model.config.vocab_size)
     kind = SoftPrompt if tuning.prompt_tokens else Prefix
     return jax.jit(kind.of_tokens)(frozen, jnp.asarray(tokens, jnp.int32)), frozen
@@ -53,6 +71,19 @@ def join(trained: Trained, frozen: GPTNeoX | None) -> tuple[GPTNeoX, Prompt | No
         assert frozen is not None
         return frozen, trained
     return (trained if frozen is None else eqx.combine(trained, frozen)), None
+
+
+def _as_adapter(trained: GPTNeoX, adapter: Adapter) -> GPTNeoX:
+    """The A and B of a model with the values of an adapter's."""
+    arrays = []
+    for leaf in parameters(trained):
+        values = []
+        for name in leaf.names:
+            module, which, _ = name.rsplit(".", 2)
+            pair = adapter.pairs[module]
+            values.append(pair.right if which == "lora_A" else pair.left)
+        arrays.append(jnp.asarray(np.stack(values) if leaf.stacked else values[0]))
+    return jax.tree.unflatten(jax.tree.structure(trained), arrays)
 
 
 def _freeze(model: GPTNeoX, recipe: Recipe) -> GPTNeoX:

@@ -3,7 +3,6 @@
 import dataclasses
 
 from neox_eqx.errors import InputError
-from neox_eqx.model.adapt import TARGETS
 
 _SIZES = ("lora_rank", "prompt_tokens", "prefix_tokens")
 
@@ -20,8 +19,13 @@ class Tuning:
     """Train only matrices of this rank that are added to the layers' own; 0 for none."""
     lora_alpha: float = 8.0
     """What LoRA adds counts alpha / rank times."""
+    use_rslora: bool = False
+    """Let it count alpha / √rank times instead."""
+    lora_dropout: float | None = None
+    """Share of its inputs that LoRA drops while it learns; none if not given."""
     lora_targets: tuple[str, ...] = ("query_key_value",)
-    """Of query_key_value, dense, dense_h_to_4h and dense_4h_to_h, those that LoRA is on."""
+    """Of query_key_value, dense, dense_h_to_4h and dense_4h_to_h, those that LoRA is on, or
+    all-linear, or as PEFT spells its target_modules."""
     prompt_tokens: int = 0
     """Train only the embeddings of so many positions before the text; 0 for none."""
     prefix_tokens: int = 0
@@ -38,14 +42,13 @@ class Tuning:
             raise InputError(f"of {', '.join(_SIZES)} only one can be above 0")
         if not self.lora_alpha > 0:
             raise InputError(f"lora_alpha must be above 0, not {self.lora_alpha}")
-        wrong = [name for name in self.lora_targets if name not in TARGETS]
-        if wrong or not self.lora_targets:
-            raise InputError(
-                f"lora_targets must be of {', '.join(TARGETS)}, not {', '.join(wrong) or 'none'}"
-            )
+        if not self.lora_targets:
+            raise InputError("lora_targets names none")
         if len(set(self.lora_targets)) < len(self.lora_targets):
             raise InputError(f"lora_targets names one twice: {', '.join(self.lora_targets)}")
-        for name in ("lora_alpha", "lora_targets"):
+        if not 0 <= (self.lora_dropout or 0) < 1:
+            raise InputError(f"lora_dropout must be from 0 to below 1, not {self.lora_dropout}")
+        for name in ("lora_alpha", "lora_targets", "use_rslora"):
             if not self.lora_rank and getattr(self, name) != getattr(Tuning, name):
                 raise InputError(f"{name} is of use with lora_rank only")
         if self.prompt_text and not self.positions:

@@ -24,7 +24,7 @@ SEQUENTIAL = {**CONFIG, "use_parallel_residual": False, "tie_word_embeddings": T
 TARGETS = ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")
 POSITIONS = 5
 
-LORA = Tuning(lora_rank=4, lora_alpha=6, lora_targets=TARGETS)
+LORA = Tuning(lora_rank=4, lora_alpha=6, lora_targets=TARGETS, use_rslora=True)
 PROMPT = Tuning(prompt_tokens=POSITIONS)
 PREFIX = Tuning(prefix_tokens=POSITIONS)
 KINDS = {"lora": LORA, "prompt": PROMPT, "prefix": PREFIX}
@@ -39,6 +39,8 @@ def peft_model(tuning: Tuning, values: dict[str, Any]) -> peft.PeftModel:
             r=tuning.lora_rank,
             lora_alpha=tuning.lora_alpha,
             target_modules=list(tuning.lora_targets),
+            use_rslora=tuning.use_rslora,
+            lora_dropout=tuning.lora_dropout or 0.0,
         )
     else:
         kind = peft.PromptTuningConfig if tuning.prompt_tokens else peft.PrefixTuningConfig

@@ -129,7 +129,7 @@ def test_the_result_of_lora_is_a_model_that_transformers_loads(stored: str, tmp_
     hf_model(CONFIG).to(getattr(torch, stored)).save_pretrained(source)
     # As an accelerator computes with it, which the result does not show.
     frozen = jax.tree.map(lambda x: x.astype("bfloat16"), frozen)
-    save_result(trained, frozen, tmp_path / "run", source=find(source), base_model="")
+    save_result(trained, frozen, tmp_path / "run", source=find(source))
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["adapter", "hf"]
     merged = GPTNeoXForCausalLM.from_pretrained(tmp_path / "run" / "hf")
     base = GPTNeoXForCausalLM.from_pretrained(source, dtype=torch.float32)
@@ -140,16 +140,14 @@ def test_the_result_of_lora_is_a_model_that_transformers_loads(stored: str, tmp_
         difference = np.abs(hf_logits(merged, TOKENS, VALID) - expected).max()
         assert difference < 1e-5 * np.abs(expected).max()
     with pytest.raises(InputError, match="is not an empty directory"):
-        save_result(trained, frozen, tmp_path / "run", source=find(source), base_model="")
+        save_result(trained, frozen, tmp_path / "run", source=find(source))
 
 
 def test_a_prompt_leaves_an_adapter_alone_and_a_whole_model_none(tmp_path: Path) -> None:
     _, prompt, frozen = ours("prompt")
-    save_result(
-        prompt, frozen, tmp_path / "prompt", source=Origin(tmp_path, tmp_path), base_model=""
-    )
+    save_result(prompt, frozen, tmp_path / "prompt", source=Origin(tmp_path, tmp_path))
     assert [path.name for path in (tmp_path / "prompt").iterdir()] == ["adapter"]
-    save_result(frozen, None, tmp_path / "all", source=Origin(tmp_path, tmp_path), base_model="")
+    save_result(frozen, None, tmp_path / "all", source=Origin(tmp_path, tmp_path))
     assert [path.name for path in (tmp_path / "all").iterdir()] == ["hf"]
 
 

@@ -25,7 +25,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def options(files: Path, data: str = "data.jsonl", **own: Any) -> TrainingOptions:
     given: dict[str, Any] = {"batch_size": 4, "mesh": "data=1,model=1"}
-    return TrainingOptions(str(files / "model"), files / data, files / "run", **given | own)
+    return TrainingOptions(files / data, files / "run", model=str(files / "model"), **given | own)
 
 
 def evaluated(files: Path, **own: Any) -> Job:

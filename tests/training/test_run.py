@@ -160,8 +160,8 @@ def test_a_run_goes_on_to_more_steps_and_keeps_its_checkpoint_where_there_is_no_
 def options(files: Path, run: Run, data: str = "data.jsonl", **own: Any) -> TrainingOptions:
     """Those of the run, and others."""
     given = {"steps": STEPS, "batch_size": 4, "learning_rate": 1e-2, "mesh": "data=1,model=1"}
-    paths = (str(files / "model"), files / data, run.output)
-    return TrainingOptions(*paths, wandb_mode="disabled", **given | own)
+    given |= {"model": str(files / "model"), "wandb_mode": "disabled"}
+    return TrainingOptions(files / data, run.output, **given | own)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def options(files: Path, output: Path, **own: Any) -> TrainingOptions:
     given = {"steps": 8, "batch_size": 4, "wandb_mode": "disabled", "mesh": "data=1,model=1"} | own
-    return TrainingOptions(str(files / "model"), files / "data.jsonl", output, **given)
+    return TrainingOptions(files / "data.jsonl", output, model=str(files / "model"), **given)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_options_that_do_not_fit_are_refused(
 def test_a_broken_line_is_named(files: Path, tmp_path: Path, line: str, message: str) -> None:
     data = write_data(tmp_path / "data.jsonl", 3)
     data.write_text(data.read_text() + line + "\n")
-    own = TrainingOptions(str(files / "model"), data, tmp_path / "run", wandb_mode="disabled")
+    own = TrainingOptions(data, tmp_path / "run", model=str(files / "model"), wandb_mode="disabled")
     with pytest.raises(InputError, match=f"{data}, line 4: {message}"):
         fine_tune(own)
 
