@@ -45,8 +45,8 @@ class TrainingOptions:
     model: str | None = None
     """A directory in Hugging Face or native layout, or a Hub id, also as ID@REVISION."""
     adapter: str | None = None
-    """A LoRA adapter of PEFT's to go on from, with its rank, alpha and targets; --model is then its
-    base, if that is not where the adapter says."""
+    """A LoRA adapter of PEFT's to go on from, with its rank, alpha and targets; the model is then
+    its base, and needs no name where the adapter says it."""
     template: str | None = None
     """How instructions and messages are written, if not by the model's own chat template; a wrong
     name gets the list of them."""

@@ -24,7 +24,7 @@ SEQUENTIAL = {**CONFIG, "use_parallel_residual": False, "tie_word_embeddings": T
 TARGETS = ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")
 POSITIONS = 5
 
-LORA = Tuning(lora_rank=4, lora_alpha=6, lora_targets=TARGETS, use_rslora=True)
+LORA = Tuning(lora_rank=4, lora_alpha=3, lora_targets=TARGETS, use_rslora=True)
 PROMPT = Tuning(prompt_tokens=POSITIONS)
 PREFIX = Tuning(prefix_tokens=POSITIONS)
 KINDS = {"lora": LORA, "prompt": PROMPT, "prefix": PREFIX}
