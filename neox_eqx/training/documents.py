@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,20 +106,24 @@ def _encoded(
     add_special_tokens: bool = True,
 ) -> tuple[tuple[int, ...], list[bool]]:
     """The tokens of a text that is given in pieces, and of each whether its piece is learnt."""
+    encode = partial(prompt_tokens, tokenizer, bos=bos, add_special_tokens=add_special_tokens)
+    alike = itertools.groupby(pieces, key=lambda piece: piece[1])
+    joined = [("".join(text for text, _ in own), learnt) for learnt, own in alike]
+    whole_text = "".join(piece for piece, _ in joined)
+    whole = encode(whole_text)
     tokens: tuple[int, ...] = ()
     is_learnt: list[bool] = []
     text = ""
-    for learnt, alike in itertools.groupby(pieces, key=lambda piece: piece[1]):
-        piece = "".join(own for own, _ in alike)
+    for piece, learnt in joined:
         text += piece
-        if not text:
-            whole = prompt_tokens(tokenizer, text, bos)
-        else:
-            whole = token_ids(tokenizer, text, add_special_tokens=add_special_tokens)
-        if whole[: len(tokens)] == tokens:
-            tokens = whole
-        else:
-            tokens += token_ids(tokenizer, piece, add_special_tokens=False)
+        alone = token_ids(tokenizer, piece, add_special_tokens=False) if tokens else ()
+        together = tokens + alone
+        # What the whole text has there need not be asked of the text up to there, which in a long
+        # conversation would be encoded again with each turn.
+        if not tokens or whole[: len(together)] != together:
+            until = whole if text == whole_text else encode(text)
+            together = until if until[: len(tokens)] == tokens else together
+        tokens = together
         is_learnt += [learnt] * (len(tokens) - len(is_learnt))
     return tokens, is_learnt
 

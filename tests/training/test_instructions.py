@@ -14,17 +14,20 @@ from neox_eqx.training.options import TrainingOptions
 from neox_eqx.training.run import fine_tune
 
 
-def alpaca(path: Path, count: int) -> Path:
+def alpaca(path: Path, count: int, long: int = 0) -> Path:
+    """So many instructions; the last ones are longer than the model's context."""
     rows = [
         {"instruction": "Add one." if n % 2 else "Say it again.", "input": f"{n}", "output": f"{n}"}
         for n in range(count)
     ]
+    for row in rows[count - long :]:
+        row["input"] = "1 2 3 " * 99
     path.write_text(json.dumps(rows, indent=1))
     return path
 
 
 def test_an_alpaca_file_is_trained_on_and_the_result_is_a_model(tmp_path: Path) -> None:
-    data, run = alpaca(tmp_path / "alpaca.json", 20), tmp_path / "run"
+    data, run = alpaca(tmp_path / "alpaca.json", 20, long=3), tmp_path / "run"
     options = TrainingOptions(
         str(DEMO_MODEL),
         data,
@@ -39,7 +42,8 @@ def test_an_alpaca_file_is_trained_on_and_the_result_is_a_model(tmp_path: Path) 
         mesh="data=1,model=1",
         wandb_mode="disabled",
     )
-    fine_tune(options)
+    with pytest.warns(UserWarning, match="3 of 20 examples are too long: 95 % have at most"):
+        fine_tune(options)
     rows = read_metrics(run)
     evaluations = [row for row in rows if "eval_loss" in row]
     assert [row["step"] for row in evaluations] == [0, 3]
@@ -48,7 +52,7 @@ def test_an_alpaca_file_is_trained_on_and_the_result_is_a_model(tmp_path: Path) 
     model = AutoModelForCausalLM.from_pretrained(run / "hf", dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(run / "hf")
     total = count = 0.0
-    for row in json.loads(data.read_text()):
+    for row in json.loads(data.read_text())[:17]:
         prompt = (
             "Below is an instruction that describes a task, paired with an input that provides "
             "further context. Write a response that appropriately completes the request.\n\n"

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -129,3 +130,15 @@ def test_a_name_is_a_dataset_of_the_hub_only_where_no_file_can_be_meant(
     assert all(is_dataset(Path(name)) for name in (*hub, "data", "data:train"))
     files = ("train.jsonl", "/data/a", "data/here", "data/absent", "there/a.jsonl", "a/b/c")
     assert not any(is_dataset(Path(name)) for name in files)
+
+
+def test_a_package_that_is_missing_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(InputError, match="a.parquet: to read Parquet, pip install pyarrow"):
+        list(file_rows(tmp_path / "a.parquet"))
+    with pytest.raises(InputError, match="tatsu-lab/alpaca: to read a dataset, pip install"):
+        list(dataset_rows(Path("tatsu-lab/alpaca")))
