@@ -68,8 +68,8 @@ class SentencePieceTokenizer:
             raise InputError(
                 f"{path}: reading it needs the package sentencepiece: pip install sentencepiece"
             ) from error
-        model = path.read_bytes()
         with broken_as_input_error(f"{path}: is not a SentencePiece model"):
+            model = path.read_bytes()
             self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
         self._size = self._pieces.get_piece_size()
         if not self._size:

@@ -105,6 +105,18 @@ def test_pieces_of_the_stream_join_to_the_whole(model: bytes, tmp_path: Path) ->
         assert "".join([*(grown.add([id]) for id in ids), grown.end()]) == ours.decode(ids)
 
 
+def test_what_streams_after_a_prompt_joins_to_the_whole(model: bytes, tmp_path: Path) -> None:
+    ours = load_tokenizer(directory(tmp_path, model, RINNA))
+    draw = random.Random(1)
+    for _ in range(6):
+        ids = ours.encode(draw_text(draw, ("</s>", "[SEP]", "<NL>"))).ids
+        cuts = [cut for cut in range(1, len(ids)) if not ours.decode(ids[:cut]).endswith("\ufffd")]
+        for cut in cuts[::3]:
+            grown = Detokenizer(ours, ids[:cut])
+            text = "".join([*(grown.add([id]) for id in ids[cut:]), grown.end()])
+            assert text == ours.decode(ids)[len(ours.decode(ids[:cut])) :]
+
+
 def test_each_token_spells_its_bytes(model: bytes, tmp_path: Path) -> None:
     ours = load_tokenizer(directory(tmp_path, model))
     spelled = token_bytes(ours)
