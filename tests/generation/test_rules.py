@@ -146,7 +146,7 @@ def compare(random: np.random.Generator, names_of: Sequence[Sequence[str]]) -> N
         wanted = expected(own[row], texts[row], logits[row], eos)
         # Equal to the bit, but that XLA divides by a penalty as it multiplies by its inverse,
         # and adds up the biases of words that end alike in another order; a float32 to the power
-        # of 60 is 2e-6 off, and a factor near 0 leaves little of a logit.
+        # of 60 is 2e-6 off, and a factor below 1 leaves little of a logit.
         sums = {"sequence_bias", "exponential_decay_length_penalty"} & own[row].keys()
         slack = dict(
             rtol=4e-6

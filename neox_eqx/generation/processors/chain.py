@@ -5,6 +5,7 @@ use it have a value at which it does nothing. `among` are the rows of other batc
 processors there are, and of what sizes, is as these need it too, so that all compile as one.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -152,9 +153,11 @@ def _min_length(rows: Rows, eos: Sequence[int]) -> MinLength:
 
 def _decay(rows: Rows, eos: Sequence[int]) -> ExponentialDecayLengthPenalty:
     starts, factors = zip(*(row.exponential_decay_length_penalty for row in rows), strict=True)
+    # Of a factor of 0 as good as none is left after one token, and 0 tokens leave all.
+    logs = [math.log(factor) if factor else -100.0 for factor in factors]
     return ExponentialDecayLengthPenalty(
         jnp.asarray([min(start, _INT_MAX) for start in starts], jnp.int32),
-        jnp.asarray(factors, jnp.float32),
+        jnp.asarray(logs, jnp.float32),
         jnp.asarray(eos, jnp.int32),
     )
 

@@ -83,13 +83,13 @@ class ExponentialDecayLengthPenalty(eqx.Module):
     """
 
     start: Int[Array, " R"]
-    factor: Float[Array, " R"]
-    """At 1 nothing is added."""
+    log_factor: Float[Array, " R"]
+    """Near 0 it says in float32 what a factor near 1 could not; at 0 nothing is added."""
     eos: Int[Array, " E"]
 
     def __call__(self, logits: Float[Array, "R V"], history: History) -> Float[Array, "R V"]:
         late = jnp.maximum(history.count - self.start, 0).astype(jnp.float32)
-        growth = jnp.minimum(self.factor**late - 1, LARGEST)[:, None]
+        growth = jnp.minimum(jnp.expm1(late * self.log_factor), LARGEST)[:, None]
         own = logits[:, self.eos]
         raised = jnp.minimum(own + jnp.abs(own) * growth, LARGEST)
         return logits.at[:, self.eos].set(jnp.where(jnp.isfinite(own), raised, own))
