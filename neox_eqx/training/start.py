@@ -39,7 +39,8 @@ class Start:
         if options.adapter is None:
             source, adapter = options.origin.find(options.model or ""), None
         else:
-            both = find(options.adapter, base=options.model, tokenizer=options.origin.tokenizer)
+            base, words = options.model or options.origin.base, options.origin.tokenizer
+            both = find(options.adapter, base=base, tokenizer=words)
             if both.adapter is None:
                 raise InputError(f"{options.adapter}: is no LoRA adapter to go on from")
             source, adapter = dataclasses.replace(both, adapter=None), read_adapter(both.adapter)
