@@ -129,7 +129,7 @@ class TrainingOptions:
             return
         if dataclasses.replace(own, lora_dropout=None) != Tuning():
             raise InputError("what is trained comes from the adapter; leave out lora_rank and such")
-        if self.origin.revision is not None or self.origin.base is not None:
-            raise InputError(
-                "with --adapter, name its base as --model, and revisions as ID@REVISION"
-            )
+        if self.origin.revision is not None:
+            raise InputError("with adapter, revision could be of either; name it as ID@REVISION")
+        if self.model is not None and self.origin.base is not None:
+            raise InputError("with adapter, model and base are the same; give one")

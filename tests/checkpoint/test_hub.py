@@ -132,6 +132,13 @@ def resolve_each(
             except InputError as error:
                 print("refused:", error)
     """
+    return outputs(code, sources, endpoint, cache, **environment)
+
+
+def outputs(
+    code: str, arguments: Sequence[str], endpoint: str, cache: Path, **environment: str
+) -> list[str]:
+    """What a program prints that knows only this endpoint."""
     settings = {
         "HF_ENDPOINT": endpoint,
         "HF_HOME": str(cache),
@@ -141,7 +148,7 @@ def resolve_each(
         "PYTHONPATH": str(Path(__file__).parents[2]),
     }
     process = subprocess.run(
-        [sys.executable, "-c", code, *sources],
+        [sys.executable, "-c", code, *arguments],
         env={**os.environ, **settings, **environment},
         capture_output=True,
         text=True,
@@ -229,6 +236,29 @@ def test_a_revision_is_read_and_found_again_without_network(hub: Hub, tmp_path: 
     for file in hub.files():
         assert (Path(step) / file).read_text() == f"{file} of step 3000"
     assert resolve_each(names, NOBODY, cache) == [step, newest, by_hash]
+
+
+def test_an_adapter_is_downloaded_with_its_own_weights(hub: Hub, tmp_path: Path) -> None:
+    for name in ("adapter_config.json", "adapter_model.safetensors", "tokenizer.json"):
+        (hub.directory / name).write_text(f"this is {name}")
+    for name in ("config.json", "generation_config.json"):
+        (hub.directory / name).unlink(missing_ok=True)
+    directory = resolve(MODEL, endpoint(hub), tmp_path / "cache")
+    wanted = ["adapter_config.json", "adapter_model.safetensors", "tokenizer.json"]
+    assert sorted(os.listdir(directory)) == sorted(hub.downloaded) == wanted
+    assert resolve(MODEL, NOBODY, tmp_path / "cache") == directory
+
+
+def test_a_conversion_certifies_the_commit(hub: Hub, tmp_path: Path) -> None:
+    hub.revisions["step3000"] = COMMIT
+    code = """if True:
+        import sys
+        from neox_eqx.convert.convert import convert
+        how = dict(to="native", verify=False, revision="step3000")
+        print(convert(sys.argv[1], sys.argv[2], **how)["source"]["commit"])
+    """
+    arguments = [MODEL, str(tmp_path / "native")]
+    assert outputs(code, arguments, endpoint(hub), tmp_path / "cache") == [COMMIT]
 
 
 def test_a_push_between_two_requests_mixes_nothing(hub: Hub, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import torch
 from transformers import GPTNeoXForCausalLM
 
 from neox_eqx.checkpoint.load import load, load_found
+from neox_eqx.checkpoint.origin import TextOriginOptions
 from neox_eqx.errors import InputError
 from neox_eqx.model.adapt import adapted
 from neox_eqx.model.dropout import Dropout, drop
@@ -214,6 +215,8 @@ def test_adapters_that_a_run_cannot_go_on_from_are_told(files: Path, tmp_path: P
         (dict(), "give --model, or --adapter"),
         (dict(adapter="a", tuning=Tuning(lora_rank=4)), "leave out lora_rank and such"),
         (dict(model="a", tuning=Tuning(lora_dropout=0.1)), "lora_dropout is of use with lora_rank"),
+        (dict(adapter="a", origin=TextOriginOptions("main")), "name it as ID@REVISION"),
+        (dict(adapter="a", model="b", origin=TextOriginOptions(base="c")), "the same; give one"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(

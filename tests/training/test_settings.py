@@ -55,6 +55,12 @@ def test_settings_are_kept_once_a_run_has_begun(tmp_path: Path) -> None:
         keep_settings(tmp_path, {"steps": 7, "targets": ("b",)}, goes_on=True)
 
 
+def test_the_commit_is_told_and_asked_of_none(tmp_path: Path) -> None:
+    keep_settings(tmp_path, {"steps": 5, "commit": "a" * 40}, goes_on=False)
+    keep_settings(tmp_path, {"steps": 5, "commit": "b" * 40}, goes_on=True)
+    assert "b" * 40 in (tmp_path / "run.json").read_text()
+
+
 def test_what_another_host_has_made_is_waited_for(tmp_path: Path) -> None:
     path = tmp_path / "run" / ".lock"
 
