@@ -45,9 +45,14 @@ def directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return places
 
 
+# One function for all tests: the model of one device is compiled once for all its meshes.
+@jax.jit
+def forward(model: GPTNeoX, ids: jax.Array, valid: jax.Array) -> jax.Array:
+    return model.logits(model(ids, valid)[0])
+
+
 def logits(model: GPTNeoX) -> np.ndarray:
     ids, valid = pad_prompts(random_prompts(96, [5, 16, 1, 9]), 96)
-    forward = jax.jit(lambda model, ids, valid: model.logits(model(ids, valid)[0]))
     return np.where(np.asarray(valid)[..., None], forward(model, ids, valid), 0)
 
 
