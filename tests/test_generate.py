@@ -226,7 +226,7 @@ def mistakes(model: Path, place: Path) -> dict[str, tuple[list[str | Path], str]
             with_files("length", {"generation_config.json": '{"max_length": "7"}'}),
             "max_length must be a whole number of at least 1, not '7'",
         ),
-        "no tokenizer": (no_tokenizer, "tokenizer.json: not found"),
+        "no tokenizer": (no_tokenizer, "no-tokenizer: holds no tokenizer"),
         "broken tokenizer": (
             with_files("tokenizer", {"tokenizer.json": "{}"}),
             "tokenizer.json: is not a tokenizer",

@@ -142,11 +142,15 @@ def test_tokens_are_those_of_one_device_also_for_rows_that_do_not_divide(
     alone = load(directories["parallel"])
     sharded = load(directories["parallel"], mesh=mesh)
     prompts = random_prompts(96, [7, 12, 3, 9, 1, 15, 4, 6][:rows])
-    for own in (
-        dict(max_new_tokens=12),
-        dict(max_new_tokens=9, temperature=0.8, top_k=20, top_p=0.9, num_samples=2, seed=5),
-    ):
-        requests = [request(prompt, **own) for prompt in prompts]
+    sampling = dict(temperature=0.8, top_k=20, top_p=0.9, num_samples=2, seed=5)
+    sampled = [request(prompt, max_new_tokens=9, **sampling) for prompt in prompts]
+    # A greedy batch of its own on one mesh; elsewhere two such rows among the sampled ones.
+    if mesh == MESHES[2]:
+        batches = [[request(prompt, max_new_tokens=12) for prompt in prompts], sampled]
+    else:
+        twice = dict(max_new_tokens=12, num_samples=2)
+        batches = [[request(prompt, **twice) for prompt in prompts[:2]] + sampled]
+    for requests in batches:
         one, many = ours(alone, requests, eos=(3,)), ours(sharded, requests, eos=(3,))
         assert tokens(one) == tokens(many)
         np.testing.assert_allclose(
