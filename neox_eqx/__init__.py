@@ -26,6 +26,7 @@ from neox_eqx.scoring.texts import TextScore, score_texts
 from neox_eqx.sharding.distributed import initialize
 from neox_eqx.sharding.mesh import make_mesh
 from neox_eqx.text.completion import Completion, Event
+from neox_eqx.text.conversation import Conversation
 from neox_eqx.text.generator import TextGenerator
 from neox_eqx.text.words import token_bytes
 
@@ -38,6 +39,7 @@ __all__ = [
     "Chunk",
     "ChunkResult",
     "Completion",
+    "Conversation",
     "Event",
     "GPTNeoX",
     "GPTNeoXConfig",
