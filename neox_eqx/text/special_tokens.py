@@ -14,11 +14,12 @@ _OF_NEOX = {
 }
 
 
-def special_tokens(directory: Path) -> dict[str, str]:
+def special_tokens(directory: Path, *, by_default: bool = True) -> dict[str, str]:
     """What a chat template may name, as transformers gives it: a text for each name.
 
     From tokenizer_config.json and, in directories whose tokenizer_config.json lists no added
-    tokens, from the older special_tokens_map.json.
+    tokens, from the older special_tokens_map.json; `by_default`, also what transformers gives where
+    no file says.
 
     Raises:
         InputError: a file is broken.
@@ -28,7 +29,7 @@ def special_tokens(directory: Path) -> dict[str, str]:
         {} if "added_tokens_decoder" in config else _object(directory / "special_tokens_map.json")
     )
     kind = str(config.get("tokenizer_class") or "GPTNeoXTokenizer")
-    named = _OF_NEOX if kind.startswith("GPTNeoXTokenizer") else {}
+    named = _OF_NEOX if by_default and kind.startswith("GPTNeoXTokenizer") else {}
     extra = config.get("extra_special_tokens")
     for fields in (config, older, extra if isinstance(extra, dict) else {}):
         named = named | {name: value for name, value in fields.items() if name.endswith("_token")}

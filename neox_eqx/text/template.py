@@ -4,12 +4,14 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from neox_eqx.checkpoint.origin import has_tokenizer
 from neox_eqx.config import read_json
 from neox_eqx.errors import InputError
 from neox_eqx.text.jinja_template import JinjaTemplate
 from neox_eqx.text.named_template import NamedTemplate
 from neox_eqx.text.special_tokens import special_tokens
 from neox_eqx.text.template_names import NAMED_TEMPLATES
+from neox_eqx.text.tokenizer import load_tokenizer
 
 ChatTemplate = JinjaTemplate | NamedTemplate
 """How a conversation is written for a model.
@@ -37,9 +39,26 @@ def load_template(directory: Path, name: str | None) -> ChatTemplate:
         )
     for template in NAMED_TEMPLATES:
         if template.name == name:
-            eos = special_tokens(directory).get("eos_token", "")
-            return dataclasses.replace(template, eos=eos)
+            return dataclasses.replace(template, eos=_eos(directory))
     raise InputError(f"there is no template {name!r:.80}; there are {', '.join(known)}")
+
+
+def _eos(directory: Path) -> str:
+    """The text of the EOS token: as the files name it, else of config.json's id.
+
+    What transformers gives where no file names one may be no token of this vocabulary.
+    """
+    named = special_tokens(directory, by_default=False).get("eos_token")
+    config = directory / "config.json"
+    if named is not None:
+        return named
+    if config.exists() and has_tokenizer(directory):
+        eos = read_json(config).get("eos_token_id")
+        vocabulary = load_tokenizer(directory).get_vocab(with_added_tokens=True)
+        for token, id in vocabulary.items():
+            if id == eos:
+                return token
+    return special_tokens(directory).get("eos_token", "")
 
 
 def _own_templates(directory: Path) -> dict[str, tuple[str, str]]:

@@ -9,6 +9,7 @@ from neox_eqx import InputError
 from neox_eqx.text.messages import check_messages
 from neox_eqx.text.template import load_template
 from neox_eqx.text.template_names import NAMED_TEMPLATES
+from tests.text.checkpoints import EOS, byte_level
 
 INTRO = (
     "Below is an instruction that describes a task. "
@@ -109,6 +110,14 @@ def test_the_answer_and_what_ends_it_are_learnt(directory: Path, name: str) -> N
     answer, between = rest.split("¦")
     pieces = load_template(directory, name).render_learnt(TALK)
     assert pieces == [(prompt, False), (answer, True), (between, False)]
+
+
+def test_an_answer_ends_with_the_eos_token_that_the_tokenizer_has(tmp_path: Path) -> None:
+    tokenizer = byte_level()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    config = {"model_type": "gpt_neox", "eos_token_id": tokenizer.token_to_id(EOS)}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert load_template(tmp_path, "alpaca").render_learnt(TALK)[1] == (f"A{EOS}", True)
 
 
 def test_every_name_is_documented() -> None:
