@@ -1,13 +1,11 @@
 """A directory with PEFT's LoRA adapter is a model: the one that PEFT merges."""
 
 import json
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -19,6 +17,7 @@ from neox_eqx.checkpoint.load import load, opened
 from neox_eqx.checkpoint.names import parameters
 from neox_eqx.checkpoint.origin import find
 from neox_eqx.errors import InputError
+from tests.checkpoint.adapters import save_adapter
 from tests.hf_models import hf_model
 
 QKV = "gpt_neox.layers.0.attention.query_key_value"
@@ -46,20 +45,6 @@ ADAPTERS: dict[str, dict[str, Any]] = {
     "a norm": dict(target_modules=["dense"], modules_to_save=["final_layer_norm"]),
     "fan in": dict(target_modules=["dense"], fan_in_fan_out=True),
 }
-
-
-def save_adapter(base: Path, directory: Path, **config: Any) -> dict[str, torch.Tensor]:
-    """An adapter with random numbers in all that it trains, and the weights that PEFT merges."""
-    with warnings.catch_warnings(action="ignore"):
-        model = GPTNeoXForCausalLM.from_pretrained(base, dtype=torch.float32)
-        adapted = peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", **config))
-        torch.manual_seed(1)
-        for parameter in adapted.parameters():
-            if parameter.requires_grad:
-                torch.nn.init.normal_(parameter, 0, 0.3)
-        adapted.save_pretrained(directory)
-        model = GPTNeoXForCausalLM.from_pretrained(base, dtype=torch.float32)
-        return peft.PeftModel.from_pretrained(model, directory).merge_and_unload().state_dict()
 
 
 def tensors(directory: Path) -> dict[str, np.ndarray]:
