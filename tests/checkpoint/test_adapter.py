@@ -14,8 +14,10 @@ from transformers import GPTNeoXForCausalLM
 from neox_eqx.checkpoint.fingerprint import fingerprint
 from neox_eqx.checkpoint.fit import fitting
 from neox_eqx.checkpoint.load import load, opened
+from neox_eqx.checkpoint.merged import MergedEntry
 from neox_eqx.checkpoint.names import parameters
 from neox_eqx.checkpoint.origin import find
+from neox_eqx.checkpoint.torch_file import MemoryEntry
 from neox_eqx.errors import InputError
 from tests.checkpoint.adapters import save_adapter
 from tests.hf_models import hf_model
@@ -61,7 +63,7 @@ def test_it_loads_as_peft_merges_it(kind: str, saved: Path, tmp_path: Path) -> N
     assert found.keys() == expected.keys() == plain.keys()
     assert any(not np.array_equal(found[name], plain[name]) for name in found)
     for name, tensor in found.items():
-        # Measured 1.2e-7 at most: PEFT's products are torch's, which may add in another order.
+        # Measured 0; elsewhere torch may add up the products in another order.
         np.testing.assert_allclose(tensor, expected[name].numpy(), atol=5e-7, rtol=0)
 
 
@@ -115,21 +117,26 @@ def test_what_is_rounded_is_the_sum(stored: str, saved: Path, tmp_path: Path) ->
     )
 
 
-def test_any_part_of_a_merged_tensor_has_the_same_bits(saved: Path, tmp_path: Path) -> None:
-    save_adapter(saved, tmp_path, target_modules="all-linear", r=7)
-    directory, config, entries = opened(find(tmp_path))
-    entry = fitting(directory, config, entries)["gpt_neox.layers.0.mlp.dense_4h_to_h.weight"]
+def test_any_part_of_a_merged_tensor_has_the_same_bits(tmp_path: Path) -> None:
+    """Products of other sizes may add up in another order, and a row alone does."""
+    random = np.random.default_rng(0)
+    shapes = (600, 1000), (600, 64), (64, 1000)
+    weight, left, right = (random.normal(size=shape).astype(np.float32) for shape in shapes)
+    entry = MergedEntry(MemoryEntry(tmp_path, "weight", weight), left, right, 0.7)
     whole = entry.read((slice(None), slice(None)))
-    for rows, columns in [
-        ((0, 1), (0, 192)),
-        ((5, 48), (3, 100)),
-        ((7, 7), (0, 1)),
-        ((40, 90), (0, 9)),
-    ]:
-        part = entry.read((slice(*rows), slice(*columns)))
-        assert np.array_equal(part, whole[slice(*rows), slice(*columns)])
+    np.testing.assert_allclose(whole, weight + 0.7 * (left @ right), atol=1e-4)
+    for first, last in [(0, 1), (5, 48), (7, 7), (255, 257), (300, 301), (511, 900)]:
+        rows, columns = slice(first, last), slice(3, 950)
+        assert np.array_equal(entry.read((rows, columns)), whole[rows, columns])
+
+
+def test_a_mesh_gets_its_parts(saved: Path, tmp_path: Path) -> None:
+    save_adapter(saved, tmp_path, target_modules="all-linear", r=7)
+    expected = tensors(tmp_path)
     sharded = load(tmp_path, dtype="float32", stacked=True, mesh="data=1,model=4")
-    assert np.array_equal(sharded.layers.mlp.dense_4h_to_h.weight[0], whole)
+    for name in ("dense_4h_to_h", "dense_h_to_4h"):
+        ours = getattr(sharded.layers.mlp, name).weight[1]
+        assert np.array_equal(ours, expected[f"gpt_neox.layers.1.mlp.{name}.weight"])
 
 
 def test_fingerprints_and_int8_are_of_the_sum(saved: Path, tmp_path: Path) -> None:
