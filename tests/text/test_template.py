@@ -65,7 +65,35 @@ MARKED = """
 {%- if add_generation_prompt %}A:{% endif %}
 """
 ASKED = [{"role": "user", "content": "Hello"}]
-TEMPLATES = {"chatml": CHATML, "llama": LLAMA, "zephyr": ZEPHYR, "marked": MARKED}
+IDIOMS = """
+{%- macro said(message, end='.') -%}
+    {{ '%s=%r' % (message.role, message['content'].split('\\n')[-1].lstrip()) ~ end }}
+{%- endmacro %}
+{%- set users = messages | selectattr('role', 'equalto', 'user') | list %}
+{%- set tools = tools if tools is defined and tools is not none else [] %}
+{{ users | length }}/{{ messages | map(attribute='role') | join(', ') }}/{{ tools | length }}
+{%- for message in messages[::-1] recursive %}
+    {%- if loop.index > 4 %}{% break %}{% endif %}
+    {{- said(message, end='!' * loop.index) ~ (loop.previtem.role if loop.previtem else '-') }}
+    {%- for key, value in message.items() if key != 'role' %}
+{{ loop.length }}{{ key | title }}: {{ value | trim | replace('H', 'h') | indent(2) }}
+    {%- else %}none{% endfor %}
+    {{- loop.last ~ (loop.nextitem is defined) ~ (not loop.first) }}
+{%- endfor %}
+{%- set block %}{{ dict(a=1, b=[2.5]) | tojson(indent=2) }}{{ strftime_now('%Y') }}{% endset %}
+{{ block | upper }}{{ '{:>6}|{}'.format(7 ** 2 + 3 * 4 % 5, 'x' * 3) }}{{ nothing }}{{ none }}
+{{ [1, 2, 3] | sum }}{{ 'a-b' | batch(2) | list }}{{ range(3) | list }}
+{{ (1, 'b') }}{{ 1 in [1] }}
+{%- filter upper %} end{% endfilter %}
+{%- if add_generation_prompt %}{{ '\\n' ~ sep_token }}{% endif %}
+"""
+TEMPLATES = {
+    "chatml": CHATML,
+    "llama": LLAMA,
+    "zephyr": ZEPHYR,
+    "marked": MARKED,
+    "idioms": IDIOMS,
+}
 SEP = {"__type": "AddedToken", "content": "|"}
 WORDS = [
     "Hello",
