@@ -1,5 +1,7 @@
 """What `--model_args` may say: the arguments of our model, and those of the harness's own."""
 
+import os
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -61,6 +63,7 @@ def model_arguments(given: Mapping[str, Any], also: Iterable[str] = ()) -> dict[
         value = arguments.pop(name, None)
         if value is not None and value not in neutral:
             raise InputError(f"model_args: {name}={value!s:.80} is not supported; leave it out")
+    _drop_idle_revision(arguments)
     adapter = arguments.pop("peft", None)
     if adapter is not None:
         arguments = _of_adapter(adapter, arguments)
@@ -72,6 +75,17 @@ def model_arguments(given: Mapping[str, Any], also: Iterable[str] = ()) -> dict[
         if arguments.get(name) is not None:
             arguments[name] = str(arguments[name])  # a revision may be a number
     return arguments
+
+
+def _drop_idle_revision(arguments: dict[str, Any]) -> None:
+    """The harness's own model takes no notice of the revision of a directory."""
+    directory, revision = str(arguments.get("pretrained")), arguments.get("revision")
+    if revision is not None and os.path.isdir(directory):
+        warnings.warn(
+            f"model_args: revision {revision!s:.80} is of no use, as {directory} is a directory",
+            stacklevel=3,
+        )
+        del arguments["revision"]
 
 
 def _of_adapter(adapter: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -66,6 +66,14 @@ def test_what_would_change_results_is_refused(given: dict[str, Any], message: st
         model_arguments({"pretrained": "./m", **given})
 
 
+def test_the_revision_of_a_directory_is_let_through_with_a_warning(tmp_path: Path) -> None:
+    from neox_eqx.harness.arguments import model_arguments
+
+    with pytest.warns(UserWarning, match="revision step100000 is of no use, as .* is a directory"):
+        taken = model_arguments({"pretrained": str(tmp_path), "revision": "step100000"})
+    assert taken == {"pretrained": str(tmp_path)}
+
+
 def test_an_adapter_is_named_beside_its_base() -> None:
     from neox_eqx.harness.arguments import model_arguments
 
