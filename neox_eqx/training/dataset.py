@@ -99,8 +99,12 @@ class TrainingData:
         digest = hashlib.sha256()
         digest.update(repr((self.rows, self.row_length, self.batch_size, self.seed)).encode())
         for document in self.documents:
-            digest.update(f"{document.number} {len(document.tokens)}".encode())
-            digest.update(document.tokens.tobytes() + document.is_learnt.tobytes())
+            given = int(document.is_learnt.argmax())  # before the first that is learnt
+            digest.update(f"{document.number} {given} {len(document.tokens)}".encode())
+            digest.update(document.tokens.tobytes())
+            # Else the number says it, as in runs that began before conversations could be learnt.
+            if not document.is_learnt[given:].all():
+                digest.update(document.is_learnt.tobytes())
         return digest.hexdigest()
 
     def _rows_at(self, step: int) -> list[int]:

@@ -95,7 +95,9 @@ def keep_settings(directory: Path, settings: Mapping[str, Any], *, goes_on: bool
 
 def _check_equal(directory: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     for name in now:
-        if name not in _MAY_CHANGE and before.get(name) != now[name]:
+        # A run from before there was a setting did without what it asks for.
+        is_same = before[name] == now[name] if name in before else not now[name]
+        if name not in _MAY_CHANGE and not is_same:
             raise InputError(
                 f"{directory}: holds a run with another {name}"
                 f"{_difference(before.get(name), now[name])}; give what it began with, "

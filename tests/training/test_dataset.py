@@ -122,6 +122,23 @@ def test_the_fingerprint_is_of_all_that_the_batches_hang_on() -> None:
     assert len({fingerprint(), *others}) == 8
 
 
+def test_a_fingerprint_of_prompts_and_completions_is_what_it_was() -> None:
+    """Runs that began before there were conversations go on; the figures are those of then."""
+    data = TrainingData.of(
+        [document(1, np.arange(5), given=2), document(2, np.arange(3))], batch_size=2, max_length=8
+    )
+    assert data.fingerprint.startswith("e48ba83abb993ae0db60666913e61ede")
+
+
+def test_a_fingerprint_tells_apart_what_is_learnt_in_several_places() -> None:
+    def fingerprint(*learnt: bool) -> str:
+        own = Document(1, np.arange(5, dtype=np.int32), np.array(learnt))
+        return TrainingData.of([own], batch_size=1, max_length=8).fingerprint
+
+    turns = [(0, 1, 1, 1, 1), (0, 1, 0, 1, 1), (0, 1, 0, 0, 1), (0, 1, 1, 1, 0)]
+    assert len({fingerprint(*map(bool, learnt)) for learnt in turns}) == 4
+
+
 def test_data_of_which_nothing_is_left_is_refused() -> None:
     with pytest.raises(InputError, match="all 2 examples are too long for max_length 8"):
         TrainingData.of(documents([9, 12]), batch_size=2, max_length=8)

@@ -72,3 +72,10 @@ def test_what_another_host_has_made_is_waited_for(tmp_path: Path) -> None:
     later.start()
     assert _is_seen(path)
     later.join()
+
+
+def test_a_run_from_before_there_was_a_setting_goes_on_without_it(tmp_path: Path) -> None:
+    keep_settings(tmp_path, {"steps": 5}, goes_on=False)
+    with pytest.raises(InputError, match=r"with another use_rslora \(null, not true\)"):
+        keep_settings(tmp_path, {"steps": 5, "use_rslora": True}, goes_on=True)
+    keep_settings(tmp_path, {"steps": 5, "use_rslora": False, "dropout": None}, goes_on=True)
