@@ -1,14 +1,14 @@
 """adapter_config.json: what PEFT says of an adapter."""
 
 import dataclasses
-import math
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from neox_eqx.checkpoint.files import ADAPTER_CONFIG
-from neox_eqx.checkpoint.lora_targets import Targets
+from neox_eqx.checkpoint.lora_targets import Targets, compiled
 from neox_eqx.config import read_json
 from neox_eqx.errors import InputError
 from neox_eqx.model.lora import lora_scale
@@ -68,7 +68,7 @@ def read_lora_settings(directory: Path) -> LoraSettings:
     _check_kind(directory, config)
     try:
         return LoraSettings(
-            base=_value(config, "base_model_name_or_path", str, None),
+            base=_base(config),
             revision=_value(config, "revision", str, None),
             r=_rank("r", config.get("r", 8)),
             lora_alpha=_number("lora_alpha", config.get("lora_alpha", 8)),
@@ -109,20 +109,28 @@ def _check_kind(directory: Path, config: dict[str, Any]) -> None:
 def _of_module(pattern: Mapping[str, Any], module: str, default: Any) -> Any:
     """A pattern is a regular expression of the end of a module's name."""
     for key, value in pattern.items():
-        if re.match(rf"(.*\.)?({key})$", module):
+        if _end_of_name(key).match(module):
             return value
     return default
+
+
+def _end_of_name(key: str) -> re.Pattern[str]:
+    return compiled(rf"(.*\.)?({key})$")
 
 
 def _pattern(config: dict[str, Any], name: str, check: Any) -> dict[str, Any]:
     values = _value(config, name, dict, {})
     for key, value in values.items():
         check(f"{name} of {key!r:.80}", value)
-        try:
-            re.compile(key)
-        except re.error as error:
-            raise InputError(f"{name}: {key!r:.80} is no regular expression: {error}") from error
+        _end_of_name(key)
     return values
+
+
+def _base(config: dict[str, Any]) -> str | None:
+    name = _value(config, "base_model_name_or_path", str, None)
+    if name and not name.isprintable():  # it would break a message's one line
+        raise InputError(f"base_model_name_or_path {name!r:.80} cannot be a model's name")
+    return name
 
 
 def _value(config: dict[str, Any], name: str, kind: type, default: Any) -> Any:
@@ -141,6 +149,6 @@ def _rank(name: str, value: Any) -> int:
 
 
 def _number(name: str, value: Any) -> float:
-    if type(value) not in (int, float) or not math.isfinite(value):
+    if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
         raise InputError(f"{name} must be a number, not {value!r:.80}")
     return value

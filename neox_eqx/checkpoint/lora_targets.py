@@ -48,7 +48,7 @@ class Targets:
         exclude = _names(config, "exclude_modules")
         for text in (modules, exclude, *pattern):
             if isinstance(text, str):
-                _check_pattern(text)
+                compiled(text)
         return cls(modules, exclude, tuple(layers), pattern)
 
     def among(self, names: Iterable[str]) -> list[str]:
@@ -73,13 +73,18 @@ def _is_named(said: str | tuple[str, ...], name: str) -> bool:
         return any(name == one or name.endswith(f".{one}") for one in said)
     if said.lower() == _ALL_LINEAR:
         return name.split(".")[-1] not in _NOT_LINEAR
-    return re.fullmatch(said, name) is not None
+    return compiled(said).fullmatch(name) is not None
 
 
-def _check_pattern(pattern: str) -> None:
+def compiled(pattern: str) -> re.Pattern[str]:
+    """A regular expression.
+
+    Raises:
+        InputError: it is none, or so large or deep that Python refuses it.
+    """
     try:
-        re.compile(pattern)
-    except re.error as error:
+        return re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
         raise InputError(f"{pattern!r:.80} is no regular expression: {error}") from error
 
 

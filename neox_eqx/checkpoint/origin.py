@@ -2,6 +2,7 @@
 
 import dataclasses
 import fnmatch
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -135,7 +136,7 @@ def _named_base(adapter: Path, settings: LoraSettings, wanted: Wanted) -> Place:
     """What the adapter's config names: a directory from here or from the adapter, or a Hub id."""
     name = settings.base or ""
     for directory in (Path(name), adapter / name):
-        if directory.is_dir():
+        if os.path.isdir(directory):  # where Path.is_dir raises, as at a name that is too long
             return resolve(directory)
     return resolve(name, settings.revision, wanted=wanted)
 

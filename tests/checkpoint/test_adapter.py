@@ -227,6 +227,12 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "pattern": (lambda d: edited(d, rank_pattern={"(": 4}), "is no regular expression"),
     "targets": (lambda d: edited(d, target_modules=3), "target_modules must be a text or a list"),
     "no regular expression": (lambda d: edited(d, target_modules="*"), "is no regular expression"),
+    "flags within": (lambda d: edited(d, rank_pattern={"(?i)a": 4}), "global flags not at the st"),
+    "repetition": (lambda d: edited(d, target_modules=f"a{{{2**80}}}"), "number is too large"),
+    "depth": (lambda d: edited(d, target_modules="(" * 5000 + ")" * 5000), "is no regular expr"),
+    "huge alpha": (lambda d: edited(d, lora_alpha=10**400), "lora_alpha must be a number, not 10"),
+    "long base": (lambda d: edited(d, base_model_name_or_path="a" * 5000), "File name too long"),
+    "lines": (lambda d: edited(d, base_model_name_or_path="a\nb"), r"'a\\nb' cannot be a model"),
     "not named": (lambda d: edited(d, target_modules=["dense"]), "lacks lora_A and lora_B of"),
     "too many": (
         lambda d: edited(d, layers_to_transform=[1]),
