@@ -4,14 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from neox_eqx.config import read_json
-
-# transformers' GPTNeoXTokenizer has these where the files say nothing.
-_OF_NEOX = {
-    "bos_token": "<|endoftext|>",
-    "eos_token": "<|endoftext|>",
-    "unk_token": "<|endoftext|>",
-    "pad_token": "<|padding|>",
-}
+from neox_eqx.text.tokenizer_class import NEOX, SPECIAL_TOKENS
 
 
 def special_tokens(directory: Path, *, by_default: bool = True) -> dict[str, str]:
@@ -28,8 +21,8 @@ def special_tokens(directory: Path, *, by_default: bool = True) -> dict[str, str
     older = (
         {} if "added_tokens_decoder" in config else _object(directory / "special_tokens_map.json")
     )
-    kind = str(config.get("tokenizer_class") or "GPTNeoXTokenizer")
-    named = _OF_NEOX if by_default and kind.startswith("GPTNeoXTokenizer") else {}
+    name = str(config.get("tokenizer_class") or NEOX).removesuffix("Fast")
+    named = SPECIAL_TOKENS.get(name, {}) if by_default else {}
     extra = config.get("extra_special_tokens")
     for fields in (config, older, extra if isinstance(extra, dict) else {}):
         named = named | {name: value for name, value in fields.items() if name.endswith("_token")}

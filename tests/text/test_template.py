@@ -216,7 +216,9 @@ def test_a_template_of_another_form_is_named(directory: Path, value: Any) -> Non
 
 
 @pytest.mark.parametrize("older", [{}, {"bos_token": {"content": "<s>"}, "eos_token": "</s>"}])
-@pytest.mark.parametrize("kind", ["GPTNeoXTokenizer", "PreTrainedTokenizerFast", None])
+@pytest.mark.parametrize(
+    "kind", ["GPTNeoXTokenizer", "GPT2Tokenizer", "PreTrainedTokenizerFast", None]
+)
 def test_special_tokens_are_those_of_transformers(
     directory: Path, kind: str | None, older: dict[str, Any]
 ) -> None:
