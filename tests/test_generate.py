@@ -204,6 +204,10 @@ def mistakes(model: Path, place: Path) -> dict[str, tuple[list[str | Path], str]
         "quantize": ([*to_file, "--quantize", "int4"], "invalid choice 'int4'"),
         "no prompt": (["--model", model], "no prompt; give --prompt TEXT or --prompt-file FILE"),
         "no model": (["--model", place / "absent", *ask[2:]], "absent: no such directory"),
+        "no checkpoint": (
+            ["--model", place, *ask[2:]],
+            "config.json: cannot be read: No such file",
+        ),
         "empty model": (["--model", "", *ask[2:]], "the model's name is empty"),
         "long model": (["--model", "x" * 5000, *ask[2:]], "xxx: cannot be a directory: File name"),
         "prompt twice": (

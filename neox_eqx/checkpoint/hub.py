@@ -71,9 +71,11 @@ def resolve(source: str | Path, revision: str | None = None, *, wanted: Wanted =
         raise InputError(f"{source}: is a file; give the directory that holds the checkpoint")
     if not source:
         raise InputError("the model's name is empty; give a checkpoint's directory or a Hub id")
+    model_id, at, own = str(source).partition("@")
+    if at and Path(os.path.expanduser(model_id)).is_dir():
+        raise InputError(f"{model_id}: is a directory, and has no revision {own!r:.80}")
     if isinstance(source, Path) or source.startswith((".", "/", "~")):
         raise InputError(f"{source}: no such directory; give a checkpoint's directory or a Hub id")
-    model_id, at, own = source.partition("@")
     if at and revision is not None:
         raise InputError(f"{source}: names a revision, and {revision!r:.80} is another; give one")
     if at and not own:

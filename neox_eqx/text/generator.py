@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from neox_eqx.checkpoint.load import load_found
 from neox_eqx.checkpoint.origin import find
+from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
 from neox_eqx.generation.options import GenerationOptions
 from neox_eqx.generation.run import Request, room
@@ -93,6 +94,7 @@ class TextGenerator:
         with agreed():
             origin = find(source, revision=revision, base=base, tokenizer=tokenizer)
             directory = origin.directory
+            GPTNeoXConfig.from_file(directory / "config.json")  # Else it is not a model at all.
             words = load_tokenizer(origin.tokenizer)
             defaults = read_generation_config(directory)
             if template is not None:

@@ -35,6 +35,8 @@ def dataset_rows(source: Path) -> Iterator[Row]:
         InputError: there is no such dataset or split, or it cannot be read.
     """
     name, config, split = _parts(source)
+    if os.path.isdir(name):
+        name = os.path.abspath(name)  # The library takes no "." for a directory.
     try:
         import datasets
     except ImportError as error:
@@ -47,7 +49,10 @@ def dataset_rows(source: Path) -> Iterator[Row]:
     except InputError:
         raise
     except Exception as error:  # of the library, of pyarrow, of the network, or of Python
-        reason = " ".join(str(error).split()).rstrip(".")
+        # This one wraps what is wrong with a file and does not say it.
+        wraps = isinstance(error, datasets.exceptions.DatasetGenerationError)
+        said = error.__cause__ if wraps else error
+        reason = " ".join(str(said).split()).rstrip(".")
         raise InputError(f"{source}: is no dataset that can be loaded: {reason:.300}") from error
     for number, fields in enumerate(dataset):
         yield Row("row", number, fields)

@@ -251,6 +251,8 @@ def test_path_that_is_no_directory(checkpoint: Path, tmp_path: Path) -> None:
     assert "no such directory" in refusal(tmp_path / "absent")
     assert "no such directory" in refusal("./absent")
     assert "neither a directory nor a Hub id" in refusal("a/b/c")
+    of_directory = f"{checkpoint}: is a directory, and has no revision 'step3000'"
+    assert refusal(f"{checkpoint}@step3000") == of_directory
 
 
 def test_name_that_cannot_be_a_path_is_refused() -> None:

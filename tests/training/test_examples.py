@@ -111,6 +111,16 @@ def test_a_dataset_of_hugging_face_is_what_its_jsonl_is(tmp_path: Path) -> None:
     assert texts[0] == texts[1]
 
 
+def test_a_dataset_may_be_the_directory_one_is_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = read_examples(jsonl(tmp_path, QUESTIONS))
+    monkeypatch.chdir(tmp_path)
+    texts = [[(example.prompt, example.completion) for example in examples]
+             for examples in (expected, read_examples(Path()))]  # fmt: skip
+    assert texts[0] == texts[1]
+
+
 def test_lines_may_end_as_on_windows_begin_with_a_mark_and_be_blank(tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"text": "a"}\r\n\r\n{"text": "b"}')
@@ -181,6 +191,10 @@ def test_what_is_wrong_with_a_dataset_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no dataset that can be loaded: The dir") as raised:
         read_examples(tmp_path)
     assert "\n" not in str(raised.value)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "data.jsonl").write_text('{"text": ')
+    with pytest.raises(InputError, match="broken: is no dataset that can be loaded: JSON parse"):
+        read_examples(tmp_path / "broken")
     datasets.Dataset.from_list([{"text": "a"}, {"text": None}]).save_to_disk(tmp_path / "set")
     with pytest.raises(InputError, match="row 1: the text must be a text, not None"):
         read_examples(tmp_path / "set")
