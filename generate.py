@@ -80,12 +80,9 @@ def main(options: Options) -> None:
         work = zip(*requests, strict=True)
         generator = _generator(options)
         if options.stream and not options.output:
-            with agreed():
-                events = generator.stream(*work, batch_size=options.batch_size)
-            _print_live(events)
+            _print_live(generator.stream(*work, batch_size=options.batch_size))
             return
-        with agreed():
-            completions = generator.generate(*work, batch_size=options.batch_size, progress=True)
+        completions = generator.generate(*work, batch_size=options.batch_size, progress=True)
         for completion in completions:
             if file is not None:
                 line = json.dumps(dataclasses.asdict(completion), ensure_ascii=False)

@@ -224,14 +224,15 @@ class TextGenerator:
     ) -> tuple[list[str], list[Request]]:
         asked = []
         each = zip(prompts, one_each(options, prompts), strict=True)
-        for number, (prompt, own) in enumerate(each, 1):
-            try:
-                asked.append(self.request(prompt, own))
-            except InputError as error:
-                if len(prompts) == 1:
-                    raise
-                where = f"prompt {number} of {len(prompts)}, {shown(prompt)}"
-                raise InputError(f"{where}: {error}") from error
+        with agreed():  # hosts may have other templates
+            for number, (prompt, own) in enumerate(each, 1):
+                try:
+                    asked.append(self.request(prompt, own))
+                except InputError as error:
+                    if len(prompts) == 1:
+                        raise
+                    where = f"prompt {number} of {len(prompts)}, {shown(prompt)}"
+                    raise InputError(f"{where}: {error}") from error
         texts = [text for text, _ in asked]
         check_equal("what the chat template makes of the messages", texts)
         return texts, [request for _, request in asked]

@@ -62,6 +62,7 @@ def test_the_output_file_is_written_once_with_the_samples_of_one_process(tmp_pat
         ("tokenizer.json other", "its tokenizer or generation_config.json, on "),
         ("generation_config.json other", "its tokenizer or generation_config.json, on "),
         ("tensors cut", "(process 1): "),
+        ("template absent", "(process 1): model: has no chat template; give --template NAME"),
     ],
 )
 def test_what_is_wrong_on_one_host_is_said_once_and_ends_all(
@@ -90,12 +91,16 @@ def test_what_is_wrong_on_one_host_is_said_once_and_ends_all(
         vocabulary = fields["model"]["vocab"]
         vocabulary["A"], vocabulary["B"] = vocabulary["B"], vocabulary["A"]
         path.write_text(json.dumps(fields), "utf-8")
+    elif broken == "template absent":
+        template = "{{ messages[-1].content }}"
+        (directories[0] / "model" / "chat_template.jinja").write_text(template)
     else:
         weights = there / "model" / "model.safetensors"
         data = weights.read_bytes()
         whole = data[: len(data) // 2].ljust(len(data), b"\0")
         weights.write_bytes(whole if broken == "weights other" else data[:-100])
     command = [GENERATE, "--model", "./model", "--prompt-file", "prompts.txt"]
+    command += ["--system", "Be brief."] if broken == "template absent" else []
     ended = finish(start(command, 2, directories), within=30)
     said = [CHATTER.sub("", one.err) for one in ended]
     assert said[0].startswith("generate.py: error: ") and message in said[0]
