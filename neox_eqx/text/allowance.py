@@ -13,6 +13,8 @@ _UNITS = 20_000_000
 _UNITS_A_STEP = 500
 _SECONDS = 10.0
 _LARGEST_PRODUCT = 500_000_000
+_LARGEST_NUMBER = 2_000_000
+_SIZED = (str, list, tuple, dict, range)
 
 
 class TooMuch(Exception):
@@ -54,15 +56,25 @@ def take(args: list[Any], kwargs: Mapping[str, Any]) -> list[Any]:
     return args
 
 
-def check_product(values: Iterable[Any]) -> None:
-    """Pays for the values, of which none may be so often in another that memory ends."""
-    sized = [len(value) for value in values if isinstance(value, str | list | tuple | dict)]
+def check_product(values: Iterable[Any], most: int = _LARGEST_PRODUCT) -> None:
+    """Pays for the values, of which none may be so often in another that memory ends.
+
+    A number may be how often or how wide; `most` is for the product of all sizes.
+    """
+    sized = [len(value) for value in values if isinstance(value, _SIZED)]
     numbers = [abs(value) for value in values if isinstance(value, int | float)]
     RENDER.get().pay(sum(sized))
-    if sized and math.prod(max(1, size) for size in (*sized, *numbers)) > _LARGEST_PRODUCT:
+    product = math.prod(max(1, size) for size in (*sized, *numbers))
+    if sized and (product > most or max(numbers, default=0) > _LARGEST_NUMBER):
         raise TooMuch("makes a text or a list without bound")
 
 
+def check_repeated(left: Any, right: Any) -> None:
+    """As `check_product`, of a text or a list times a number, whose size is the product."""
+    check_product((left, right), _UNITS)
+
+
 def check_format(pattern: str) -> None:
-    if re.search(r"\*|\d{6}", pattern):
+    """Refuses a width that is large, or that is itself given as *, or as {:{}}."""
+    if re.search(r"\*|\d{6}|\{[^{}]+\{", pattern):
         raise TooMuch(f"formats with a width without bound: {pattern!r:.40}")

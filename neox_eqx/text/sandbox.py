@@ -17,7 +17,14 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 from jinja2.visitor import NodeTransformer
 
-from neox_eqx.text.allowance import RENDER, TooMuch, check_format, check_product, take
+from neox_eqx.text.allowance import (
+    RENDER,
+    TooMuch,
+    check_format,
+    check_product,
+    check_repeated,
+    take,
+)
 from neox_eqx.text.template_globals import (
     TemplateDict,
     TemplateNamespace,
@@ -70,7 +77,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if operator == "%" and isinstance(left, str):
             check_format(left)
         elif operator in ("*", "**"):
-            check_product((left, right))
+            check_repeated(left, right)
         if operator == "**" and isinstance(left, int) and isinstance(right, int):
             check_product((left.bit_length(), abs(right), "a" * 10_000))
         value = super().call_binop(context, operator, left, right)

@@ -153,6 +153,10 @@ def test_a_conversation_is_written_as_transformers_writes_it(directory: Path, na
         "{{ '{:999999999}'.format(1) }}",
         "{{ 'x'.center(10 ** 9) }}",
         "{{ 'x' | center(1000000000) }}",
+        "{{ 'x' | center(50000000) }}",
+        "{{ '{:>{}}'.format(1, 10 ** 9) }}",
+        "{{ [1] * 50000000 }}",
+        "{{ range(9) | slice(10 ** 8) | list }}",
         "{% set t = namespace(x='x') %}{% for i in range(99) %}"
         "{% set t.x = t.x ~ t.x %}{% endfor %}",
         "{% set t = namespace(x=1) %}{% for i in range(99) %}"
