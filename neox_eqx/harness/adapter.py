@@ -126,6 +126,7 @@ class NeoXLM(TemplateLM):
         name = None if chat_template is True else chat_template
         with agreed():
             self._chat = Chat(self._origin.tokenizer, name)
+        check_equal("the chat template", self._chat.source)
         return self._chat.source
 
     def apply_chat_template(

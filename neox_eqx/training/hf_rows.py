@@ -46,6 +46,8 @@ def dataset_rows(source: Path) -> Iterator[Row]:
             dataset = _saved(datasets, name, split)
         else:
             dataset = _loaded(datasets, name, config, split)
+        for number, fields in enumerate(dataset):
+            yield Row("row", number, fields)
     except InputError:
         raise
     except Exception as error:  # of the library, of pyarrow, of the network, or of Python
@@ -54,8 +56,6 @@ def dataset_rows(source: Path) -> Iterator[Row]:
         said = error.__cause__ if wraps else error
         reason = " ".join(str(said).split()).rstrip(".")
         raise InputError(f"{source}: is no dataset that can be loaded: {reason:.300}") from error
-    for number, fields in enumerate(dataset):
-        yield Row("row", number, fields)
 
 
 def _parts(source: Path) -> tuple[str, str | None, str | None]:

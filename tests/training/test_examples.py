@@ -198,3 +198,8 @@ def test_what_is_wrong_with_a_dataset_is_one_line(tmp_path: Path) -> None:
     datasets.Dataset.from_list([{"text": "a"}, {"text": None}]).save_to_disk(tmp_path / "set")
     with pytest.raises(InputError, match="row 1: the text must be a text, not None"):
         read_examples(tmp_path / "set")
+    features = datasets.Features({"text": datasets.Value("string"), "image": datasets.Image()})
+    columns = {"text": ["a"], "image": [{"bytes": b"none", "path": None}]}
+    datasets.Dataset.from_dict(columns, features=features).save_to_disk(tmp_path / "images")
+    with pytest.raises(InputError, match="images: is no dataset that can be loaded: "):
+        read_examples(tmp_path / "images")
