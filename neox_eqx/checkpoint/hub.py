@@ -22,6 +22,8 @@ TOKENIZER_FILES = (
     "*.vocab",
     "chat_template*",
 )
+# Chat templates by name, as transformers saves them.
+_MORE_TEMPLATES = "additional_chat_templates/*.jinja"
 # What goes with the weights: the configs and whatever a tokenizer may be made of.
 SMALL_FILES = ("config.json", GENERATION_CONFIG, *TOKENIZER_FILES)
 
@@ -144,7 +146,8 @@ def _wanted_files(model_id: str, place: Place, stored: list[str], wanted: Wanted
     small = [
         name
         for name in stored
-        if "/" not in name and any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
+        if fnmatch.fnmatch(name, _MORE_TEMPLATES)
+        or ("/" not in name and any(fnmatch.fnmatch(name, pattern) for pattern in patterns))
     ]
     if wanted == "tokenizer":
         return small

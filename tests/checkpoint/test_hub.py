@@ -172,10 +172,15 @@ def test_download_takes_what_is_needed_and_later_does_without_network(
         (hub.directory / extra).write_text(f"this is {extra}")
     (hub.directory / "onnx").mkdir()
     (hub.directory / "onnx" / "spiece.model").write_text("not at the top")
+    template = "additional_chat_templates/tool.jinja"
+    (hub.directory / template).parent.mkdir()
+    (hub.directory / template).write_text("{{ messages }}")
     directory = resolve(MODEL, endpoint(hub), tmp_path / "cache")
     wanted = ["config.json", "model.safetensors", "spiece.model", "tokenizer.json"]
     wanted += ["generation_config.json"] if "generation_config.json" in hub.files() else []
-    assert sorted(hub.downloaded) == sorted(wanted) == sorted(os.listdir(directory))
+    wanted += [template]
+    there = [str(path.relative_to(directory)) for path in Path(directory).rglob("*.*")]
+    assert sorted(hub.downloaded) == sorted(wanted) == sorted(there)
     for file in wanted:
         assert (Path(directory) / file).read_bytes() == (hub.directory / file).read_bytes()
     assert resolve(MODEL, NOBODY, tmp_path / "cache") == directory
