@@ -73,8 +73,7 @@ def read_generation_config(directory: Path) -> dict[str, Any]:
     if file.exists():
         fields = read_json(file)
     else:
-        file = directory / "config.json"
-        fields = _settings(read_json(file)) if file.exists() else {}
+        file, fields = directory / "config.json", settings_in_config(directory)
     for name in ("bos_token_id", "eos_token_id"):
         if fields.get(name) is not None:
             _check_ids(file, name, fields[name])
@@ -85,19 +84,25 @@ def read_generation_config(directory: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def settings_file(directory: Path) -> Iterator[list[Path]]:
-    """A generation_config.json of what config.json says in its place, if that says anything.
+def settings_file(settings: Mapping[str, Any]) -> Iterator[list[Path]]:
+    """A generation_config.json of settings that were read from a config.json, if there are any.
 
-    It is there within the block: to go with a model that is written with a config.json of its own.
+    It is there within the block: to go with a model that is written with a config.json of its own,
+    which has its BOS and EOS tokens and no other settings.
     """
-    fields = {}
-    if not (directory / "generation_config.json").exists():
-        fields = _settings(read_json(directory / "config.json"))
     with tempfile.TemporaryDirectory() as place:
         file = Path(place) / "generation_config.json"
-        if fields.keys() - {"bos_token_id", "eos_token_id"}:
-            file.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+        if settings.keys() - {"bos_token_id", "eos_token_id"}:
+            file.write_text(json.dumps(dict(settings), indent=2) + "\n", encoding="utf-8")
         yield [file] if file.exists() else []
+
+
+def settings_in_config(directory: Path) -> dict[str, Any]:
+    """Those in config.json that count, which are none where there is a generation_config.json."""
+    file = directory / "config.json"
+    if (directory / "generation_config.json").exists() or not file.exists():
+        return {}
+    return _settings(read_json(file))
 
 
 def bos_token_id(defaults: Mapping[str, Any], config: GPTNeoXConfig) -> int | None:

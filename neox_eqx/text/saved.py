@@ -1,7 +1,5 @@
 """A model with all that its texts need, as a checkpoint directory."""
 
-import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +8,7 @@ from neox_eqx.checkpoint.hub import GENERATION_CONFIG
 from neox_eqx.checkpoint.save import save
 from neox_eqx.errors import InputError
 from neox_eqx.model.neox import GPTNeoX
+from neox_eqx.text.generation_config import settings_file
 
 
 def save_with_companions(
@@ -25,10 +24,6 @@ def save_with_companions(
             "a generator that is not loaded from a directory has no files of a tokenizer to save; "
             "save its model with neox_eqx.save and them as companions"
         )
-    with tempfile.TemporaryDirectory() as folder:
-        settings = Path(folder) / GENERATION_CONFIG
-        # Old checkpoints have them in config.json, of which only the architecture is kept.
-        if defaults and GENERATION_CONFIG not in {path.name for path in companions}:
-            settings.write_text(json.dumps(dict(defaults), indent=2) + "\n", encoding="utf-8")
-            companions = [*companions, settings]
-        save(model, directory, companions)
+    has_file = any(path.name == GENERATION_CONFIG for path in companions)
+    with settings_file({} if has_file else defaults) as settings:
+        save(model, directory, [*companions, *settings])

@@ -8,7 +8,7 @@ from neox_eqx.checkpoint.save import save
 from neox_eqx.checkpoint.save_adapter import save_adapter
 from neox_eqx.checkpoint.save_merged import save_merged
 from neox_eqx.model.neox import GPTNeoX
-from neox_eqx.text.generation_config import settings_file
+from neox_eqx.text.generation_config import settings_file, settings_in_config
 from neox_eqx.training.trained import Trained
 
 MODEL, ADAPTER = "hf", "adapter"
@@ -45,7 +45,7 @@ def save_result(
         if not isinstance(trained, GPTNeoX):
             return
     assert isinstance(trained, GPTNeoX)
-    with settings_file(source.directory) as settings:
+    with settings_file(settings_in_config(source.directory)) as settings:
         companions = [*companions, *settings]
         if frozen is not None:
             save_merged(trained, source, directory / MODEL, companions)

@@ -22,7 +22,7 @@ def test_settings_of_generation_in_config_json_go_with_the_result(
     hf_model(config).save_pretrained(source)
     (source / "generation_config.json").unlink()
     (source / "config.json").write_text(json.dumps({**config, **own}))
-    save_result(load(source), None, tmp_path, source=find(source), base_model="base")
+    save_result(load(source), None, tmp_path, source=find(source))
     assert (tmp_path / "hf/generation_config.json").exists() == bool(own)
     if own:
         theirs = GenerationConfig.from_pretrained(tmp_path / "hf").to_dict()
