@@ -139,9 +139,9 @@ def _first_file(model_id: str, revision: str | None, stored: list[str], wanted: 
 
 
 def _wanted_files(model_id: str, place: Place, stored: list[str], wanted: Wanted) -> list[str]:
-    first = _first_file(model_id, place.commit, stored, wanted)
+    _first_file(model_id, place.commit, stored, wanted)  # which a push may have taken away
     if wanted == "config":
-        return [first]
+        return [name for name in _FIRST_FILES[wanted] if name in stored]
     patterns = SMALL_FILES if wanted == "all" else TOKENIZER_FILES
     small = [
         name

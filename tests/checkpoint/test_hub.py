@@ -254,6 +254,19 @@ def test_an_adapter_is_downloaded_with_its_own_weights(hub: Hub, tmp_path: Path)
     assert resolve(MODEL, NOBODY, tmp_path / "cache") == directory
 
 
+def test_an_adapter_with_a_config_of_its_own_is_one_for_a_plan_too(
+    hub: Hub, tmp_path: Path
+) -> None:
+    (hub.directory / "adapter_config.json").write_text("{}")
+    code = """if True:
+        import sys
+        from neox_eqx.checkpoint.hub import resolve
+        print(resolve(sys.argv[1], wanted="config").directory)
+    """
+    (directory,) = outputs(code, [MODEL], endpoint(hub), tmp_path / "cache")
+    assert sorted(os.listdir(directory)) == ["adapter_config.json", "config.json"]
+
+
 def test_a_conversion_certifies_the_commit(hub: Hub, tmp_path: Path) -> None:
     hub.revisions["step3000"] = COMMIT
     code = """if True:
