@@ -33,11 +33,13 @@ class Counts:
 
     def told(self, use: str) -> str:
         """In words; `use` is what becomes of the tokens that count, as in "are learnt"."""
-        return (
-            f"{self.examples} examples, {self.windowed} of them in {self.windows} windows, "
-            f"{self.cut} cut and {self.dropped} dropped; "
-            f"{self.learnt_tokens} of {self.tokens} tokens {use}"
-        )
+        changed = {
+            f"{self.windowed} of them in {self.windows} windows": self.windowed,
+            f"{self.cut} cut": self.cut,
+            f"{self.dropped} dropped": self.dropped,
+        }
+        of_examples = [f"{self.examples} examples", *(said for said in changed if changed[said])]
+        return f"{', '.join(of_examples)}; {self.learnt_tokens} of {self.tokens} tokens {use}"
 
     def warning(self, longest: int) -> str | None:
         """A line where many were dropped for their length; `longest` is what the model can take."""

@@ -76,8 +76,10 @@ def test_an_example_with_a_prompt_loses_nothing_but_what_it_is_told_to() -> None
 def test_the_count_is_told_in_words() -> None:
     counts = shorten([of_length(20, 0), of_length(7, 2), of_length(30, 2)], 8)[1]
     assert counts.told("are learnt") == (
-        "3 examples, 1 of them in 3 windows, 0 cut and 1 dropped; 24 of 29 tokens are learnt"
+        "3 examples, 1 of them in 3 windows, 1 dropped; 24 of 29 tokens are learnt"
     )
+    as_they_are = shorten([of_length(5, 0), of_length(7, 2)], 8)[1]
+    assert as_they_are.told("are learnt") == "2 examples; 9 of 12 tokens are learnt"
 
 
 def test_many_dropped_examples_are_worth_a_line_with_the_length_that_keeps_most() -> None:

@@ -47,8 +47,8 @@ def undisturbed(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     (ended,) = finish(run.start(eval_data=files / "held_out.jsonl"))
     assert (ended.status, ended.err) == (0, "")
     counts, held_out, *said, result = ended.out.splitlines()
-    assert counts.startswith(f"{files / 'data.jsonl'}: 22 examples, 0 of them in 0 windows, ")
-    assert held_out.startswith(f"{files / 'held_out.jsonl'}: 3 examples, ")
+    assert counts.startswith(f"{files / 'data.jsonl'}: 22 examples; ")
+    assert held_out.startswith(f"{files / 'held_out.jsonl'}: 3 examples; ")
     assert held_out.endswith(" tokens are measured, 3 prompts answered")
     steps = range(0, STEPS + 1, EVERY)
     assert [line.split(":")[0] for line in said] == [f"step {step}" for step in steps]
