@@ -94,7 +94,7 @@ def _numbers_by_id(path: Path) -> dict[int, float]:
         line = text.count("\n", 0, text.rfind(json.dumps(key, ensure_ascii=False))) + 1
         where = f"{path}, line {line}"
         if not (key.isascii() and key.isdecimal()):
-            raise InputError(f"{where}: {key!r} is not a token id")
+            raise InputError(f"{where}: {key!r:.80} is not a token id")
         if not isinstance(value, int | float) or isinstance(value, bool):
             raise InputError(f"{where}: {value!r:.40} is not a number")
         if int(key) in numbers:

@@ -34,7 +34,7 @@ def check_number(
         bounds = f"of at least {low}"
     else:
         bounds = f"from {low} to {high}"
-    raise InputError(f"{name} must be {noun} {bounds}, not {value!r}")
+    raise InputError(f"{name} must be {noun} {bounds}, not {value!r:.80}")
 
 
 def token_ids(name: str, value: Any) -> tuple[int, ...]:
@@ -44,10 +44,10 @@ def token_ids(name: str, value: Any) -> tuple[int, ...]:
         InputError: it is none; the message has the wrong entry.
     """
     if isinstance(value, str) or not isinstance(value, Sequence):
-        raise InputError(f"{name} must be a list of token ids, not {value!r}")
+        raise InputError(f"{name} must be a list of token ids, not {value!r:.80}")
     for entry in value:
         if not _is_id(entry):
-            raise InputError(f"{name}: {entry!r} is not {_ID}")
+            raise InputError(f"{name}: {entry!r:.80} is not {_ID}")
     return tuple(value)
 
 
@@ -58,13 +58,13 @@ def words(name: str, value: Any) -> tuple[Word, ...]:
         InputError: it is none; the message has the wrong entry.
     """
     if isinstance(value, str) or not isinstance(value, Sequence):
-        raise InputError(f"{name} must be a list of texts or lists of token ids, not {value!r}")
+        raise InputError(f"{name} must be a list of texts or lists of token ids, not {value!r:.80}")
     return tuple(_word(name, entry) for entry in value)
 
 
 def _word(name: str, entry: Any) -> Word:
     if isinstance(entry, Sequence) and not entry:
-        raise InputError(f"{name}: {entry!r} is empty")
+        raise InputError(f"{name}: {entry!r:.80} is empty")
     if not isinstance(entry, str):
         return token_ids(f"an entry of {name}", entry)
     check_unicode(f"{name}:", entry)
@@ -86,7 +86,7 @@ def biases(name: str, value: Any) -> tuple[tuple[tuple[int, ...], float], ...]:
     elif isinstance(value, Sequence) and not isinstance(value, str):
         pairs = [_pair(name, entry) for entry in value]
     else:
-        raise InputError(f"{name} must be an object from token ids to numbers, not {value!r}")
+        raise InputError(f"{name} must be an object from token ids to numbers, not {value!r:.80}")
     for ids, bias in pairs:
         number = isinstance(bias, int | float) and not isinstance(bias, bool)
         if not number or not (-LARGEST <= bias <= LARGEST or bias == -math.inf):
@@ -119,7 +119,7 @@ def early_stopping(name: str, value: Any) -> bool | str:
     """
     if value == "never" or isinstance(value, bool):
         return value
-    raise InputError(f"{name} must be true, false or never, not {value!r}")
+    raise InputError(f"{name} must be true, false or never, not {value!r:.80}")
 
 
 def yes_or_no(name: str, value: Any) -> bool:
@@ -138,16 +138,16 @@ def _id_of_key(name: str, key: Any) -> int:
     if isinstance(key, str) and key.isascii() and key.isdecimal():
         return int(key)
     if not _is_id(key):
-        raise InputError(f"{name}: {key!r} is not {_ID}")
+        raise InputError(f"{name}: {key!r:.80} is not {_ID}")
     return key
 
 
 def _pair(name: str, entry: Any) -> tuple[tuple[int, ...], Any]:
     if not (isinstance(entry, Sequence) and len(entry) == 2 and not isinstance(entry, str)):
-        raise InputError(f"{name}: {entry!r} is not a pair of token ids and a number")
+        raise InputError(f"{name}: {entry!r:.80} is not a pair of token ids and a number")
     ids = token_ids(name, entry[0])
     if not ids:
-        raise InputError(f"{name}: {entry!r} has no token ids")
+        raise InputError(f"{name}: {entry!r:.80} has no token ids")
     return ids, entry[1]
 
 

@@ -245,7 +245,9 @@ class ResolvedOptions:
                 )
         for word in self.bad_words:
             if isinstance(word, str):
-                raise InputError(f"bad_words: {word!r} is a text; without a tokenizer give its ids")
+                raise InputError(
+                    f"bad_words: {word!r:.80} is a text; without a tokenizer give its ids"
+                )
 
     def _named_ids(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield from (("logit_bias", ids) for ids, _ in self.sequence_bias)

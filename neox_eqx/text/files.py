@@ -107,7 +107,7 @@ def _request(
     if unknown:
         close = difflib.get_close_matches(unknown[0], _OPTION_NAMES, n=1)
         hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(_OPTION_NAMES)}"
-        raise InputError(f"{where}: unknown option {', '.join(unknown)}; {hint}")
+        raise InputError(f"{where}: unknown option {', '.join(unknown):.200}; {hint}")
     own = dataclasses.replace(options, **{name: _frozen(fields[name]) for name in fields})
     try:
         own.resolve({})

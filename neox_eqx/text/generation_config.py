@@ -78,7 +78,9 @@ def read_generation_config(directory: Path) -> dict[str, Any]:
         if fields.get(name) is not None:
             _check_ids(file, name, fields[name])
     if fields.get("do_sample") not in (None, False, True):
-        raise InputError(f"{file}: do_sample must be true or false, not {fields['do_sample']!r}")
+        raise InputError(
+            f"{file}: do_sample must be true or false, not {fields['do_sample']!r:.80}"
+        )
     _warn_of_ignored(file, fields)
     return fields
 

@@ -23,7 +23,7 @@ def bad_word_ids(tokenizer: Tokenizer, word: str) -> list[tuple[int, ...]]:
     spellings = (word, f" {word}")
     ids = [token_ids(tokenizer, text, add_special_tokens=False) for text in spellings]
     if not ids[0]:
-        raise InputError(f"bad_words: the tokenizer makes nothing of {word!r}")
+        raise InputError(f"bad_words: the tokenizer makes nothing of {word!r:.80}")
     return list(dict.fromkeys(ids))
 
 

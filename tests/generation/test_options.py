@@ -156,6 +156,13 @@ def test_a_wrong_growth_of_eos_in_the_file_is_refused(value: Any, message: str) 
         resolved({"exponential_decay_length_penalty": value})
 
 
+@pytest.mark.parametrize("name", ["bad_words_ids", "suppress_tokens", "early_stopping"])
+def test_a_long_value_in_the_file_is_cut_in_the_message(name: str) -> None:
+    with pytest.raises(InputError, match="xxx") as told:
+        GenerationOptions().resolve({"do_sample": True, name: "x" * 10_000})
+    assert len(str(told.value)) < 200
+
+
 def test_a_setting_that_is_no_yes_or_no_is_refused() -> None:
     with pytest.raises(InputError, match="renormalize_logits must be true or false, not 'yes'"):
         resolved({"renormalize_logits": "yes"})
