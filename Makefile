@@ -1,6 +1,6 @@
 # make demo          text from the bundled model
 # make test          lint, types and the tests, some minutes on two cores
-# make test-all      the slow tests too
+# make test-all      the slow tests too, and all as XLA compiles for users
 # make lint          lint and types alone
 # make tpu-compiler  what scripts/plan.py compiles with
 PYTHON ?= python3
@@ -16,7 +16,8 @@ demo: $(READY)
 	$(BIN)/python generate.py
 
 test: lint $(TPU_COMPILER)
-	$(BIN)/python -m pytest -n $(JOBS) -m "not slow"
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slow and not optimised" --quick-compile
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slow and optimised"
 
 test-all: lint $(TPU_COMPILER)
 	$(BIN)/python -m pytest -n $(JOBS)

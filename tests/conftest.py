@@ -28,6 +28,23 @@ torch.set_num_threads(1)
 MAPS = Path("/proc/self/maps")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--quick-compile",
+        action="store_true",
+        help="let XLA optimise nothing in the tests' own processes: it takes half the time",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Starts XLA with what it compiles how; programs that tests start compile as users' do."""
+    flags = os.environ["XLA_FLAGS"]
+    if config.getoption("--quick-compile"):
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0"
+    jax.devices()
+    os.environ["XLA_FLAGS"] = flags
+
+
 @pytest.fixture(scope="module", autouse=True)
 def room_for_programs() -> Iterator[None]:
     """Forgets all that was compiled before Linux runs out of room to map it.

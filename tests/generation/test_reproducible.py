@@ -14,6 +14,8 @@ from neox_eqx.generation.sampling import Sampler
 from tests.generation.completions import ours, random_prompts, request, tokens
 from tests.hf_models import family, hf_logits, stack_layers
 
+pytestmark = pytest.mark.optimised
+
 PROMPTS = random_prompts(128, (9, 3, 14, 1, 6))
 WARM = dict(temperature=1.5, top_k=0, max_new_tokens=12)
 

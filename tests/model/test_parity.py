@@ -22,6 +22,8 @@ from tests.hf_models import (
     pair,
 )
 
+pytestmark = pytest.mark.optimised
+
 # Measured: at most 6.0e-6 over all families, layers and both paddings. The smallest mistake, an
 # epsilon of 1e-6 for 1e-5, makes 6.7e-4 (test_parity_is_sharp.py).
 TOLERANCE = 2e-5

@@ -22,6 +22,8 @@ from tests.training.peers import (
     worst,
 )
 
+pytestmark = pytest.mark.optimised
+
 # Chunks of 10 do not divide the rows of 24 tokens.
 RECIPE = Recipe(steps=50, learning_rate=3e-3, warmup_steps=5, weight_decay=0.1, loss_chunk=10)
 
