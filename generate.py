@@ -25,8 +25,8 @@ from neox_eqx.text.terminal import converse
 class Options:
     """Completes prompts with a GPT-NeoX model.
 
-    What is not given comes from the checkpoint's generation_config.json, else from
-    transformers' defaults.
+    What is not given comes from the checkpoint's generation_config.json, or from its config.json,
+    else from transformers' defaults.
     """
 
     model: str | None = None
