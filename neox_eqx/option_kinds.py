@@ -67,6 +67,26 @@ def _texts(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
 
 
 @RULES.primitive_rule
+def _path(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """An empty path, as a shell's unset variable leaves it, is not the working directory."""
+    if info.type is not Path:
+        return None
+
+    def read(texts: list[str]) -> Path:
+        if not texts[0]:
+            raise ValueError("an empty text is no path")
+        return Path(texts[0])
+
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=read,
+        is_instance=lambda value: isinstance(value, Path),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+@RULES.primitive_rule
 def _mapping(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
     """A mapping from ids to numbers is the JSON object in a file."""
     if info.type_origin is not Mapping:

@@ -126,6 +126,8 @@ def test_options_reach_main_in_their_types(program: Path) -> None:
          "('float32', 'bfloat16') (continue.py --help explains each option)"),
         (["--output"], "Missing value for argument '--output'. Expected 1 values "
          "(continue.py --help explains each option)"),
+        (["--output", ""], "--output: an empty text is no path "
+         "(continue.py --help explains each option)"),
         (["--temperature", "-1"], "--temperature is below 0; give 0 or more "
          "(continue.py --help explains each option)"),
         (["wrong"], "wrong: no such model; give another"),

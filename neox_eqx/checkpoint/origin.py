@@ -96,7 +96,9 @@ def find(
     if is_adapter(place.directory):
         adapter, place = place, _base_of(place.directory, base, wanted)
     elif base is not None:
-        raise InputError(f"{source}: is no LoRA adapter, which alone has a base")
+        raise InputError(
+            f"{source}: is no LoRA adapter, as it holds no {ADAPTER_CONFIG}, and so has no base"
+        )
     words = place.directory
     if tokenizer is not None:
         words = resolve(tokenizer, wanted="tokenizer").directory

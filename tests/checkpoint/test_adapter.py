@@ -183,7 +183,7 @@ def test_the_base_is_found_by_its_name_or_given(
             find(adapter)
     with pytest.raises(InputError, match="is an adapter and no base"):
         find(adapter, base=adapter)
-    with pytest.raises(InputError, match="is no LoRA adapter, which alone has a base"):
+    with pytest.raises(InputError, match="is no LoRA adapter, as it holds no adapter_config.json"):
         find(saved, base=saved)
 
 
