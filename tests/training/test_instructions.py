@@ -29,9 +29,9 @@ def alpaca(path: Path, count: int, long: int = 0) -> Path:
 def test_an_alpaca_file_is_trained_on_and_the_result_is_a_model(tmp_path: Path) -> None:
     data, run = alpaca(tmp_path / "alpaca.json", 20, long=3), tmp_path / "run"
     options = TrainingOptions(
-        str(DEMO_MODEL),
         data,
         run,
+        str(DEMO_MODEL),
         template="alpaca",
         steps=3,
         batch_size=4,
@@ -69,7 +69,7 @@ def test_an_alpaca_file_is_trained_on_and_the_result_is_a_model(tmp_path: Path) 
 
 def test_instructions_for_a_model_without_a_template_ask_for_its_name(tmp_path: Path) -> None:
     data = alpaca(tmp_path / "alpaca.json", 3)
-    options = TrainingOptions(str(DEMO_MODEL), data, tmp_path / "run", wandb_mode="disabled")
+    options = TrainingOptions(data, tmp_path / "run", str(DEMO_MODEL), wandb_mode="disabled")
     with pytest.raises(InputError, match="has no chat template; give --template NAME, one of"):
         fine_tune(options)
     assert not (tmp_path / "run").exists()
