@@ -16,8 +16,8 @@ from tests.sharding.processes import ROOT, finish, finish_by_force, podrun_envir
 
 GENERATE = ROOT / "generate.py"
 STARTING = 20  # seconds until processes have joined, on a busy machine
-# What gloo's threads say while processes connect, at times in each other's lines.
-# Of gloo's threads, which write in pieces: before a line of ours, behind it, and between their own.
+# What gloo's threads say while processes connect, in pieces that stand in each other's lines, and
+# before and behind what is ours.
 NOT_OURS = r"(?:(?!generate\.py: |neox_eqx\.harness: ).)*"
 CHATTER = re.compile(rf"{NOT_OURS}(?:\[Gloo\]|peer ranks){NOT_OURS}\n?|^\n", re.MULTILINE)
 
