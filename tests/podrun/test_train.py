@@ -65,7 +65,7 @@ def test_four_hosts_have_the_losses_of_one_machine_and_stop_together(
     second = launch()
     assert second.end(SECONDS) == 0, second.stderr
     counts, result = second.stdout.splitlines()
-    assert counts.startswith(f"h0| {data}: 30 examples, ")
+    assert counts.startswith(f"h0| {data}: 30 examples; ")
     assert result == f"h0| {output}/hf: the model after {STEPS} steps"
     np.testing.assert_allclose(losses(output), losses(alone), rtol=1e-4)
     assert len(losses(alone)) == STEPS
