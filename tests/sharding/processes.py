@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -53,6 +54,7 @@ def start(
         "PYTHONPATH": str(ROOT),
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(DEVICES),
+        "PYTHONFAULTHANDLER": "1",
     }
     return [
         subprocess.Popen(
@@ -70,12 +72,17 @@ def start(
 def finish(processes: Sequence[subprocess.Popen[str]], within: float = 120) -> list[Ended]:
     """Waits for all; the first that has not ended in time fails the test, and all are killed."""
     begun = time.monotonic()
-    ended = []
+    ended: list[Ended] = []
     try:
         for process in processes:
             left = max(0.1, within - (time.monotonic() - begun))
             out, err = process.communicate(timeout=left)
             ended.append(Ended(process.returncode, out, err, time.monotonic() - begun))
+    except subprocess.TimeoutExpired:
+        hung = processes[len(ended)]
+        hung.send_signal(signal.SIGABRT)  # it prints where each of its threads stands
+        _, err = hung.communicate()
+        raise AssertionError(f"process {len(ended)} hung:\n{err}\nthose before: {ended}") from None
     finally:
         finish_by_force(processes)
     return ended

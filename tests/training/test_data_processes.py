@@ -22,7 +22,7 @@ from neox_eqx.training.log import RunLog
 from tests.training.test_data_processes import data
 
 @jax.jit
-def digests(batch):  # in one program: gloo mixes up the sums of several that run at once
+def digests(batch):
     places = jax.numpy.arange(1, 9)[:, None] * jax.numpy.arange(1, 17)
     return {name: (array * places).sum() for name, array in vars(batch).items()}
 
