@@ -24,6 +24,7 @@ from jax.experimental import multihost_utils
 
 from neox_eqx.errors import InputError, Stopped
 from neox_eqx.option_kinds import RULES
+from neox_eqx.shown import shown
 
 Options = TypeVar("Options")
 
@@ -211,7 +212,7 @@ def _spellings(options_type: type) -> Iterator[tuple[str, Any]]:
 
 def _about_unknown(argument: str, options_type: type, program: str) -> str:
     if not argument.startswith("-"):
-        return f"{argument!r} belongs to no option ({program} --help lists them)"
+        return f"{shown(argument)} belongs to no option ({program} --help lists them)"
     name = argument.split("=")[0]
     known = [option for option, _ in _spellings(options_type)]
     close = difflib.get_close_matches(name, known, n=1)

@@ -9,6 +9,7 @@ from typing import Any
 from neox_eqx.errors import InputError
 from neox_eqx.field_types import known_fields
 from neox_eqx.rope import DEFAULT_POSITIONS, RopeParameters
+from neox_eqx.shown import shown
 
 ACTIVATIONS = (
     "gelu",
@@ -70,7 +71,7 @@ class GPTNeoXConfig:
             raise InputError(f"layer_norm_eps must not be below 0, not {self.layer_norm_eps}")
         if self.hidden_act not in ACTIVATIONS:
             raise InputError(
-                f"hidden_act {self.hidden_act!r} is not supported; "
+                f"hidden_act {shown(self.hidden_act)} is not supported; "
                 f"it is one of {', '.join(ACTIVATIONS)}"
             )
         self._check_rotary()
@@ -116,7 +117,7 @@ class GPTNeoXConfig:
         """
         if hf.get("model_type") != "gpt_neox":
             raise InputError(
-                f"model_type is {hf.get('model_type')!r}; neox_eqx runs 'gpt_neox' models only"
+                f"model_type is {shown(hf.get('model_type'))}; neox_eqx runs 'gpt_neox' models only"
             )
         if hf.get("quantization_config"):
             raise InputError("quantization_config is not supported; use the unquantised checkpoint")

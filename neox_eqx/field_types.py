@@ -8,6 +8,7 @@ from typing import Any, get_args, get_origin
 import numpy as np
 
 from neox_eqx.errors import InputError
+from neox_eqx.shown import shown
 
 LARGEST_FLOAT = float(np.finfo(np.float32).max)
 
@@ -26,9 +27,9 @@ def known_fields(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
         kind = kinds[name]
         if not _is_a(value, kind):
             kind_name = kind.__name__ if isinstance(kind, type) else kind
-            raise InputError(f"{name} must be {kind_name}, not {value!r:.80}")
+            raise InputError(f"{name} must be {kind_name}, not {shown(value)}")
         if not _is_in_range(value):
-            raise InputError(f"{name} is out of range: {value!r:.80}")
+            raise InputError(f"{name} is out of range: {shown(value)}")
     return known
 
 

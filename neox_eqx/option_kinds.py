@@ -10,6 +10,7 @@ from typing import Any, Union, get_args
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from neox_eqx.errors import InputError
+from neox_eqx.shown import shown
 
 RULES = ConstructorRegistry()
 
@@ -114,9 +115,9 @@ def _numbers_by_id(path: Path) -> dict[int, float]:
         line = text.count("\n", 0, text.rfind(json.dumps(key, ensure_ascii=False))) + 1
         where = f"{path}, line {line}"
         if not (key.isascii() and key.isdecimal()):
-            raise InputError(f"{where}: {key!r:.80} is not a token id")
+            raise InputError(f"{where}: {shown(key)} is not a token id")
         if not isinstance(value, int | float) or isinstance(value, bool):
-            raise InputError(f"{where}: {value!r:.40} is not a number")
+            raise InputError(f"{where}: {shown(value, 40)} is not a number")
         if int(key) in numbers:
             raise InputError(f"{where}: the token id {int(key)} is there a second time")
         numbers[int(key)] = value
@@ -157,7 +158,7 @@ def _number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
         try:
             return kind(texts[0])
         except ValueError:
-            raise ValueError(f"{texts[0]!r} is not {wanted}") from None
+            raise ValueError(f"{shown(texts[0])} is not {wanted}") from None
 
     return PrimitiveConstructorSpec(
         nargs=1,

@@ -6,6 +6,7 @@ from typing import Any
 
 from neox_eqx.errors import InputError
 from neox_eqx.field_types import known_fields
+from neox_eqx.shown import shown
 
 ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "llama3")
 DEFAULT_POSITIONS = 2048
@@ -36,7 +37,7 @@ class RopeParameters:
     def __post_init__(self) -> None:
         if self.rope_type not in ROPE_TYPES:
             raise InputError(
-                f"rope_type {self.rope_type!r} is not supported; "
+                f"rope_type {shown(self.rope_type)} is not supported; "
                 f"it is one of {', '.join(ROPE_TYPES)}"
             )
         needed = {
@@ -53,7 +54,7 @@ class RopeParameters:
         }[self.rope_type]
         missing = [name for name in needed if getattr(self, name) is None]
         if missing:
-            raise InputError(f"rope_type {self.rope_type!r} needs {', '.join(missing)}")
+            raise InputError(f"rope_type {shown(self.rope_type)} needs {', '.join(missing)}")
         above_zero = ("rope_theta", "factor", "original_max_position_embeddings")
         for name in (*above_zero, "beta_fast", "beta_slow"):
             value = getattr(self, name)
@@ -77,7 +78,7 @@ class RopeParameters:
         key = "rope_scaling" if hf.get("rope_scaling") else "rope_parameters"
         nested = hf.get(key) or {}
         if not isinstance(nested, Mapping):
-            raise InputError(f"{key} must be an object, not {nested!r:.80}")
+            raise InputError(f"{key} must be an object, not {shown(nested)}")
         nested = dict(nested)
         nested.setdefault("rope_theta", hf.get("rotary_emb_base", 10000))
         nested.setdefault("partial_rotary_factor", hf.get("rotary_pct", 0.25))

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
 from neox_eqx.errors import InputError
+from neox_eqx.shown import shown
 from neox_eqx.unicode import check_unicode
 
 MOST_IDS = 10_000_000
@@ -48,8 +49,8 @@ def check_vocabulary(vocabulary: Mapping[str, int], what: str) -> None:
     for token, id in vocabulary.items():
         if not 0 <= id < MOST_IDS:
             raise InputError(
-                f"{what}: gives the token {token!r:.80} the id {id}, and ids are below {MOST_IDS}; "
-                "correct it"
+                f"{what}: gives the token {shown(token)} the id {id}, and ids are below "
+                f"{MOST_IDS}; correct it"
             )
 
 

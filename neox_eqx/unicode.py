@@ -1,6 +1,7 @@
 """Texts that no encoding can write, and what is no text at all."""
 
 from neox_eqx.errors import InputError
+from neox_eqx.shown import shown
 
 
 def check_unicode(what: str, text: str) -> None:
@@ -10,6 +11,6 @@ def check_unicode(what: str, text: str) -> None:
         InputError: names what it is, and how it begins; also of what is no text.
     """
     if not isinstance(text, str):
-        raise InputError(f"{what} must be a text, not {text!r:.80}")
+        raise InputError(f"{what} must be a text, not {shown(text)}")
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise InputError(f"{what} {text[:30]!r} is not valid Unicode; encode it as UTF-8")

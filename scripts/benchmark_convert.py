@@ -25,6 +25,7 @@ from neox_eqx.command_line import run
 from neox_eqx.convert.config_out import to_text
 from neox_eqx.convert.hf_out import write_hf
 from neox_eqx.convert.source import CONFIG
+from neox_eqx.shown import shown
 
 ROOT = Path(__file__).parents[1]
 ALLOWED_BYTES = 2e9
@@ -68,7 +69,7 @@ class _Random:
 
 def main(options: Options) -> None:
     if options.preset not in PRESETS:
-        raise InputError(f"no preset {options.preset!r}; there are {', '.join(PRESETS)}")
+        raise InputError(f"no preset {shown(options.preset)}; there are {', '.join(PRESETS)}")
     with tempfile.TemporaryDirectory(dir=options.directory) as name:
         source, result = Path(name, "source"), Path(name, "result")
         source.mkdir()

@@ -27,6 +27,7 @@ from neox_eqx.checkpoint.names import parameters
 from neox_eqx.checkpoint.safetensors_file import write_tensors
 from neox_eqx.command_line import run
 from neox_eqx.sharding.distributed import initialize
+from neox_eqx.shown import shown
 
 ALLOWED_SHARE, ALLOWED_BYTES = 1.15, 400e6
 
@@ -56,7 +57,7 @@ def main(options: Options) -> None:
         print(report, file=sys.stderr)  # of each process, where only one prints to stdout
         return
     if options.preset not in PRESETS:
-        raise InputError(f"no preset {options.preset!r}; there are {', '.join(PRESETS)}")
+        raise InputError(f"no preset {shown(options.preset)}; there are {', '.join(PRESETS)}")
     with tempfile.TemporaryDirectory() as name:
         directories = [Path(name, str(number)) for number in range(options.processes)]
         for directory in directories:

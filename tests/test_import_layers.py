@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 # From the bottom: a layer imports from itself and from those before it.
 LAYERS = (
     "errors",
+    "shown",
     "unicode",
     "tokenizer",
     "field_types",
@@ -32,8 +33,8 @@ LAYERS = (
     "__init__",
 )
 NARROWER = {
-    "option_kinds": {"option_kinds", "errors"},
-    "command_line": {"command_line", "option_kinds", "errors"},
+    "option_kinds": {"option_kinds", "shown", "errors"},
+    "command_line": {"command_line", "option_kinds", "shown", "errors"},
 }
 ONLY_WHERE_USED = {"torch", "transformers"}
 

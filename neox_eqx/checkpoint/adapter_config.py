@@ -12,6 +12,7 @@ from neox_eqx.checkpoint.lora_targets import Targets, compiled
 from neox_eqx.config import read_json
 from neox_eqx.errors import InputError
 from neox_eqx.model.lora import lora_scale
+from neox_eqx.shown import shown
 
 SOFT_PROMPTS = ("PROMPT_TUNING", "PREFIX_TUNING")
 # Variants of LoRA that compute something else.
@@ -91,14 +92,14 @@ def _check_kind(directory: Path, config: dict[str, Any]) -> None:
         )
     if kind != "LORA":
         raise InputError(
-            f"{directory}: is an adapter of the kind {kind!r:.40}, and only LORA is read; merge it "
-            "into its model with PEFT"
+            f"{directory}: is an adapter of the kind {shown(kind, 40)}, and only LORA is read; "
+            "merge it into its model with PEFT"
         )
     variants = [name for name in config if name in _VARIANTS or name.startswith("use_")]
     variants = [name for name in variants if config[name] and name != "use_rslora"]
     begun = config.get("init_lora_weights")
     if begun not in _INIT:
-        variants.append(f"init_lora_weights {begun!r:.40}")
+        variants.append(f"init_lora_weights {shown(begun, 40)}")
     if variants:
         raise InputError(
             f"{directory}: is LoRA with {', '.join(sorted(variants))}, which is not read; merge it "
@@ -121,7 +122,7 @@ def _end_of_name(key: str) -> re.Pattern[str]:
 def _pattern(config: dict[str, Any], name: str, check: Any) -> dict[str, Any]:
     values = _value(config, name, dict, {})
     for key, value in values.items():
-        check(f"{name} of {key!r:.80}", value)
+        check(f"{name} of {shown(key)}", value)
         _end_of_name(key)
     return values
 
@@ -129,7 +130,7 @@ def _pattern(config: dict[str, Any], name: str, check: Any) -> dict[str, Any]:
 def _base(config: dict[str, Any]) -> str | None:
     name = _value(config, "base_model_name_or_path", str, None)
     if name and not name.isprintable():  # it would break a message's one line
-        raise InputError(f"base_model_name_or_path {name!r:.80} cannot be a model's name")
+        raise InputError(f"base_model_name_or_path {shown(name)} cannot be a model's name")
     return name
 
 
@@ -138,17 +139,17 @@ def _value(config: dict[str, Any], name: str, kind: type, default: Any) -> Any:
     if value is None:
         return default
     if not isinstance(value, kind):
-        raise InputError(f"{name} must be of type {kind.__name__}, not {value!r:.80}")
+        raise InputError(f"{name} must be of type {kind.__name__}, not {shown(value)}")
     return value
 
 
 def _rank(name: str, value: Any) -> int:
     if type(value) is not int or value < 1:
-        raise InputError(f"{name} must be a whole number of at least 1, not {value!r:.80}")
+        raise InputError(f"{name} must be a whole number of at least 1, not {shown(value)}")
     return value
 
 
 def _number(name: str, value: Any) -> float:
     if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
-        raise InputError(f"{name} must be a number, not {value!r:.80}")
+        raise InputError(f"{name} must be a number, not {shown(value)}")
     return value

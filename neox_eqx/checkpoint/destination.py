@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from neox_eqx.errors import InputError
+from neox_eqx.shown import shown
 
 
 @contextlib.contextmanager
@@ -23,7 +24,7 @@ def new_directory(directory: Path) -> Iterator[Path]:
     try:
         directory = Path(os.path.expanduser(directory)).resolve()
     except (OSError, ValueError, RuntimeError) as error:  # A loop of links is a RuntimeError.
-        raise InputError(f"{str(directory)!r:.80}: cannot be a directory: {error}") from error
+        raise InputError(f"{shown(str(directory))}: cannot be a directory: {error}") from error
     try:
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
             raise InputError(f"{directory}: is not an empty directory; choose another name")

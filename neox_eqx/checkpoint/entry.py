@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from neox_eqx.errors import InputError
+from neox_eqx.shown import shown
 
 # 16 MiB of float32: long reads, and little memory beside the model.
 BLOCK_ELEMENTS = 4 * 2**20
@@ -90,7 +91,7 @@ class FileEntry:
 def check_name(path: Path, name: str) -> None:
     """Refuses a tensor's name that would break a message's one line or act on a terminal."""
     if not name.isprintable() or len(name.encode()) > LONGEST_NAME:
-        raise InputError(f"{path}: {name!r:.80} cannot be a tensor's name; get the file again")
+        raise InputError(f"{path}: {shown(name)} cannot be a tensor's name; get the file again")
 
 
 def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ from neox_eqx.checkpoint import native, safetensors_file, torch_file
 from neox_eqx.checkpoint.entry import LONGEST_NAME, Entry, check_name
 from neox_eqx.config import read_json
 from neox_eqx.errors import InputError
+from neox_eqx.shown import shown
 
 # In the order in which transformers looks for them.
 WEIGHT_FILES = (
@@ -42,7 +43,7 @@ def read_weight_map(index: Path) -> dict[str, str]:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise InputError(f"{index}: has no weight_map; get the file again")
-    odd = sorted({f"{file!r:.80}" for file in weight_map.values() if not _is_plain(file)})
+    odd = sorted({shown(file) for file in weight_map.values() if not _is_plain(file)})
     if odd:
         raise InputError(f"{index}: names what cannot be a file beside it: {', '.join(odd)}")
     for name in weight_map:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from neox_eqx.checkpoint.files import ADAPTER_CONFIG, ADAPTER_FILES, WEIGHT_FILES, read_weight_map
 from neox_eqx.errors import InputError
+from neox_eqx.shown import shown
 
 GENERATION_CONFIG = "generation_config.json"
 TOKENIZER_FILES = (
@@ -64,7 +65,7 @@ def resolve(source: str | Path, revision: str | None = None, *, wanted: Wanted =
     try:
         if source and path.is_dir():
             if revision is not None:
-                raise InputError(f"{source}: is a directory, and has no revision {revision!r:.80}")
+                raise InputError(f"{source}: is a directory, and has no revision {shown(revision)}")
             return Place(path, str(path.resolve()))
         is_file = path.is_file()
     except OSError as error:
@@ -75,11 +76,11 @@ def resolve(source: str | Path, revision: str | None = None, *, wanted: Wanted =
         raise InputError("the model's name is empty; give a checkpoint's directory or a Hub id")
     model_id, at, own = str(source).partition("@")
     if at and Path(os.path.expanduser(model_id)).is_dir():
-        raise InputError(f"{model_id}: is a directory, and has no revision {own!r:.80}")
+        raise InputError(f"{model_id}: is a directory, and has no revision {shown(own)}")
     if isinstance(source, Path) or source.startswith((".", "/", "~")):
         raise InputError(f"{source}: no such directory; give a checkpoint's directory or a Hub id")
     if at and revision is not None:
-        raise InputError(f"{source}: names a revision, and {revision!r:.80} is another; give one")
+        raise InputError(f"{source}: names a revision, and {shown(revision)} is another; give one")
     if at and not own:
         raise InputError(f"{source}: names no revision after the @")
     return _download(model_id, own or revision, wanted)
@@ -114,7 +115,7 @@ def _download(model_id: str, revision: str | None, wanted: Wanted) -> Place:
         raise InputError(f"{model_id}: is neither a directory nor a Hub id") from error
     except RevisionNotFoundError as error:
         raise InputError(
-            f"{model_id}: has no revision {revision!r:.80}; its branches and tags are at "
+            f"{model_id}: has no revision {shown(revision)}; its branches and tags are at "
             f"https://huggingface.co/{model_id}/tree/main"
         ) from error
     except RepositoryNotFoundError as error:
@@ -133,7 +134,7 @@ def _names(info: Any) -> list[str]:
 def _first_file(model_id: str, revision: str | None, stored: list[str], wanted: Wanted) -> str:
     found = next((name for name in _FIRST_FILES[wanted] if name in stored), None)
     if found is None:
-        at = f" at revision {revision!r:.80}" if revision else ""
+        at = f" at revision {shown(revision)}" if revision else ""
         raise InputError(f"{model_id}: has no {' or '.join(_FIRST_FILES[wanted])}{at}")
     return found
 
@@ -184,7 +185,7 @@ def _cached(model_id: str, revision: str | None, error: Exception, wanted: Wante
         missing += _missing_weights(directory)
     if directory is None or missing:
         reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
-        at = f" at revision {revision!r:.80}" if revision else ""
+        at = f" at revision {shown(revision)}" if revision else ""
         raise InputError(
             f"{model_id}: the Hub did not give it{at} ({reason}) and the local cache lacks "
             f"{', '.join(missing)}; run this once with network, or give a directory that holds "

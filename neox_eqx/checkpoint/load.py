@@ -25,6 +25,7 @@ from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.sharding.distributed import agreed, check_equal
 from neox_eqx.sharding.mesh import Arrangement, checked_mesh, make_mesh
 from neox_eqx.sharding.rules import LAYOUTS, parameter_shardings
+from neox_eqx.shown import shown
 
 DTYPES = ("float32", "bfloat16", "float16")
 QUANTIZATIONS = ("int8",)
@@ -142,7 +143,7 @@ def _arranged(
     dtype = _dtype("float32" if on_cpu else "bfloat16") if dtype is None else _dtype(dtype)
     stacked = not on_cpu if stacked is None else stacked
     if quantize is not None and quantize not in QUANTIZATIONS:
-        raise InputError(f"quantize {quantize!r} is not supported; it is int8, or left out")
+        raise InputError(f"quantize {shown(quantize)} is not supported; it is int8, or left out")
 
     with agreed():
         tensors = fitting(directory, config, entries)
@@ -167,7 +168,7 @@ def _dtype(dtype: jax.typing.DTypeLike) -> jnp.dtype:
     except TypeError:
         known = None
     if known is None or known.name not in DTYPES:
-        raise InputError(f"dtype {dtype!r} is not supported; it is one of {', '.join(DTYPES)}")
+        raise InputError(f"dtype {shown(dtype)} is not supported; it is one of {', '.join(DTYPES)}")
     return known
 
 

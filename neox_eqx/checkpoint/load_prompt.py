@@ -12,6 +12,7 @@ from neox_eqx.checkpoint.save_adapter import CONFIG, EMBEDDINGS, TENSORS
 from neox_eqx.config import GPTNeoXConfig, read_json
 from neox_eqx.errors import InputError
 from neox_eqx.model.prompt import Prefix, Prompt, SoftPrompt
+from neox_eqx.shown import shown
 
 
 def load_prompt(directory: str | Path, config: GPTNeoXConfig) -> Prompt:
@@ -28,7 +29,7 @@ def load_prompt(directory: str | Path, config: GPTNeoXConfig) -> Prompt:
         raise InputError(f"{directory}: is a LoRA adapter and no soft prompt; give it as the model")
     if kind not in SOFT_PROMPTS:
         raise InputError(
-            f"{directory / CONFIG}: peft_type is {kind!r:.40}, and must be PROMPT_TUNING or "
+            f"{directory / CONFIG}: peft_type is {shown(kind, 40)}, and must be PROMPT_TUNING or "
             "PREFIX_TUNING"
         )
     _check_model(directory / CONFIG, own, config)
@@ -60,7 +61,7 @@ def _check_model(path: Path, own: dict[str, Any], config: GPTNeoXConfig) -> None
     for name, value in expected.items():
         if own.get(name, value) != value:
             raise InputError(
-                f"{path}: {name} is {own[name]!r:.40}, and the model's {value}; it belongs to "
+                f"{path}: {name} is {shown(own[name], 40)}, and the model's {value}; it belongs to "
                 "another model"
             )
 
@@ -76,7 +77,7 @@ def _read(path: Path, own: dict[str, Any]) -> np.ndarray:
     positions = own.get("num_virtual_tokens", entry.shape[0])
     if positions != entry.shape[0]:
         raise InputError(
-            f"{path}: holds {entry.shape[0]} positions, and {CONFIG} says {positions!r:.40}"
+            f"{path}: holds {entry.shape[0]} positions, and {CONFIG} says {shown(positions, 40)}"
         )
     if not jnp.issubdtype(entry.dtype, jnp.floating):
         raise InputError(f"{path}: {EMBEDDINGS} are not numbers in floating point")

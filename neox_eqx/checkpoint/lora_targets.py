@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from neox_eqx.errors import InputError
+from neox_eqx.shown import shown
 
 # Of GPT-NeoX, where target_modules is null.
 _DEFAULT = ("query_key_value",)
@@ -41,7 +42,7 @@ class Targets:
         layers = config.get("layers_to_transform")
         layers = [layers] if isinstance(layers, int) else layers or []
         if not isinstance(layers, list) or not all(type(layer) is int for layer in layers):
-            raise InputError(f"layers_to_transform must be numbers of layers, not {layers!r:.80}")
+            raise InputError(f"layers_to_transform must be numbers of layers, not {shown(layers)}")
         modules = _names(config, "target_modules") or _DEFAULT
         pattern = _names(config, "layers_pattern")
         pattern = (pattern,) if isinstance(pattern, str) else pattern
@@ -85,7 +86,7 @@ def compiled(pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
-        raise InputError(f"{pattern!r:.80} is no regular expression: {error}") from error
+        raise InputError(f"{shown(pattern)} is no regular expression: {error}") from error
 
 
 def _names(config: dict[str, Any], key: str) -> str | tuple[str, ...]:
@@ -93,5 +94,5 @@ def _names(config: dict[str, Any], key: str) -> str | tuple[str, ...]:
     if isinstance(value, str):
         return value
     if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
-        raise InputError(f"{key} must be a text or a list of texts, not {value!r:.80}")
+        raise InputError(f"{key} must be a text or a list of texts, not {shown(value)}")
     return tuple(value)

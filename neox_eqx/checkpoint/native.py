@@ -17,6 +17,7 @@ from neox_eqx.checkpoint import safetensors_file
 from neox_eqx.checkpoint.entry import check_name
 from neox_eqx.config import read_json
 from neox_eqx.errors import InputError
+from neox_eqx.shown import shown
 
 if TYPE_CHECKING:
     import tensorstore
@@ -85,7 +86,7 @@ def _names(path: Path, metadata: dict[str, Any]) -> Iterator[str]:
         raise _corrupt(path, "it lists no tensors") from error
     for name in names:
         if not isinstance(name, str) or not name or "/" in name or name.startswith("."):
-            raise _corrupt(path, f"{name!r:.80} cannot be a tensor's name")
+            raise _corrupt(path, f"{shown(name)} cannot be a tensor's name")
         check_name(path, name)
         yield name
 

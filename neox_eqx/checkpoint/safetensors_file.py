@@ -17,6 +17,7 @@ import numpy as np
 
 from neox_eqx.checkpoint.entry import FileEntry, check_name, contiguous
 from neox_eqx.errors import InputError
+from neox_eqx.shown import shown
 
 DTYPES: dict[str, np.dtype] = {
     name: np.dtype(dtype)
@@ -98,7 +99,7 @@ def _span(path: Path, name: str, fields: Any) -> _Span:
     except (TypeError, KeyError, ValueError) as error:
         raise _corrupt(path, f"its entry for {name} is incomplete") from error
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise InputError(f"{path}: {name} has the unsupported dtype {dtype!r}")
+        raise InputError(f"{path}: {name} has the unsupported dtype {shown(dtype)}")
     if len(shape) > MAX_RANK:
         raise _corrupt(path, f"{name} has {len(shape)} dimensions")
     if not whole or end - begin != math.prod(shape) * DTYPES[dtype].itemsize:

@@ -12,6 +12,7 @@ import numpy as np
 from neox_eqx.checkpoint.entry import Entry, FileEntry, check_name, extent
 from neox_eqx.checkpoint.torch_zip import corrupt, data_starts
 from neox_eqx.errors import InputError
+from neox_eqx.shown import shown
 
 if TYPE_CHECKING:
     import torch
@@ -175,7 +176,7 @@ def _entry(path: Path, name: str, tensor: "torch.Tensor", starts: set[int] | Non
 
 def _more_than_tensors(path: Path, reason: str = "") -> InputError:
     named = re.search(r"GLOBAL (\S+)", reason)
-    what = f" ({named[1]!r:.80})" if named else ""
+    what = f" ({shown(named[1])})" if named else ""
     return InputError(
         f"{path}: holds other things than named tensors{what}, which are not read for safety; "
         "save the model's state_dict() alone"

@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 
 from neox_eqx.errors import InputError
+from neox_eqx.shown import shown
 
 # Of a member that is read whole, which all are but the tensors' data; as of a safetensors header.
 MAX_PICKLE_BYTES = 100_000_000
@@ -47,6 +48,6 @@ def corrupt(path: Path) -> InputError:
 
 def _too_large(path: Path, member: zipfile.ZipInfo) -> InputError:
     return InputError(
-        f"{path}: holds {member.filename!r:.80}, which would unpack to {member.file_size} bytes "
+        f"{path}: holds {shown(member.filename)}, which would unpack to {member.file_size} bytes "
         "and is no tensor's data; get the file again"
     )

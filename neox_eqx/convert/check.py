@@ -9,6 +9,7 @@ from neox_eqx.config import read_json
 from neox_eqx.convert.certificate import CERTIFICATE, describe_files, describe_tensors
 from neox_eqx.convert.source import read_source
 from neox_eqx.errors import InputError
+from neox_eqx.shown import shown
 
 
 def check(directory: Path) -> tuple[int, int]:
@@ -49,7 +50,7 @@ def _check_within(directory: Path, name: str) -> None:
     """Refuses a name that leads out of the directory: what is there is nobody else's to ask."""
     parts = PurePosixPath(name).parts
     if not parts or not name.isprintable() or ".." in parts or name.startswith("/"):
-        raise InputError(f"{directory / CERTIFICATE}: lists {name!r:.80}, which is no file here")
+        raise InputError(f"{directory / CERTIFICATE}: lists {shown(name)}, which is no file here")
     real = Path(os.path.realpath(directory))
     # In the Hub's cache a file is a link to what it holds.
     homes = [real, real.parents[1] / "blobs"] if real.parent.name == "snapshots" else [real]
@@ -66,7 +67,7 @@ def _check_size(path: Path, size: Any) -> None:
     if found is None:
         raise _differs(path, "the file is missing")
     if found != size:
-        raise _differs(path, f"it has {found} bytes, not {size!r:.40}")
+        raise _differs(path, f"it has {found} bytes, not {shown(size, 40)}")
 
 
 def _differs(path: Path, how: str) -> InputError:

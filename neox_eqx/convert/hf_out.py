@@ -10,6 +10,7 @@ from neox_eqx.checkpoint.entry import Entry, row_blocks
 from neox_eqx.checkpoint.files import WEIGHT_FILES
 from neox_eqx.checkpoint.safetensors_file import encode_header
 from neox_eqx.errors import InputError
+from neox_eqx.shown import shown
 
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -23,7 +24,7 @@ def parse_size(text: str) -> int:
     match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?)\s*([KMG]i?B)", text.strip(), re.IGNORECASE)
     size = int(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
     if size < 1:
-        raise InputError(f"the size {text!r} is not of the form 5GB, 500MB or 2GiB")
+        raise InputError(f"the size {shown(text)} is not of the form 5GB, 500MB or 2GiB")
     return size
 
 

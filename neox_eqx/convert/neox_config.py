@@ -7,6 +7,7 @@ from typing import Any
 
 from neox_eqx.config import GPTNeoXConfig, read_json
 from neox_eqx.errors import InputError
+from neox_eqx.shown import shown
 
 # Their names of the settings that Hugging Face has too, with EleutherAI's own defaults: a model
 # whose settings do not say rotates whole heads and has sequential residuals.
@@ -97,7 +98,7 @@ def published(path: Path, config: GPTNeoXConfig) -> dict[str, Any]:
     ours, named = (dataclasses.asdict(which) for which in (config, theirs))
     wrong = [key for key in named if key not in untold and named[key] != ours[key]]
     if wrong or not same_act:
-        told = ", ".join(f"{key} {named[key]!r:.80}" for key in wrong or ["hidden_act"])
+        told = ", ".join(f"{key} {shown(named[key])}" for key in wrong or ["hidden_act"])
         raise InputError(
             f"{path}: {told} contradicts the settings of the run; correct or remove it"
         )
@@ -114,11 +115,13 @@ def settings_of(where: Path, config: GPTNeoXConfig) -> dict[str, Any]:
     """
     kind, activation = config.rope_parameters.rope_type, config.hidden_act
     if kind != "default":
-        raise InputError(f"{where}: GPT-NeoX has no rope_type {kind!r}; only 'default' converts")
+        raise InputError(
+            f"{where}: GPT-NeoX has no rope_type {shown(kind)}; only 'default' converts"
+        )
     if activation in ("silu", "swish"):
         activation = "swish"
     elif activation not in ("gelu", "relu", *_FUSED_GELU):
-        raise InputError(f"{where}: GPT-NeoX has no hidden_act {activation!r}")
+        raise InputError(f"{where}: GPT-NeoX has no hidden_act {shown(activation)}")
     hf = config.to_hf()
     settings = {key: hf[name] for key, (name, _) in _SAME.items()}
     settings |= {

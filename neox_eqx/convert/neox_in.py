@@ -22,6 +22,7 @@ from neox_eqx.convert.neox_settings import Settings, check_representable, read_s
 from neox_eqx.convert.neox_vocab import END_OF_TEXT, Vocabulary, read_vocabulary
 from neox_eqx.convert.source import CONFIG, RowBias, Source, find_companions
 from neox_eqx.errors import InputError
+from neox_eqx.shown import shown
 from neox_eqx.text.tokenizer import load_tokenizer
 
 
@@ -151,7 +152,7 @@ class _Merge:
         where = self.settings.where
         if not isinstance(kv_heads, int) or kv_heads < 1:
             raise InputError(
-                f"{where}: num_kv_heads must be a number above 0, not {kv_heads!r:.80}"
+                f"{where}: num_kv_heads must be a number above 0, not {shown(kv_heads)}"
             )
         if "qkv" in parts[0].name:
             raise InputError(

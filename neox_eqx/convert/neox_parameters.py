@@ -5,6 +5,7 @@ from neox_eqx.convert.neox_files import Ranks
 from neox_eqx.convert.neox_names import Place, is_dropped, places
 from neox_eqx.convert.neox_settings import Settings
 from neox_eqx.errors import InputError
+from neox_eqx.shown import shown
 
 SHOWN = 3  # Of the names in an error; the first few tell what is wrong.
 
@@ -41,14 +42,14 @@ def _check_count(ranks: Ranks, settings: Settings) -> None:
     if count != len(ranks.tensors):
         raise InputError(
             f"{ranks.step}: has the files of {len(ranks.tensors)} ranks, and model_parallel_size "
-            f"is {count!r:.20} in {settings.where}; get the missing files, or correct it"
+            f"is {shown(count, 20)} in {settings.where}; get the missing files, or correct it"
         )
     numbers = {number for number, name in ranks.tensors[0] if name in _NORMS}
     layers = settings.values.get("num_layers")
     if not isinstance(layers, int) or numbers and layers + 3 not in numbers:
         stored = f"{max(numbers) - 3} layers" if numbers else "no final norm"
         raise InputError(
-            f"{settings.where}: num_layers is {layers!r:.20}, and {ranks.step} has {stored}; "
+            f"{settings.where}: num_layers is {shown(layers, 20)}, and {ranks.step} has {stored}; "
             "give the settings of this run"
         )
 

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from neox_eqx.errors import InputError
+from neox_eqx.shown import shown
 
 SUFFIXES = (".yml", ".yaml")
 
@@ -45,7 +46,7 @@ def read_settings(step: Path, root: Path, states: Path, arguments: Mapping[str, 
         for key, value in _read_yaml(path).items():
             if values.setdefault(key, value) != value:
                 raise InputError(
-                    f"{path}: {key} is {value!r:.80}, and {values[key]!r:.80} in another file "
+                    f"{path}: {key} is {shown(value)}, and {shown(values[key])} in another file "
                     "beside it; keep only those of this run"
                 )
     return Settings(values, found, found[0] if len(found) == 1 else found[0].parent)
@@ -59,7 +60,7 @@ def check_representable(settings: Settings) -> None:
     """
     values = settings.values
     wrong = [
-        f"{key} {values.get(key, default)!r:.60} (only {' or '.join(map(repr, possible))})"
+        f"{key} {shown(values.get(key, default), 60)} (only {' or '.join(map(repr, possible))})"
         for key, (default, possible) in _POSSIBLE.items()
         if values.get(key, default) not in possible
     ]
@@ -70,10 +71,12 @@ def check_representable(settings: Settings) -> None:
     if isinstance(soft, Mapping) and soft.get("enabled", True):
         wrong.append("soft_prompt_tuning (only without)")
     if values.get("num_unique_layers") not in (None, values.get("num_layers")):
-        wrong.append(f"num_unique_layers {values['num_unique_layers']!r} (only num_layers)")
+        wrong.append(f"num_unique_layers {shown(values['num_unique_layers'])} (only num_layers)")
     if values.get("te_layernorm_mlp") and values.get("layernorm_epsilon", 1e-5) != 1e-5:
         # Transformer Engine's fused norm has 1e-5 whatever the others have.
-        wrong.append(f"te_layernorm_mlp with layernorm_epsilon {values['layernorm_epsilon']!r:.60}")
+        wrong.append(
+            f"te_layernorm_mlp with layernorm_epsilon {shown(values['layernorm_epsilon'], 60)}"
+        )
     if wrong:
         raise InputError(
             f"{settings.where}: Hugging Face's GPT-NeoX cannot represent {'; '.join(wrong)}; "

@@ -10,6 +10,7 @@ from typing import Any
 from neox_eqx.config import read_json
 from neox_eqx.convert.neox_settings import Settings
 from neox_eqx.errors import InputError
+from neox_eqx.shown import shown
 from neox_eqx.text.sentence_piece import SentencePieceTokenizer
 
 END_OF_TEXT = "<|endoftext|>"
@@ -48,8 +49,8 @@ def read_vocabulary(step: Path, root: Path, settings: Settings) -> Vocabulary:
     beside = _find(TOKENIZER, folders[:2])
     if _name(settings, "vocab_file") and not (named or beside):
         warnings.warn(
-            f"{settings.where}: its vocab_file {_name(settings, 'vocab_file')!r:.80} is not beside "
-            "the checkpoint; the result has no tokenizer",
+            f"{settings.where}: its vocab_file {shown(_name(settings, 'vocab_file'))} is not "
+            "beside the checkpoint; the result has no tokenizer",
             stacklevel=2,
         )
     found = [_read(path, merges) for path in (named, beside) if path]

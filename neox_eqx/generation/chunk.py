@@ -9,6 +9,7 @@ from jaxtyping import Bool, Int, Int32, Shaped
 
 from neox_eqx.errors import InputError
 from neox_eqx.generation.lengths import bucket
+from neox_eqx.shown import shown
 from neox_eqx.tokenizer import Tokenizer, token_ids
 
 
@@ -136,7 +137,7 @@ def _ids(row: Any) -> Int32[np.ndarray, " T"]:
         given = ids = np.zeros((), np.int32)
     if given.ndim != 1 or given.dtype == bool or not np.array_equal(ids, given):
         raise InputError(
-            f"a row of a chunk must be a list of token ids, not {row!r:.80}; "
+            f"a row of a chunk must be a list of token ids, not {shown(row)}; "
             "a single row is given as [[5, 6, 7]]"
         )
     return ids

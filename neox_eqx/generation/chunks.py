@@ -21,6 +21,7 @@ from neox_eqx.generation.sampling import Sampler
 from neox_eqx.generation.stop_strings import TokenBytes
 from neox_eqx.generation.stopping import REASONS
 from neox_eqx.model.neox import GPTNeoX
+from neox_eqx.shown import shown
 
 Options = GenerationOptions | ResolvedOptions
 
@@ -50,7 +51,7 @@ def prefill(
             token id is not the model's, or there are to be candidates without scores.
     """
     if not isinstance(chunk, Chunk):
-        raise InputError(f"prefill takes a Chunk, not {chunk!r:.80}; Chunk.of([[5, 6, 7]]) is one")
+        raise InputError(f"prefill takes a Chunk, not {shown(chunk)}; Chunk.of([[5, 6, 7]]) is one")
     check_number("candidates", candidates, int, 0, model.config.vocab_size)
     if candidates and not scores:
         raise InputError(f"{candidates} candidates need the scores; leave scores=False out")
@@ -178,7 +179,7 @@ def _sampler(
             if getattr(options, name) != 1:
                 raise InputError(f"chunks take no {name}: give a sample id for each row")
         if options.stop_strings and not token_bytes:
-            raise InputError(f"stop: {options.stop_strings[0]!r} is a text; give token_bytes")
+            raise InputError(f"stop: {shown(options.stop_strings[0])} is a text; give token_bytes")
         most = min(steps, options.max_new_tokens or steps)
         options = dataclasses.replace(options, max_new_tokens=most)
         rows.append(options)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from neox_eqx.errors import InputError
+from neox_eqx.shown import shown
 from neox_eqx.unicode import check_unicode
 
 Word = str | tuple[int, ...]
@@ -34,7 +35,7 @@ def check_number(
         bounds = f"of at least {low}"
     else:
         bounds = f"from {low} to {high}"
-    raise InputError(f"{name} must be {noun} {bounds}, not {value!r:.80}")
+    raise InputError(f"{name} must be {noun} {bounds}, not {shown(value)}")
 
 
 def token_ids(name: str, value: Any) -> tuple[int, ...]:
@@ -44,10 +45,10 @@ def token_ids(name: str, value: Any) -> tuple[int, ...]:
         InputError: it is none; the message has the wrong entry.
     """
     if isinstance(value, str) or not isinstance(value, Sequence):
-        raise InputError(f"{name} must be a list of token ids, not {value!r:.80}")
+        raise InputError(f"{name} must be a list of token ids, not {shown(value)}")
     for entry in value:
         if not _is_id(entry):
-            raise InputError(f"{name}: {entry!r:.80} is not {_ID}")
+            raise InputError(f"{name}: {shown(entry)} is not {_ID}")
     return tuple(value)
 
 
@@ -58,13 +59,15 @@ def words(name: str, value: Any) -> tuple[Word, ...]:
         InputError: it is none; the message has the wrong entry.
     """
     if isinstance(value, str) or not isinstance(value, Sequence):
-        raise InputError(f"{name} must be a list of texts or lists of token ids, not {value!r:.80}")
+        raise InputError(
+            f"{name} must be a list of texts or lists of token ids, not {shown(value)}"
+        )
     return tuple(_word(name, entry) for entry in value)
 
 
 def _word(name: str, entry: Any) -> Word:
     if isinstance(entry, Sequence) and not entry:
-        raise InputError(f"{name}: {entry!r:.80} is empty")
+        raise InputError(f"{name}: {shown(entry)} is empty")
     if not isinstance(entry, str):
         return token_ids(f"an entry of {name}", entry)
     check_unicode(f"{name}:", entry)
@@ -86,14 +89,14 @@ def biases(name: str, value: Any) -> tuple[tuple[tuple[int, ...], float], ...]:
     elif isinstance(value, Sequence) and not isinstance(value, str):
         pairs = [_pair(name, entry) for entry in value]
     else:
-        raise InputError(f"{name} must be an object from token ids to numbers, not {value!r:.80}")
+        raise InputError(f"{name} must be an object from token ids to numbers, not {shown(value)}")
     for ids, bias in pairs:
         number = isinstance(bias, int | float) and not isinstance(bias, bool)
         if not number or not (-LARGEST <= bias <= LARGEST or bias == -math.inf):
             entry = ids[0] if len(ids) == 1 else list(ids)
             raise InputError(
                 f"{name}: the bias of {entry} must be a number within ±{LARGEST:g}, "
-                f"not {bias!r:.40}"
+                f"not {shown(bias, 40)}"
             )
     return tuple(dict(pairs).items())
 
@@ -105,7 +108,7 @@ def decay(name: str, value: Any) -> tuple[int, float]:
         InputError: it is something else; the message has the wrong number.
     """
     if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 2:
-        raise InputError(f"{name} must be a number of tokens and a factor, not {value!r:.80}")
+        raise InputError(f"{name} must be a number of tokens and a factor, not {shown(value)}")
     check_number(f"the first of {name}", value[0], int, 0)
     check_number(f"the second of {name}", value[1], float, 0, LARGEST)
     return value[0], value[1]
@@ -119,7 +122,7 @@ def early_stopping(name: str, value: Any) -> bool | str:
     """
     if value == "never" or isinstance(value, bool):
         return value
-    raise InputError(f"{name} must be true, false or never, not {value!r:.80}")
+    raise InputError(f"{name} must be true, false or never, not {shown(value)}")
 
 
 def yes_or_no(name: str, value: Any) -> bool:
@@ -129,7 +132,7 @@ def yes_or_no(name: str, value: Any) -> bool:
         InputError: it is neither.
     """
     if not isinstance(value, bool):
-        raise InputError(f"{name} must be true or false, not {value!r:.80}")
+        raise InputError(f"{name} must be true or false, not {shown(value)}")
     return value
 
 
@@ -138,16 +141,16 @@ def _id_of_key(name: str, key: Any) -> int:
     if isinstance(key, str) and key.isascii() and key.isdecimal():
         return int(key)
     if not _is_id(key):
-        raise InputError(f"{name}: {key!r:.80} is not {_ID}")
+        raise InputError(f"{name}: {shown(key)} is not {_ID}")
     return key
 
 
 def _pair(name: str, entry: Any) -> tuple[tuple[int, ...], Any]:
     if not (isinstance(entry, Sequence) and len(entry) == 2 and not isinstance(entry, str)):
-        raise InputError(f"{name}: {entry!r:.80} is not a pair of token ids and a number")
+        raise InputError(f"{name}: {shown(entry)} is not a pair of token ids and a number")
     ids = token_ids(name, entry[0])
     if not ids:
-        raise InputError(f"{name}: {entry!r:.80} has no token ids")
+        raise InputError(f"{name}: {shown(entry)} has no token ids")
     return ids, entry[1]
 
 

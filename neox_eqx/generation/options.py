@@ -16,6 +16,7 @@ from neox_eqx.generation.option_values import (
     words,
     yes_or_no,
 )
+from neox_eqx.shown import shown
 
 DEFAULT_NEW_TOKENS = 20
 DEFAULT_TOP_K = 50
@@ -117,8 +118,8 @@ class GenerationOptions:
             if value is None:
                 value = field.default
             elif name in _OTHER_FORMS:
-                shown = "logit_bias" if name == "sequence_bias" and self.logit_bias else name
-                value = _OTHER_FORMS[name](shown, value)
+                spelled = "logit_bias" if name == "sequence_bias" and self.logit_bias else name
+                value = _OTHER_FORMS[name](spelled, value)
             values[name] = value
         # Without a search, it says nothing.
         if self.num_return_sequences is None and values["num_beams"] == 1:
@@ -246,7 +247,7 @@ class ResolvedOptions:
         for word in self.bad_words:
             if isinstance(word, str):
                 raise InputError(
-                    f"bad_words: {word!r:.80} is a text; without a tokenizer give its ids"
+                    f"bad_words: {shown(word)} is a text; without a tokenizer give its ids"
                 )
 
     def _named_ids(self) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -8,6 +8,7 @@ from typing import Any
 from neox_eqx.checkpoint.origin import Origin
 from neox_eqx.config import read_json
 from neox_eqx.errors import InputError
+from neox_eqx.shown import shown
 
 ARGUMENTS = {
     "pretrained": "a directory in Hugging Face or native layout, or a Hub id",
@@ -121,6 +122,6 @@ def batch_rows(batch_size: int | str, max_batch_size: int | None) -> int:
         return min(8, max_batch_size or 8)
     if not str(batch_size).isdecimal() or int(batch_size) < 1:
         raise InputError(
-            f"batch_size must be a whole number of at least 1, or auto, not {batch_size!r:.80}"
+            f"batch_size must be a whole number of at least 1, or auto, not {shown(batch_size)}"
         )
     return int(batch_size)

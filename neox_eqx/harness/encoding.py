@@ -3,6 +3,7 @@
 import dataclasses
 
 from neox_eqx.errors import InputError
+from neox_eqx.shown import shown
 from neox_eqx.tokenizer import Tokenizer, token_ids
 
 
@@ -23,7 +24,9 @@ class Encoding:
 
     def __post_init__(self) -> None:
         if self.add_bos_token not in (None, False, True):
-            raise InputError(f"add_bos_token must be True or False, not {self.add_bos_token!r:.80}")
+            raise InputError(
+                f"add_bos_token must be True or False, not {shown(self.add_bos_token)}"
+            )
         if self.add_bos_token and self.bos is None:
             raise InputError("the model has no BOS token that add_bos_token could add")
 

@@ -8,6 +8,7 @@ from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 
 from neox_eqx.errors import InputError
 from neox_eqx.generation.options import GenerationOptions, ResolvedOptions
+from neox_eqx.shown import shown
 
 # One text is asked for, of one row, and it ends at the harness's own texts.
 _FIXED: dict[str, Any] = {"num_beams": 1, "num_samples": 1, "num_return_sequences": 1, "stop": ()}
@@ -37,6 +38,6 @@ def read_settings(
         raise InputError("gen_kwargs: do_sample is true and the temperature 0; give one above 0")
     for name in given.keys() - _OPTION_NAMES:
         if name not in _FIXED or given[name] != _FIXED[name]:
-            raise InputError(f"gen_kwargs: {name} {given[name]!r} is not supported")
+            raise InputError(f"gen_kwargs: {name} {shown(given[name])} is not supported")
     options = GenerationOptions(**{"seed": seed} | given | _FIXED, max_new_tokens=limit)
     return options.resolve(defaults), until

@@ -9,6 +9,7 @@ from typing import Any
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
 from neox_eqx.rope import RopeParameters
+from neox_eqx.shown import shown
 
 
 def _shape(
@@ -91,7 +92,7 @@ def preset(name: str) -> GPTNeoXConfig:
         InputError: there is none of this name.
     """
     if name not in PRESETS:
-        raise InputError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
+        raise InputError(f"no preset {shown(name)}; there are {', '.join(PRESETS)}")
     return PRESETS[name]
 
 

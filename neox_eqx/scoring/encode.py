@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from neox_eqx.errors import InputError
 from neox_eqx.scoring.pairs import Pair
+from neox_eqx.shown import shown
 from neox_eqx.text.generation_config import bos_token_id
 from neox_eqx.text.generator import TextGenerator
 from neox_eqx.tokenizer import Tokenizer, token_ids
@@ -66,7 +67,7 @@ def encode_text(generator: TextGenerator, text: Text) -> Pair:
     elif isinstance(text, tuple | list) and len(text) == 2:
         pair = _encode_completion(generator, *text)
     else:
-        raise InputError(f"must be a text, or a prompt and its completion, not {text!r:.80}")
+        raise InputError(f"must be a text, or a prompt and its completion, not {shown(text)}")
     pair.check(config.vocab_size, config.context_length)
     return pair
 

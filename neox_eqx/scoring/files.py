@@ -4,6 +4,7 @@ from pathlib import Path
 
 from neox_eqx.errors import InputError
 from neox_eqx.scoring.encode import Text
+from neox_eqx.shown import shown
 from neox_eqx.text.files import byte_lines, line_content
 
 
@@ -34,5 +35,5 @@ def _text(path: Path, line: bytes) -> Text | InputError:
         return InputError('needs either "text" or "prompt" and "completion"')
     for name in sorted(names):
         if not isinstance(content[name], str):
-            return InputError(f'"{name}" must be a text, not {content[name]!r:.80}')
+            return InputError(f'"{name}" must be a text, not {shown(content[name])}')
     return content["text"] if "text" in content else (content["prompt"], content["completion"])

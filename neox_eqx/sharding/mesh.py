@@ -12,6 +12,7 @@ from jax.sharding import AxisType, Mesh
 
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
+from neox_eqx.shown import shown
 
 AXES = ("data", "model")
 
@@ -48,11 +49,11 @@ class Arrangement:
             match = sizes or layout
             if not match or match[1] in given:
                 raise InputError(
-                    f"the mesh {text!r} is neither auto nor of the form data=2,model=4"
+                    f"the mesh {shown(text)} is neither auto nor of the form data=2,model=4"
                 )
             given[match[1]] = int(match[2]) if sizes else match[2]
         if not given.keys() & {"data", "model"}:
-            raise InputError(f"the mesh {text!r} names neither data nor model")
+            raise InputError(f"the mesh {shown(text)} names neither data nor model")
         return cls(text, **given)
 
     def heads_of(self, config: GPTNeoXConfig) -> int:

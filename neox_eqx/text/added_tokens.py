@@ -14,6 +14,7 @@ from tokenizers import AddedToken
 
 from neox_eqx.config import read_json
 from neox_eqx.errors import InputError
+from neox_eqx.shown import shown
 from neox_eqx.tokenizer import MOST_IDS
 
 CONFIG = "tokenizer_config.json"
@@ -119,15 +120,17 @@ def _by_id(entries: Iterable[_Entry]) -> dict[int, AddedToken]:
     ids: dict[str, int] = {}
     for id, token, path in entries:
         if isinstance(id, bool) or not isinstance(id, int):
-            raise InputError(f"{path}: an added token's id is {id!r:.80}, which is no number")
+            raise InputError(f"{path}: an added token's id is {shown(id)}, which is no number")
         if not isinstance(token, AddedToken):
-            raise InputError(f"{path}: the token {token!r:.80} of the id {id} is no JSON object")
-        text = f"{token.content!r:.80}"
+            raise InputError(f"{path}: the token {shown(token)} of the id {id} is no JSON object")
+        text = shown(token.content)
         if not 0 <= id < MOST_IDS:
-            raise InputError(f"{path}: the id {id!r:.30} of {text} is not from 0 to {MOST_IDS - 1}")
+            raise InputError(
+                f"{path}: the id {shown(id, 30)} of {text} is not from 0 to {MOST_IDS - 1}"
+            )
         other = tokens.setdefault(id, token).content
         if other != token.content:
-            raise InputError(f"{path}: the id {id} of {text} is also that of {other!r:.80}")
+            raise InputError(f"{path}: the id {id} of {text} is also that of {shown(other)}")
         if ids.setdefault(token.content, id) != id:
             raise InputError(f"{path}: {text} has two ids, {ids[token.content]} and {id}")
         tokens[id] = token
@@ -154,7 +157,7 @@ def _extra(values: Any, named: dict[str, _Token | None], path: Path) -> list[_To
         named |= {role: _token(value, path) for role, value in values.items()}
         return []
     if not isinstance(values, list):
-        raise InputError(f"{path}: the special tokens {values!r:.80} are not a list")
+        raise InputError(f"{path}: the special tokens {shown(values)} are not a list")
     tokens = [_token(value, path) for value in values]
     return [token for token in tokens if token]
 
@@ -167,7 +170,7 @@ def _token(value: Any, path: Path) -> _Token | None:
     try:
         return AddedToken(fields.pop("content"), **fields)
     except (KeyError, TypeError) as error:
-        raise InputError(f"{path}: {value!r:.120} describes no token: {error}") from error
+        raise InputError(f"{path}: {shown(value, 120)} describes no token: {error}") from error
 
 
 def _special(text: str) -> AddedToken:
@@ -176,5 +179,5 @@ def _special(text: str) -> AddedToken:
 
 def _object(value: Any, path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise InputError(f"{path}: {value!r:.80} stands where a JSON object is expected")
+        raise InputError(f"{path}: {shown(value)} stands where a JSON object is expected")
     return value

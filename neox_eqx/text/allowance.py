@@ -8,6 +8,8 @@ from contextvars import ContextVar
 from types import GeneratorType
 from typing import Any
 
+from neox_eqx.shown import shown
+
 # A conversation of 300 messages and 600,000 letters costs less than half of these.
 _UNITS = 20_000_000
 _UNITS_A_STEP = 500
@@ -77,4 +79,4 @@ def check_repeated(left: Any, right: Any) -> None:
 def check_format(pattern: str) -> None:
     """Refuses a width that is large, or that is itself given as *, or as {:{}}."""
     if re.search(r"\*|\d{6}|\{[^{}]+\{", pattern):
-        raise TooMuch(f"formats with a width without bound: {pattern!r:.40}")
+        raise TooMuch(f"formats with a width without bound: {shown(pattern, 40)}")

@@ -12,6 +12,7 @@ from typing import Any
 from neox_eqx.config import GPTNeoXConfig, read_json
 from neox_eqx.errors import InputError
 from neox_eqx.generation.options import NAMES_IN_FILES, ResolvedOptions
+from neox_eqx.shown import shown
 
 # Every setting that transformers' GenerationConfig has is in one of the sets below.
 APPLIED = {
@@ -79,7 +80,7 @@ def read_generation_config(directory: Path) -> dict[str, Any]:
             _check_ids(file, name, fields[name])
     if fields.get("do_sample") not in (None, False, True):
         raise InputError(
-            f"{file}: do_sample must be true or false, not {fields['do_sample']!r:.80}"
+            f"{file}: do_sample must be true or false, not {shown(fields['do_sample'])}"
         )
     _warn_of_ignored(file, fields)
     return fields
@@ -138,7 +139,7 @@ def _warn_of_ignored(file: Path, fields: Mapping[str, Any]) -> None:
     if fields.get("num_beams") in (None, 1):
         rules |= _NOT_APPLIED_WITHOUT_BEAMS
     ignored = [
-        f"{name} {fields[name]!r:.80}"
+        f"{name} {shown(fields[name])}"
         for name, neutral in rules.items()
         if fields.get(name) is not None and fields[name] not in ((), [], {}, *neutral)
     ]
@@ -154,4 +155,4 @@ def _check_ids(file: Path, name: str, value: Any) -> None:
     ids = value if isinstance(value, list) and name == "eos_token_id" else [value]
     for one in ids:
         if not isinstance(one, int) or isinstance(one, bool) or not -(2**31) <= one < 2**31:
-            raise InputError(f"{file}: {name} must be a token id, not {one!r:.80}")
+            raise InputError(f"{file}: {name} must be a token id, not {shown(one)}")

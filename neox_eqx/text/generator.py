@@ -23,7 +23,7 @@ from neox_eqx.sharding.distributed import agreed, check_equal
 from neox_eqx.text.completion import Completion, Event
 from neox_eqx.text.events import events_of
 from neox_eqx.text.generation_config import bos_token_id, eos_token_ids, read_generation_config
-from neox_eqx.text.prompts import Prompt, one_each, shown, warn_of_idle_options, with_stops
+from neox_eqx.text.prompts import Prompt, beginning_of, one_each, warn_of_idle_options, with_stops
 from neox_eqx.text.saved import save_with_companions
 from neox_eqx.text.soft_prompt import agreed_prompt
 from neox_eqx.text.template import ChatTemplate, load_template
@@ -231,7 +231,7 @@ class TextGenerator:
                 except InputError as error:
                     if len(prompts) == 1:
                         raise
-                    where = f"prompt {number} of {len(prompts)}, {shown(prompt)}"
+                    where = f"prompt {number} of {len(prompts)}, {beginning_of(prompt)}"
                     raise InputError(f"{where}: {error}") from error
         texts = [text for text, _ in asked]
         check_equal("what the chat template makes of the messages", texts)

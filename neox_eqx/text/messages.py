@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from neox_eqx.errors import InputError
+from neox_eqx.shown import shown
 from neox_eqx.unicode import check_unicode
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -28,15 +29,15 @@ def check_messages(messages: Any) -> list[dict[str, Any]]:
 
 def _checked(where: str, message: Any) -> dict[str, Any]:
     if not isinstance(message, Mapping):
-        raise InputError(f"{where}: must be an object with role and content, not {message!r:.80}")
+        raise InputError(f"{where}: must be an object with role and content, not {shown(message)}")
     fields = {name: value for name, value in message.items() if value is not None}
     role, content = fields.get("role"), fields.get("content")
     if role not in ROLES:
-        raise InputError(f"{where}: role must be one of {', '.join(ROLES)}, not {role!r:.80}")
+        raise InputError(f"{where}: role must be one of {', '.join(ROLES)}, not {shown(role)}")
     if not isinstance(content, str):
-        raise InputError(f"{where}: content must be a text, not {content!r:.80}")
+        raise InputError(f"{where}: content must be a text, not {shown(content)}")
     if not isinstance(fields.get("context", ""), str):
-        raise InputError(f"{where}: context must be a text, not {fields['context']!r:.80}")
+        raise InputError(f"{where}: context must be a text, not {shown(fields['context'])}")
     return {name: _plain(f"{where}: {name!s:.30}", value) for name, value in fields.items()}
 
 
@@ -51,4 +52,6 @@ def _plain(what: str, value: Any) -> Any:
         return [_plain(what, item) for item in value]
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         return {_plain(what, key): _plain(what, item) for key, item in value.items()}
-    raise InputError(f"{what} must be made of texts, numbers, lists and objects, not {value!r:.80}")
+    raise InputError(
+        f"{what} must be made of texts, numbers, lists and objects, not {shown(value)}"
+    )

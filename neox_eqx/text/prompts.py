@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from neox_eqx.errors import InputError
 from neox_eqx.generation.options import GenerationOptions, ResolvedOptions
+from neox_eqx.shown import shown
 from neox_eqx.text.messages import Message
 from neox_eqx.text.template import ChatTemplate
 
@@ -44,10 +45,10 @@ def with_stops(options: GenerationOptions, template: ChatTemplate) -> Generation
     return dataclasses.replace(options, stop=template.stop)
 
 
-def shown(prompt: Prompt) -> str:
+def beginning_of(prompt: Prompt) -> str:
     """How a prompt begins, for messages."""
     if isinstance(prompt, str):
-        return f"which begins {prompt!r:.32}"
+        return f"which begins {shown(prompt, 32)}"
     return f"a conversation of {len(prompt)} messages"
 
 

@@ -17,6 +17,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 from jinja2.visitor import NodeTransformer
 
+from neox_eqx.shown import shown
 from neox_eqx.text.allowance import (
     RENDER,
     TooMuch,
@@ -65,7 +66,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return template
 
     def unsafe_undefined(self, obj: Any, attribute: str) -> jinja2.Undefined:
-        raise SecurityError(f"access to {attribute!r:.40} of a {type(obj).__name__} is unsafe")
+        raise SecurityError(f"access to {shown(attribute, 40)} of a {type(obj).__name__} is unsafe")
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         wrapped = super().wrap_str_format(value)

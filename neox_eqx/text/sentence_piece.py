@@ -12,6 +12,7 @@ from typing import Any
 from tokenizers import AddedToken
 
 from neox_eqx.errors import InputError
+from neox_eqx.shown import shown
 from neox_eqx.text.added_tokens import read_added_tokens
 from neox_eqx.text.tokenizer_class import flag
 from neox_eqx.tokenizer import broken_as_input_error
@@ -156,7 +157,7 @@ class SentencePieceTokenizer:
             elif piece != id and (piece is not None or id < self._size):
                 its = piece if piece is not None else repr(self._pieces.id_to_piece(id))
                 raise InputError(
-                    f"{path}: {token.content!r:.80} has the id {id} in the files beside it, and "
+                    f"{path}: {shown(token.content)} has the id {id} in the files beside it, and "
                     f"the model says {its}; correct the files"
                 )
             tokens[id] = token

@@ -7,6 +7,7 @@ from typing import Any
 from neox_eqx.checkpoint.origin import has_tokenizer
 from neox_eqx.config import read_json
 from neox_eqx.errors import InputError
+from neox_eqx.shown import shown
 from neox_eqx.text.jinja_template import JinjaTemplate
 from neox_eqx.text.named_template import NamedTemplate
 from neox_eqx.text.special_tokens import special_tokens
@@ -40,7 +41,7 @@ def load_template(directory: Path, name: str | None) -> ChatTemplate:
     for template in NAMED_TEMPLATES:
         if template.name == name:
             return dataclasses.replace(template, eos=_eos(directory))
-    raise InputError(f"there is no template {name!r:.80}; there are {', '.join(known)}")
+    raise InputError(f"there is no template {shown(name)}; there are {', '.join(known)}")
 
 
 def _eos(directory: Path) -> str:
@@ -86,12 +87,12 @@ def _in_json(path: Path, value: Any) -> dict[str, tuple[str, str]]:
         return {}
     each = [{"name": "default", "template": value}] if isinstance(value, str) else value
     if not isinstance(each, list):
-        raise InputError(f"{path}: chat_template must be a text or a list, not {value!r:.80}")
+        raise InputError(f"{path}: chat_template must be a text or a list, not {shown(value)}")
     found = {}
     for own in each:
         pair = (own.get("name"), own.get("template")) if isinstance(own, dict) else (None, None)
         if not (isinstance(pair[0], str) and isinstance(pair[1], str)):
-            raise InputError(f"{path}: a chat_template needs name and template, not {own!r:.80}")
+            raise InputError(f"{path}: a chat_template needs name and template, not {shown(own)}")
         found[pair[0]] = (f"{path}: chat_template", pair[1])
     return found
 

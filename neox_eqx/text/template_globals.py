@@ -8,6 +8,7 @@ import jinja2
 from jinja2.sandbox import SecurityError
 from jinja2.utils import Namespace
 
+from neox_eqx.shown import shown
 from neox_eqx.text.allowance import check_format
 
 
@@ -41,7 +42,7 @@ class TemplateNamespace(Namespace):
 
 def _check_name(name: Any) -> None:
     if isinstance(name, str) and name.startswith("_"):
-        raise SecurityError(f"a namespace has no name {name!r:.40}")
+        raise SecurityError(f"a namespace has no name {shown(name, 40)}")
 
 
 def tojson(

@@ -11,6 +11,7 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from neox_eqx.errors import InputError
+from neox_eqx.shown import shown
 
 NEOX, GPT2, LLAMA = "GPTNeoXTokenizer", "GPT2Tokenizer", "LlamaTokenizer"
 
@@ -40,7 +41,7 @@ def class_of(options: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     if name is None:
         return NEOX if config.get("model_type") == "gpt_neox" else ""
     if not isinstance(name, str):
-        raise InputError(f"tokenizer_config.json: tokenizer_class is {name!r:.80}, not a name")
+        raise InputError(f"tokenizer_config.json: tokenizer_class is {shown(name)}, not a name")
     return name.removesuffix("Fast")
 
 
@@ -89,5 +90,5 @@ def flag(options: Mapping[str, Any], name: str) -> bool:
     """
     value = options.get(name)
     if not isinstance(value, bool | None):
-        raise InputError(f"tokenizer_config.json: {name} is {value!r:.80}, not true or false")
+        raise InputError(f"tokenizer_config.json: {name} is {shown(value)}, not true or false")
     return bool(value)

@@ -10,6 +10,7 @@ from tokenizers import models, processors
 
 from neox_eqx.config import read_json
 from neox_eqx.errors import InputError
+from neox_eqx.shown import shown
 from neox_eqx.text.added_tokens import CONFIG, AddedTokens, read_added_tokens
 from neox_eqx.text.tokenizer_class import GPT2, LLAMA, NEOX, SPECIAL_TOKENS, build, flag
 from neox_eqx.tokenizer import broken_as_input_error, check_vocabulary
@@ -49,7 +50,7 @@ def read_vocab_and_merges(directory: Path, name: str, options: Mapping[str, Any]
     if name not in (NEOX, GPT2):
         raise InputError(
             f"{directory}: has vocab.json and merges.txt, which are for {NEOX} or {GPT2}, and its "
-            f"class is {name!r:.80}; save it with transformers to get a tokenizer.json"
+            f"class is {shown(name)}; save it with transformers to get a tokenizer.json"
         )
     with broken_as_input_error(f"{path}, {directory / 'merges.txt'}: are no vocabulary"):
         vocabulary, merges = models.BPE.read_file(str(path), str(directory / "merges.txt"))
@@ -108,12 +109,12 @@ def _finish(
 def _check_ids(tokenizer: Tokenizer, added: AddedTokens, path: Path) -> None:
     """Added tokens get the ids after the vocabulary's, whatever the files say of them."""
     for id, token in added.by_id.items():
-        text, actual = f"{token.content!r:.80}", tokenizer.token_to_id(token.content)
+        text, actual = shown(token.content), tokenizer.token_to_id(token.content)
         other = tokenizer.id_to_token(id)
         if actual != id and other is not None:
             raise InputError(
                 f"{path.parent}: the id {id} of the added token {text} is also that of "
-                f"{other!r:.80}; correct {CONFIG} or added_tokens.json"
+                f"{shown(other)}; correct {CONFIG} or added_tokens.json"
             )
         if actual != id:
             warnings.warn(

@@ -11,6 +11,7 @@ from jaxtyping import Bool
 from neox_eqx.errors import InputError
 from neox_eqx.generation.options import ResolvedOptions
 from neox_eqx.generation.stop_strings import TokenBytes
+from neox_eqx.shown import shown
 from neox_eqx.tokenizer import Tokenizer, check_vocabulary, token_ids
 
 
@@ -23,7 +24,7 @@ def bad_word_ids(tokenizer: Tokenizer, word: str) -> list[tuple[int, ...]]:
     spellings = (word, f" {word}")
     ids = [token_ids(tokenizer, text, add_special_tokens=False) for text in spellings]
     if not ids[0]:
-        raise InputError(f"bad_words: the tokenizer makes nothing of {word!r:.80}")
+        raise InputError(f"bad_words: the tokenizer makes nothing of {shown(word)}")
     return list(dict.fromkeys(ids))
 
 

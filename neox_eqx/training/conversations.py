@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from neox_eqx.errors import InputError
+from neox_eqx.shown import shown
 from neox_eqx.text.messages import check_messages
 
 _ROLES = {
@@ -27,7 +28,7 @@ def instruction(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
     for name, value in texts.items():
         is_optional = name in ("input", "context")
         if not isinstance(value, str) and not (is_optional and value is None):
-            raise InputError(f"the {name} must be a text, not {value!r:.40}")
+            raise InputError(f"the {name} must be a text, not {shown(value, 40)}")
     if not fields["instruction"].strip():
         raise InputError("the instruction is empty")
     user = {"role": "user", "content": asked["instruction"]}
@@ -50,7 +51,7 @@ def sharegpt(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
         if not isinstance(speaker, str) or speaker not in _ROLES:
             raise InputError(
                 f"item {number} of conversations must be from one of {', '.join(_ROLES)}, "
-                f"not {speaker!r:.40}"
+                f"not {shown(speaker, 40)}"
             )
         value = turn.get("value")
         said.append(
@@ -68,8 +69,8 @@ def _listed(name: str, value: Any) -> list[Any]:
                 rows = zip(*columns, strict=True)
                 return [dict(zip(value, row, strict=True)) for row in rows]
     if not isinstance(value, list):
-        raise InputError(f"the {name} must be a list of objects, not {value!r:.40}")
+        raise InputError(f"the {name} must be a list of objects, not {shown(value, 40)}")
     for number, item in enumerate(value, 1):
         if not isinstance(item, Mapping):
-            raise InputError(f"item {number} of {name} must be an object, not {item!r:.40}")
+            raise InputError(f"item {number} of {name} must be an object, not {shown(item, 40)}")
     return value

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
+from neox_eqx.shown import shown
 from neox_eqx.text.generation_config import bos_token_id, eos_token_ids
 from neox_eqx.text.named_template import NamedTemplate
 from neox_eqx.text.template import ChatTemplate
@@ -135,8 +136,8 @@ def _check_end(template: NamedTemplate, tokenizer: Tokenizer) -> None:
         eos is None or token_ids(tokenizer, f"a{template.eos}")[-1] != eos
     ):
         raise InputError(
-            f"template {template.name}: ends what is said with {template.eos!r:.40}, which the "
-            "tokenizer does not have; name its eos_token in tokenizer_config.json"
+            f"template {template.name}: ends what is said with {shown(template.eos, 40)}, which "
+            "the tokenizer does not have; name its eos_token in tokenizer_config.json"
         )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from neox_eqx.errors import InputError
+from neox_eqx.shown import shown
 from neox_eqx.text.messages import Message
 from neox_eqx.text.prompts import Prompt
 from neox_eqx.training.conversations import instruction, messages, sharegpt
@@ -122,6 +123,6 @@ def _listed(names: Iterable[str]) -> str:
 
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise InputError(f"the {name} must be a text, not {value!r:.40}")
+        raise InputError(f"the {name} must be a text, not {shown(value, 40)}")
     check_unicode(f"the {name}", value)
     return value

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from neox_eqx.errors import InputError
+from neox_eqx.shown import shown
 from neox_eqx.training.rows import Row
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -86,7 +87,7 @@ def _only(name: str, splits: list[str], split: str | None) -> str:
     if split is None and len(splits) == 1:
         return splits[0]
     if split not in splits:
-        wrong = "holds several splits" if split is None else f"has no split {split!r:.80}"
+        wrong = "holds several splits" if split is None else f"has no split {shown(split)}"
         named = ", ".join(f"{name}:{own}" for own in splits[:10])
         raise InputError(f"{name}: {wrong}; name one of {named}")
     return split

@@ -11,6 +11,7 @@ from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
 from neox_eqx.sharding.distributed import agreed, check_equal
 from neox_eqx.sharding.mesh import Arrangement, make_mesh, model_sizes
+from neox_eqx.shown import shown
 from neox_eqx.tokenizer import token_ids
 from neox_eqx.training.dataset import TrainingData
 from neox_eqx.training.held_out import HeldOut
@@ -152,7 +153,7 @@ def _mesh(options: TrainingOptions, config: GPTNeoXConfig) -> str:
         )
     asked = Arrangement.parse(options.mesh)
     if asked.heads or asked.layout != "1d":
-        raise InputError(f"the mesh {options.mesh!r}: heads and layout are not for training")
+        raise InputError(f"the mesh {shown(options.mesh)}: heads and layout are not for training")
     mesh = options.mesh
     if mesh == "auto":
         mesh = _largest_data_axis(rows, config) or mesh

@@ -3,6 +3,7 @@
 import dataclasses
 
 from neox_eqx.errors import InputError
+from neox_eqx.shown import shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,5 +60,5 @@ class Recipe:
                 raise InputError(f"{name} must be from 0 to below 1, not {getattr(self, name)}")
         if self.compute_dtype not in ("float32", "bfloat16"):
             raise InputError(
-                f"compute_dtype must be float32 or bfloat16, not {self.compute_dtype!r}"
+                f"compute_dtype must be float32 or bfloat16, not {shown(self.compute_dtype)}"
             )

@@ -11,6 +11,7 @@ from neox_eqx.checkpoint.origin import Origin, find
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
 from neox_eqx.model.adapt import TARGETS
+from neox_eqx.shown import shown
 from neox_eqx.training.options import TrainingOptions
 from neox_eqx.training.tuning import Tuning
 
@@ -107,7 +108,7 @@ def _targets(targets: Targets, config: GPTNeoXConfig) -> tuple[str, ...]:
     if not modules or len(modules) != len(names) * config.num_hidden_layers:
         raise InputError(
             f"LoRA is trained on {', '.join(TARGETS)}, on those in every layer that are asked "
-            f"for; {targets.modules!r:.80} names {', '.join(modules)[:200] or 'none of them'}"
+            f"for; {shown(targets.modules)} names {', '.join(modules)[:200] or 'none of them'}"
         )
     return names
 

@@ -1,0 +1,45 @@
+"""A value as a message shows it."""
+
+from collections.abc import Iterator, Mapping
+
+_LONG = 1000
+"""Bits; Python refuses to write a number of some thousand digits in the decimal system."""
+
+
+def shown(value: object, most: int = 80) -> str:
+    """The `repr` of a value, in one line and cut to `most` letters.
+
+    No more of it is made than is shown: a few kilobytes of YAML can stand for a value of which
+    the whole text has gigabytes, or no end at all.
+    """
+    text = ""
+    for piece in _pieces(value, most):
+        text += piece
+        if len(text) > most:
+            return f"{text[:most]}..."
+    return text
+
+
+def _pieces(value: object, most: int) -> Iterator[str]:
+    """The parts of a value's `repr`, each made as it is asked for, and not much above `most`."""
+    if isinstance(value, str | bytes | bytearray):
+        yield repr(value[: most + 1])
+    elif isinstance(value, int) and value.bit_length() > _LONG:
+        yield f"{value >> (value.bit_length() - _LONG) // 4 * 4:#x}..."
+    elif isinstance(value, Mapping):
+        yield "{"
+        for number, (key, item) in enumerate(value.items()):
+            yield ", " if number else ""
+            yield from _pieces(key, most)
+            yield ": "
+            yield from _pieces(item, most)
+        yield "}"
+    elif isinstance(value, list | tuple | set | frozenset):
+        kind = "list" if isinstance(value, list) else "tuple" if isinstance(value, tuple) else "set"
+        yield {"list": "[", "tuple": "(", "set": "{"}[kind]
+        for number, item in enumerate(value):
+            yield ", " if number else ""
+            yield from _pieces(item, most)
+        yield {"list": "]", "tuple": ",)" if len(value) == 1 else ")", "set": "}"}[kind]
+    else:
+        yield " ".join(repr(value).split())
