@@ -1,15 +1,17 @@
 # make demo          text from the bundled model
 # make test          lint, types and the tests, some minutes on two cores
 # make test-all      the slow tests too, and all as XLA compiles for users
+# make fuzz          drawn faults of files and options for an hour: SECONDS=3600 SEED=1 KINDS=config
 # make lint          lint and types alone
 # make tpu-compiler  what scripts/plan.py compiles with
 PYTHON ?= python3
 JOBS ?= 2
+SECONDS ?= 3600
 BIN := .venv/bin
 READY := .venv/ready
 TPU_COMPILER := .venv/tpu-compiler/ready
 
-.PHONY: demo test test-all lint tpu-compiler
+.PHONY: demo test test-all fuzz lint tpu-compiler
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -21,6 +23,10 @@ test: lint $(TPU_COMPILER)
 
 test-all: lint $(TPU_COMPILER)
 	$(BIN)/python -m pytest -n $(JOBS)
+
+# Each find is a file in fuzz-finds/, and `python -m tests.fuzz --replay FILE` runs it again.
+fuzz: $(READY)
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) --kinds $(KINDS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,0 +1,103 @@
+"""Draws cases of each kind in turn, runs them and keeps what is found."""
+
+import dataclasses
+import time
+from collections import Counter
+from collections.abc import Callable, Collection
+
+import hypothesis
+from hypothesis import strategies as st
+from hypothesis.configuration import set_hypothesis_home_dir
+
+from tests.fuzz.case import Case
+from tests.fuzz.kinds import KINDS
+from tests.fuzz.runner import Outcome, Runner
+from tests.fuzz.verdict import fault, signature
+
+# Cases of a kind that are drawn together, before the next kind's turn.
+_TOGETHER = 4
+
+
+@dataclasses.dataclass
+class Found:
+    """What a run of the fuzzer has seen."""
+
+    cases: Counter[str] = dataclasses.field(default_factory=Counter)
+    """Of each kind, how many."""
+    statuses: Counter[tuple[str, int]] = dataclasses.field(default_factory=Counter)
+    faults: dict[str, tuple[Case, str]] = dataclasses.field(default_factory=dict)
+    """A case for each fault, by its signature."""
+
+
+def fuzz(
+    runner: Runner,
+    seconds: float,
+    seed: int,
+    kinds: Collection[str] = tuple(KINDS),
+    tell: Callable[[Case, str, Outcome], None] = lambda *_: None,
+) -> Found:
+    """Runs drawn cases for so long; the same seed draws the same ones in the same order."""
+    set_hypothesis_home_dir(runner.place / "hypothesis")
+    found = Found()
+    end = time.monotonic() + seconds
+    while True:
+        for kind in kinds:
+            for case in draw_cases(kind, seed):
+                if time.monotonic() > end:
+                    return found
+                outcome = runner.run(case)
+                found.cases[kind] += 1
+                found.statuses[kind, outcome.status] += 1
+                what = fault(case, outcome)
+                if what and (mark := signature(case, what)) not in found.faults:
+                    found.faults[mark] = case, what
+                    tell(case, what, outcome)
+        seed += 1
+
+
+def draw_cases(kind: str, seed: int) -> list[Case]:
+    """Some cases of a kind. Hypothesis only draws: it keeps nothing, and shrinks nothing."""
+    cases: list[Case] = []
+
+    @hypothesis.seed(seed)
+    @hypothesis.settings(
+        max_examples=_TOGETHER,
+        database=None,
+        deadline=None,
+        phases=[hypothesis.Phase.generate],
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    @hypothesis.given(st.data())
+    def add(data: st.DataObject) -> None:
+        cases.append(KINDS[kind](data.draw))
+
+    add()
+    return cases
+
+
+def reduced(runner: Runner, case: Case, what: str, most: int = 20) -> Case:
+    """A case of the same fault with fewer edits and arguments, as far as so many runs find one."""
+    mark = signature(case, what)
+    tries = 0
+    for smaller in _smaller(case):
+        if tries == most:
+            break
+        tries += 1
+        left = fault(smaller, runner.run(smaller))
+        if left and signature(smaller, left) == mark:
+            return reduced(runner, smaller, left, most - tries)
+    return case
+
+
+def _smaller(case: Case) -> list[Case]:
+    args, edits = case.args, case.edits
+    fewer = [
+        dataclasses.replace(case, args=args[:place] + args[place + count :])
+        for count in (2, 1)
+        for place in range(len(args) - count + 1)
+        if args[place].startswith("--")
+    ]
+    return fewer + [
+        dataclasses.replace(case, edits=edits[:place] + edits[place + 1 :])
+        for place in range(len(edits))
+    ]

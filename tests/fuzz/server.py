@@ -1,0 +1,148 @@
+"""A process that has imported the programs, and forks a child for each command line.
+
+Starting a program takes seconds, a child some hundredths of one. JAX's backend and its threads
+start in the child: a process with threads cannot be forked safely.
+
+python tests/fuzz/server.py ROOT
+
+On stdin a request in JSON on each line, on stdout an answer, as `Request` and `Answer` in
+tests/fuzz/runner.py.
+"""
+
+import atexit
+import gc
+import importlib
+import json
+import os
+import resource
+import runpy
+import select
+import signal
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(sys.argv[1])
+PROGRAMS = {
+    "generate.py": "generate.py",
+    "train.py": "train.py",
+    "score.py": "scripts/score.py",
+    "convert_params.py": "scripts/convert_params.py",
+    "plan.py": "scripts/plan.py",
+    "benchmark.py": "scripts/benchmark.py",
+    "neox_eqx.harness": "neox_eqx/harness/__main__.py",
+}
+# What the programs import late, which is most of what a child would take its time for.
+_LIBRARIES = ("optax", "orbax.checkpoint", "tensorstore", "torch", "transformers", "yaml")
+_POLL = 20
+_PAGE = resource.getpagesize()
+
+
+def serve() -> dict[str, Any]:
+    """Answers requests until there are no more; returns in each child, with its request."""
+    for line in sys.stdin:
+        request = json.loads(line)
+        start = time.monotonic()
+        pid = os.fork()
+        if not pid:
+            return request
+        status, usage, killed = _watch(pid, request, start)
+        answer = {
+            "status": status,
+            "killed": killed,
+            "seconds": usage.ru_utime + usage.ru_stime,
+            "peak_bytes": usage.ru_maxrss * 1024,
+        }
+        print(json.dumps(answer), flush=True)
+    sys.exit()
+
+
+def _watch(pid: int, request: dict[str, Any], start: float) -> tuple[int, Any, str | None]:
+    """Waits for the child, and kills it at a limit, whose name it returns."""
+    killed = None
+    descriptor = os.pidfd_open(pid)
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    while not poll.poll(_POLL):
+        if _resident(pid) > request["most_bytes"]:
+            killed = "memory"
+        elif time.monotonic() - start > request["most_seconds"]:
+            killed = "time"
+        if killed:
+            os.kill(pid, signal.SIGKILL)
+            break
+    os.close(descriptor)
+    _, status, usage = os.wait4(pid, 0)
+    try:
+        os.killpg(pid, signal.SIGKILL)  # what it started and left behind
+    except ProcessLookupError:
+        pass
+    status = os.waitstatus_to_exitcode(status)
+    if status == -signal.SIGXCPU:
+        killed = "time"
+    return status, usage, killed
+
+
+def _resident(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
+    except (OSError, IndexError):
+        return 0  # it has ended just now
+
+
+def run(request: dict[str, Any]) -> int:
+    """Runs the program as the process of a user's would, and returns its exit status."""
+    os.setsid()
+    os.chdir(request["directory"])
+    for descriptor, name, flags in (
+        (0, "stdin", os.O_RDONLY),
+        (1, "stdout", os.O_WRONLY | os.O_CREAT),
+        (2, "stderr", os.O_WRONLY | os.O_CREAT),
+    ):
+        os.dup2(os.open(request[name], flags, 0o600), descriptor)
+    sys.stdin = open(0, closefd=False)
+    sys.stdout = open(1, "w", closefd=False)
+    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)
+    seconds = int(request["most_cpu_seconds"])
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+    program = ROOT / PROGRAMS[request["program"]]
+    sys.argv = [request["program"], *request["args"]]
+    try:
+        runpy.run_path(str(program), run_name="__main__")
+    except SystemExit as exit:
+        return exit.code if isinstance(exit.code, int) else int(exit.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def main() -> None:
+    sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
+    for name in (*_LIBRARIES, "neox_eqx.harness.__main__", "neox_eqx.training.trained"):
+        importlib.import_module(name)
+    for program in PROGRAMS.values():
+        if "harness" not in program:
+            importlib.import_module(Path(program).stem)
+    gc.collect()
+    gc.freeze()  # so that a child's collections do not copy what it shares
+    sys.unraisablehook = sys.__unraisablehook__
+    print(json.dumps({"threads": threading.active_count(), "bytes": _resident(os.getpid())}))
+    sys.stdout.flush()
+    status = run(serve())
+    # As Python ends, but for taking down all that was imported.
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            pass
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    main()

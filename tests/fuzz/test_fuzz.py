@@ -1,0 +1,25 @@
+"""Whatever a file or an option holds, a command ends in success or in one line and status 2."""
+
+from pathlib import Path
+
+from tests.fuzz.case import Case
+from tests.fuzz.fuzzing import fuzz
+from tests.fuzz.runner import Outcome, Runner
+
+SECONDS = 45
+"""With the start of the server it is a minute."""
+
+
+def test_drawn_faults_end_in_success_or_in_one_line_and_status_2(
+    runner: Runner, tmp_path: Path
+) -> None:
+    finds: list[str] = []
+
+    def tell(case: Case, what: str, outcome: Outcome) -> None:
+        path = tmp_path / f"{len(finds)}.json"
+        case.save(path)
+        finds.append(f"{what}\n  python -m tests.fuzz --replay {path}\n{outcome.stderr[-1000:]}")
+
+    found = fuzz(runner, SECONDS, seed=0, tell=tell)
+    assert not finds, "\n".join(finds)
+    assert len(found.cases) > 1
