@@ -14,7 +14,9 @@ from neox_eqx import DEMO_MODEL, Event, GenerationOptions, InputError, TextGener
 from neox_eqx.checkpoint.origin import TextOriginOptions
 from neox_eqx.command_line import run
 from neox_eqx.sharding.distributed import agreed, check_equal, is_first, on_every_host
+from neox_eqx.text.completion import Completion
 from neox_eqx.text.conversation import Conversation
+from neox_eqx.text.failed import check_completions
 from neox_eqx.text.files import read_prompts, whole_file
 from neox_eqx.text.prompts import Prompt, as_messages
 from neox_eqx.text.template import load_template
@@ -69,7 +71,16 @@ class Options:
 def main(options: Options) -> None:
     if options.chat:
         _chat(options)
-        return
+    else:
+        check_completions(_complete(options))
+
+
+def _complete(options: Options) -> list[Completion]:
+    """Prints or writes the completions, some of which may have failed.
+
+    Raises:
+        InputError: all of them failed, and nothing is written; or a mistake.
+    """
     with ExitStack() as stack:
         with agreed():
             requests = _requests(options)
@@ -80,15 +91,16 @@ def main(options: Options) -> None:
         work = zip(*requests, strict=True)
         generator = _generator(options)
         if options.stream and not options.output:
-            _print_live(generator.stream(*work, batch_size=options.batch_size))
-            return
+            return _print_live(generator.stream(*work, batch_size=options.batch_size))
         completions = generator.generate(*work, batch_size=options.batch_size, progress=True)
+        if all(completion.error is not None for completion in completions):
+            check_completions(completions)
         for completion in completions:
             if file is not None:
-                line = json.dumps(dataclasses.asdict(completion), ensure_ascii=False)
-                file.write(line + "\n")
-            else:
+                file.write(json.dumps(completion.fields(), ensure_ascii=False) + "\n")
+            elif completion.text or completion.error is None:
                 print(f"{completion.prompt}{completion.text}\n")
+    return completions
 
 
 def _chat(options: Options) -> None:
@@ -133,23 +145,29 @@ def _requests(options: Options) -> list[tuple[Prompt, GenerationOptions]]:
     return [(as_messages(prompt, options.system), own) for prompt, own in requests]
 
 
-def _print_live(events: Iterable[Event]) -> None:
-    """Prints texts one after the other; of those that grow together, the first one live."""
+def _print_live(events: Iterable[Event]) -> list[Completion]:
+    """Prints texts one after the other; of those that grow together, the first one live.
+
+    Of one that failed there is what came before, and nothing where nothing did.
+    """
     texts: dict[int, str] = {}
-    finished = set()
+    finished: dict[int, Completion] = {}
     current = 0
     for event in events:
-        texts[event.row] = texts.get(event.row, event.prompt) + event.text
+        if event.token is not None:
+            texts[event.row] = texts.get(event.row, event.prompt) + event.text
         if event.completion:
-            finished.add(event.row)
-        while current in texts:
-            print(texts[current], end="", flush=True)
-            texts[current] = ""
+            finished[event.row] = event.completion
+        while current in texts or current in finished:
+            if current in texts:
+                print(texts[current], end="", flush=True)
+                texts[current] = ""
             if current not in finished:
                 break
-            del texts[current]
+            if texts.pop(current, None) is not None:
+                print("\n")
             current += 1
-            print("\n")
+    return [finished[number] for number in sorted(finished)]
 
 
 if __name__ == "__main__":

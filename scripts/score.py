@@ -86,8 +86,10 @@ def main(options: Options) -> None:
         with agreed():
             if rows:
                 rows.begin(what)
-        _score(options, generator.model, texts, pairs, rows)
-        bad = bad_lines(places, pairs)
+        found = _score(options, generator.model, texts, pairs, rows)
+        with agreed():
+            check_lines(places, found, skip_bad=True)
+        bad = bad_lines(places, found)
         if rows:
             for index in bad.keys() - rows.starts.keys():
                 rows.add(index, {"finish_reason": "error", "error": bad[index]})
@@ -106,8 +108,12 @@ def _score(
     texts: Sequence[Text | InputError],
     pairs: Sequence[Pair | InputError],
     rows: PartialRows | None,
-) -> None:
-    """Adds to `rows`, which the first process has, those of the texts that are not there yet."""
+) -> list[Pair | InputError]:
+    """Adds to `rows`, which the first process has, those of the texts that are not there yet.
+
+    Returns the pairs, with an error in place of those that have no score.
+    """
+    found = list(pairs)
     is_there = np.zeros(len(texts), bool)
     if rows:
         is_there[list(rows.starts)] = True
@@ -130,8 +136,12 @@ def _score(
         bar.update(tokens - sum(len(pair.tokens) for _, _, pair in left))
         for number, score in scores:
             bar.update(score.num_tokens)
-            if rows:
-                rows.add(left[number][0], _row(score))
+            index = left[number][0]
+            if score.error is not None:
+                found[index] = InputError(score.error)
+            elif rows:
+                rows.add(index, _row(score))
+    return found
 
 
 def _row(score: TextScore) -> dict[str, Any]:

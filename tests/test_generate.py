@@ -235,7 +235,11 @@ def mistakes(model: Path, place: Path) -> dict[str, tuple[list[str | Path], str]
             with_files("tokenizer", {"tokenizer.json": "{}"}),
             "tokenizer.json: is not a tokenizer",
         ),
-        "nan parameters": (nan, "the model's logits are NaN: its parameters hold NaN"),
+        "nan parameters": (
+            nan,
+            "1 of 1 completions failed, the first that of prompt 1, which begins 'Two': the "
+            "model's logits for token 1 of the completion are NaN or infinite: the checkpoint's",
+        ),
         "output in no directory": (
             [*ask, "--output", place / "absent" / "out.jsonl"],
             "out.jsonl: cannot be written: No such file or directory",

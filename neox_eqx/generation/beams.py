@@ -15,7 +15,7 @@ from neox_eqx.generation.options import ResolvedOptions
 from neox_eqx.generation.processors.chain import Processor, Warper, processors_of, warpers_of
 from neox_eqx.generation.rows import Rows
 from neox_eqx.generation.stop_strings import TokenBytes
-from neox_eqx.generation.stopping import Ending
+from neox_eqx.generation.stopping import ERROR, Ending
 from neox_eqx.generation.strategy import Choice, Strategy
 
 IMPOSSIBLE = -1e9
@@ -34,6 +34,8 @@ class Found(eqx.Module):
     """Of those, divided by the length to the power of the length penalty, the best first."""
     done: Bool[Array, " B"]
     """Nothing that still runs is looked for."""
+    failed: Int[Array, " B"]
+    """The token, counted from 1, that a beam has no numbers for; 0 while the search is well."""
 
 
 class BeamSearch(Strategy):
@@ -111,6 +113,7 @@ class BeamSearch(Strategy):
             texts=Rows.empty(prompts * self.beams, slots),
             text_score=jnp.full(shape, -jnp.inf, jnp.float32),
             done=jnp.zeros(prompts, bool),
+            failed=jnp.zeros(prompts, jnp.int32),
         )
 
     def choose(
@@ -128,14 +131,26 @@ class BeamSearch(Strategy):
 
         going_on, order = lax.top_k(jnp.where(ends, score + IMPOSSIBLE, score), self.beams)
         texts, text_score = self._best(memory, ended, score, count)
+        # One logit that is no number makes NaN of all log-probabilities of its row.
+        is_nan = jnp.isnan(logprobs[:, 0]).reshape(-1, self.beams).any(-1)
+        failed = jnp.where(is_nan & ~memory.done, count, memory.failed)
         done = self._done(memory, texts, text_score, going_on[:, 0], ends.all(-1), count)
+        done |= failed > 0
         rows = longer.take(order).end(jnp.repeat(done.astype(jnp.int32), self.beams))
         parents = jnp.take_along_axis(parents, order, axis=1)
-        return Choice(rows, parents, Found(going_on, texts, text_score, done))
+        return Choice(rows, parents, Found(going_on, texts, text_score, done, failed))
 
     def results(self, rows: Rows, memory: Found) -> tuple[Rows, Float[Array, " R"]]:
-        """The finished texts of each prompt, the best first."""
-        return memory.texts, memory.text_score.reshape(-1)
+        """The finished texts of each prompt, the best first.
+
+        Where a search failed, of which no text is known to be the best, all of them did.
+        """
+        failed = jnp.repeat(memory.failed, self.beams)
+        texts = memory.texts
+        lengths = jnp.where(failed > 0, failed - 1, texts.lengths)
+        finish = jnp.where(failed > 0, ERROR, texts.finish)
+        texts = Rows(texts.tokens, texts.logprobs, lengths, finish)
+        return texts, memory.text_score.reshape(-1)
 
     def _candidates(
         self, logprobs: Float[Array, "R V"], history: History, memory: Found

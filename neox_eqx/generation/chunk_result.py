@@ -30,7 +30,8 @@ class ChunkResult:
     """The whole text before the chunk."""
     chunk: Chunk
     scores: Float[np.ndarray, "B T"]
-    """Log-probability of each token under the model itself, before any processing."""
+    """Log-probability of each token under the model itself, before any processing; -inf where
+    the row has failed by then."""
     candidates: Int[np.ndarray, "B T K"]
     """The likeliest tokens, the likeliest first."""
     candidate_probs: Float[np.ndarray, "B T K"]
@@ -40,7 +41,8 @@ class ChunkResult:
     segment: Segment
     """Keys and values."""
     finish_reasons: tuple[str | None, ...]
-    """Why each row ends here: "eos", "stop" or "length"; None where it was not generated."""
+    """Why each row ends here: "eos", "stop" or "length"; None where it was not generated. "error"
+    where the logits after some token were NaN or infinite, as all are that follow."""
 
     @property
     def text(self) -> Chunk:
@@ -232,4 +234,4 @@ def gather_slots(
         return jnp.moveaxis(jnp.take(all_places, source, axis=-2), -3, -4)
 
     kv = jax.tree.map(gathered, *(segment.kv for segment in segments))
-    return Segment(kv, is_real).constrain(model.mesh)
+    return Segment(kv, is_real).only(is_real).constrain(model.mesh)

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 from neox_eqx.generation.history import align_right
 from neox_eqx.generation.loop import State
 from neox_eqx.generation.scores import NOT_ASKED, Scores, scores_of, token_scores
+from neox_eqx.generation.stopping import ERROR
 from neox_eqx.generation.strategy import Strategy
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.segment import Segment
@@ -25,8 +26,8 @@ def read(
     first_logits: Float[Array, "b V"],
     *,
     candidates: int,
-) -> tuple[Scores, Float[Array, "B V"], Bool[Array, ""], Segment]:
-    """Reads a chunk: scores, the next logits, whether there is a NaN, and the segment.
+) -> tuple[Scores, Float[Array, "B V"], Bool[Array, " B"], Segment]:
+    """Reads a chunk: scores, the next logits, which rows failed, and the segment.
 
     `first_logits` are those of the rows' first tokens, which the text before them gives.
     """
@@ -35,7 +36,7 @@ def read(
     last = jnp.maximum(lengths - 1, 0)[:, None, None]
     next_logits = model.logits(jnp.take_along_axis(hidden, last, axis=1)[:, 0])
     scores = _scores_after(model, hidden, jnp.where(is_scored, tokens, NOT_ASKED), candidates)
-    is_nan = jnp.isnan(scores.logprob).any() | jnp.isnan(next_logits).any()
+    is_nan = jnp.isnan(scores.logprob).any(-1)
     first_logits = jnp.repeat(first_logits, len(tokens) // len(first_logits), axis=0)
     first = scores_of(first_logits, tokens[:, 0], candidates)
     scores = jax.tree.map(
@@ -43,8 +44,9 @@ def read(
     )
     # A row may have no token of its own here.
     next_logits = jnp.where(lengths[:, None] > 0, next_logits, first_logits)
-    told = jax.tree.map(lambda x: constrain(x, model.mesh), (scores, next_logits))
-    return *told, is_nan, segment
+    failed = is_nan | ~(next_logits < jnp.inf).all(-1)
+    told = jax.tree.map(lambda x: constrain(x, model.mesh), (scores, next_logits, failed))
+    return *told, segment
 
 
 def _scores_after(
@@ -77,11 +79,12 @@ def end(
 ) -> tuple[Float[Array, "R V"], Segment]:
     """The logits after each row's last token, and the segment of each row up to there.
 
-    The loop leaves the newest token's keys and values out, and goes on in rows that are done.
+    The loop leaves the newest token's keys and values out, and goes on in rows that are done. Of
+    a row that failed the logits are NaN.
     """
     last = (state.rows.lengths - 1)[:, None]
     slot = jnp.arange(state.rows.slots)
-    earlier = Segment(state.generated.kv, slot < last)
+    earlier = state.generated.only(slot < last)
     token = jnp.take_along_axis(state.rows.tokens, last, axis=1)
     hidden, newest = model(token, jnp.ones(token.shape, bool), (*past, earlier))
 
@@ -90,4 +93,6 @@ def end(
 
     kv = jax.tree.map(with_last, earlier.kv, newest.kv)
     segment = Segment(kv, (slot <= last)[:, :slots]).constrain(model.mesh)
-    return constrain(model.logits(hidden[:, 0]), model.mesh), segment
+    has_failed = state.rows.finish[:, None] == ERROR
+    logits = jnp.where(has_failed, jnp.nan, model.logits(hidden[:, 0]))
+    return constrain(logits, model.mesh), segment

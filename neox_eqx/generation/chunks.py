@@ -14,7 +14,6 @@ from neox_eqx.generation.chunk import Chunk, align_left
 from neox_eqx.generation.chunk_result import ChunkResult, text_of
 from neox_eqx.generation.chunk_steps import begin, end, read
 from neox_eqx.generation.loop import decode_all
-from neox_eqx.generation.not_a_number import check_numbers
 from neox_eqx.generation.option_values import check_number
 from neox_eqx.generation.options import GenerationOptions, ResolvedOptions
 from neox_eqx.generation.sampling import Sampler
@@ -59,7 +58,7 @@ def prefill(
     _check(model, before, chunk)
     nothing = np.full((1, model.config.vocab_size), np.nan, np.float32)
     is_scored = chunk.is_real & scores
-    told, next_logits, is_nan, segment = read(
+    told, next_logits, failed, segment = read(
         model,
         chunk.tokens,
         chunk.is_real,
@@ -68,21 +67,22 @@ def prefill(
         prefix_chunks[-1].next_logits if prefix_chunks else nothing,
         candidates=candidates,
     )
-    check_numbers(bool(is_nan))
-    told = jax.device_get(told)
+    told, failed = jax.device_get((told, failed))
     unknown = np.where(chunk.is_real, np.float32(np.nan), np.float32(0))
+    has_past = np.arange(chunk.tokens.shape[1]) + before.lengths[:, None] > 0
+    logprob = np.where(has_past & np.isnan(told.logprob), -np.inf, told.logprob)
     probs = np.where(chunk.is_real[..., None], np.exp(told.candidate_logprobs), 0)
     ids = np.where(chunk.is_real[..., None], told.candidates, 0)
     return ChunkResult(
         model,
         before,
         chunk,
-        scores=np.where(is_scored, told.logprob, unknown),
+        scores=np.where(is_scored, logprob, unknown),
         candidates=np.where(np.isnan(probs), -1, ids),
         candidate_probs=probs,
         next_logits=next_logits,
         segment=segment,
-        finish_reasons=(None,) * len(chunk),
+        finish_reasons=tuple("error" if each else None for each in failed.tolist()),
     )
 
 
@@ -121,7 +121,6 @@ def generate(
     state = begin(model, text.tokens, text.is_real, prefix_chunks[-1].next_logits, strategy)
     *_, state = decode_all(model, past, state, strategy)
     rows = jax.device_get(state.rows)
-    check_numbers(bool(np.isnan(rows.logprobs).any()))
     chunk = Chunk(*align_left(rows.tokens, np.arange(rows.slots) < rows.lengths[:, None]))
     width = chunk.tokens.shape[1]
     ids, logprobs = jax.device_get(strategy.candidates(state.memory))

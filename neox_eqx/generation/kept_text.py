@@ -11,7 +11,6 @@ from neox_eqx.generation.chunk_result import gather_slots
 from neox_eqx.generation.chunk_steps import begin, end, read
 from neox_eqx.generation.lengths import power_of_two
 from neox_eqx.generation.loop import decode_all
-from neox_eqx.generation.not_a_number import check_numbers
 from neox_eqx.generation.run import Request, Row, pad_prompts, room, rows_of, strategy_of
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.segment import Segment
@@ -40,28 +39,30 @@ class KeptText:
     def answer(self, request: Request, **settings: Any) -> Iterator[Row]:
         """Yields the answer to a prompt as it grows, a token at a time, as `run` does.
 
-        The prompt with its answer is kept once the last of them is taken. `settings` are those of
-        `run` about the tokenizer.
+        The prompt with its answer is kept once the last of them is taken, unless that failed.
+        `settings` are those of `run` about the tokenizer.
 
         Raises:
             InputError: as `run`.
         """
         model, limit = self.model, self._limit(request)
         known = self._known(request.tokens)
-        kept = _cut(self._kept, known)
+        # Zero after that: a last token that nothing has read yet may hold NaN.
+        kept = self._kept.only(self._kept.valid & (np.arange(self._kept.slots) < known))
         rest = self._padded(request.tokens[known:], _FEWEST_READ)
         nothing = jnp.full((1, model.config.vocab_size), jnp.nan)
         unscored = jnp.zeros_like(rest[1])
         past = (*self.past, kept)
-        _, logits, is_nan, new = read(model, *rest, unscored, past, nothing, candidates=0)
-        check_numbers(bool(is_nan))
+        _, logits, _, new = read(model, *rest, unscored, past, nothing, candidates=0)
         self.tokens_read += len(request.tokens) - known
         strategy = strategy_of([request.options] * self._rows, [limit] * self._rows, **settings)
         past = (*past, new)
         first = begin(model, *self._padded(request.tokens, _FEWEST_KEPT), logits, strategy)
         for state in decode_all(model, past, first, strategy, stride=1):
-            row = rows_of(state, strategy)[0]
+            row = rows_of(state, strategy, model)[0]
             yield row
+        if row.error is not None:
+            return
         _, spoken = end(model, past, state, slots=state.rows.slots)
         counts = (known, len(request.tokens) - known, len(row.tokens))
         self._kept = self._joined((kept, new, spoken), counts)
@@ -97,8 +98,3 @@ class KeptText:
         source = np.pad(source, ((0, 0), (0, slots - length)))
         is_real = np.broadcast_to(np.arange(source.shape[1]) < length, source.shape)
         return gather_slots(self.model, tuple(parts), source, is_real)
-
-
-def _cut(kept: Segment, count: int) -> Segment:
-    """The segment as if only its first `count` slots were there."""
-    return Segment(kept.kv, kept.valid & (np.arange(kept.slots) < count))

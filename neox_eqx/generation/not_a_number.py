@@ -1,18 +1,18 @@
-"""What is said where a model's logits are no numbers."""
+"""What is said of a row whose logits are no numbers."""
 
-from neox_eqx.errors import InputError
-from neox_eqx.sharding.distributed import is_first
+import jax.numpy as jnp
 
 
-def check_numbers(is_nan: bool) -> None:
-    """Raises where the logits, or what was worked out from them, hold NaN.
+def not_numbers(token: int, of: str, dtype: jnp.dtype) -> str:
+    """Why a row ends before its token number `token`, counted from 1, of a completion or text."""
+    return f"the model's logits for token {token} of the {of} are NaN or infinite: {_why(dtype)}"
 
-    Raises:
-        InputError: they do, in all processes alike.
-    """
-    if is_nan:
-        raise InputError(
-            "the model's logits are NaN: its parameters hold NaN, or overflow in "
-            "this dtype; try --dtype float32",
-            mine=is_first(),
+
+def _why(dtype: jnp.dtype) -> str:
+    largest = jnp.finfo(dtype).max
+    if largest < jnp.finfo(jnp.bfloat16).max:
+        return (
+            f"{dtype} ends at {float(largest):.0f}, or the checkpoint's weights hold NaN or "
+            "infinity; try --dtype bfloat16 or float32"
         )
+    return f"the checkpoint's weights hold NaN or infinity, or numbers too large even for {dtype}"

@@ -101,6 +101,8 @@ class PrefixCache:
     def add(self, results: Sequence[ChunkResult]) -> None:
         """Keeps the texts of chunks that follow each other, such as a prompt and its answer.
 
+        Rows that failed are not kept.
+
         Raises:
             InputError: they do not, do not begin the text, or are of another model.
         """
@@ -112,7 +114,7 @@ class PrefixCache:
             digests = _digests(tokens)
             if self._known.get(digests[-1]):
                 self._touch(self._known[digests[-1]][-1])
-            elif self._is_reusable(tokens):
+            elif self._is_reusable(tokens) and whole.finish_reasons[row] != "error":
                 self._keep(tokens, digests, whole, row)
 
     def _find(self, tokens: tuple[int, ...]) -> tuple[_Entry | None, int]:

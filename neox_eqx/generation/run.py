@@ -13,7 +13,7 @@ from neox_eqx.errors import InputError
 from neox_eqx.generation.beams import BeamSearch
 from neox_eqx.generation.lengths import bucket
 from neox_eqx.generation.loop import State, decode_all, prefill
-from neox_eqx.generation.not_a_number import check_numbers
+from neox_eqx.generation.not_a_number import not_numbers
 from neox_eqx.generation.options import ResolvedOptions
 from neox_eqx.generation.sampling import Sampler
 from neox_eqx.generation.stop_strings import TokenBytes
@@ -21,7 +21,11 @@ from neox_eqx.generation.stopping import REASONS
 from neox_eqx.generation.strategy import Strategy
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.segment import Segment
-from neox_eqx.sharding.distributed import is_first
+
+_NOT_FOUND = (
+    "the search found fewer texts than num_return_sequences, as the options forbid all others; ask "
+    "for fewer, or forbid less"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,19 +40,25 @@ class Request:
 class Row:
     """One completion, finished or not.
 
-    `finish_reason` is None while it goes on, then "eos", "stop" or "length". `logprobs` are those
-    of the tokens under the model itself, before any processing. `score` is that of a search.
+    `finish_reason` is None while it goes on, then "eos", "stop", "length" or, of a row that failed
+    alone, "error": `error` says why, and the tokens are those before. `logprobs` are those of the
+    tokens under the model itself, before any processing. `score` is that of a search.
     """
 
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish_reason: str | None
     score: float | None = None
+    error: str | None = None
 
     @property
     def logprob(self) -> float:
         """Of all tokens together."""
         return sum(self.logprobs)
+
+    def failed(self, error: str, tokens: int) -> "Row":
+        """The row as it ends for this reason after so many of its tokens."""
+        return Row(self.tokens[:tokens], self.logprobs[:tokens], "error", error=error)
 
 
 def run(
@@ -65,7 +75,8 @@ def run(
 ) -> Iterator[list[Row]]:
     """Yields the rows of a batch as they grow, the completions of each request in turn.
 
-    The last list holds the finished rows; of a search with beams there is no other. `stride` is
+    The last list holds the finished rows; of a search with beams there is no other. A row whose
+    logits become NaN, or a text that a search did not find, ends in "error" alone. `stride` is
     the number of tokens between two lists; None yields seldom and is fastest. All requests ask
     for the same number of samples, and of beams. Where `known` is given, (V,) of bool, only its
     tokens are chosen. `token_bytes` are what the vocabulary's tokens spell, for requests that
@@ -74,8 +85,7 @@ def run(
     program.
 
     Raises:
-        InputError: a prompt does not fit, a token id is not the model's, its logits became NaN, or
-            the options leave a search without as many texts as are asked for.
+        InputError: a prompt does not fit, or a token id is not the model's.
     """
     for request in requests:
         request.options.check_ids(model.config.vocab_size)
@@ -99,20 +109,13 @@ def run(
     if strategy.moves:  # what a search has found is not settled before its end
         states = iter(deque(states, maxlen=1))
     for state in states:
-        rows = rows_of(state, strategy)
+        rows = rows_of(state, strategy, model)
         each = len(rows) // len(requests)
-        rows = [
+        yield [
             row
             for place, count in enumerate(wanted)
             for row in rows[place * each : place * each + count]
         ]
-        if strategy.moves and any(row.finish_reason is None for row in rows):
-            raise InputError(
-                "a search found fewer texts than num_return_sequences, as the options forbid all "
-                "others; ask for fewer, or forbid less",
-                mine=is_first(),
-            )
-        yield rows
 
 
 def strategy_of(
@@ -142,25 +145,34 @@ def pad_prompts(
     for row, prompt in enumerate(prompts):
         if not prompt:
             raise InputError(f"prompt {row} has no tokens; begin it with the model's BOS token")
-        if not 0 <= min(prompt) <= max(prompt) < vocab_size:
-            wrong = next(token for token in prompt if not 0 <= token < vocab_size)
-            raise InputError(
-                f"token id {wrong} is not in the model's vocabulary of {vocab_size}; "
-                "the tokenizer or bos_token_id belongs to another model"
-            )
+        check_tokens(prompt, vocab_size)
         tokens[row, : len(prompt)] = prompt
         valid[row, : len(prompt)] = True
     return jnp.asarray(tokens), jnp.asarray(valid)
 
 
-def rows_of(state: State, strategy: Strategy) -> list[Row]:
-    """What the rows are by now."""
-    rows, scores = strategy.results(state.rows, state.memory)
-    tokens, logprobs, lengths, finish, running, scores = jax.device_get(
-        (rows.tokens, rows.logprobs, rows.lengths, rows.finish, state.rows.logprobs, scores)
+def check_tokens(prompt: Sequence[int], vocab_size: int) -> None:
+    """Raises unless a model with this vocabulary knows all tokens.
+
+    Raises:
+        InputError: names the first that it does not.
+    """
+    if 0 <= min(prompt) <= max(prompt) < vocab_size:
+        return
+    wrong = next(token for token in prompt if not 0 <= token < vocab_size)
+    raise InputError(
+        f"token id {wrong} is not in the model's vocabulary of {vocab_size}; "
+        "the tokenizer or bos_token_id belongs to another model"
     )
-    check_numbers(bool(np.isnan(running).any()))
-    return [
+
+
+def rows_of(state: State, strategy: Strategy, model: GPTNeoX) -> list[Row]:
+    """What the rows are by now; those of a search at its end."""
+    rows, scores = strategy.results(state.rows, state.memory)
+    tokens, logprobs, lengths, finish, scores = jax.device_get(
+        (rows.tokens, rows.logprobs, rows.lengths, rows.finish, scores)
+    )
+    found = [
         Row(
             tuple(tokens[row, :length].tolist()),
             tuple(logprobs[row, :length].tolist()),
@@ -169,3 +181,14 @@ def rows_of(state: State, strategy: Strategy) -> list[Row]:
         )
         for row, length in enumerate(lengths.tolist())
     ]
+    return [_told(row, model.dtype, of_search=strategy.moves) for row in found]
+
+
+def _told(row: Row, dtype: jnp.dtype, *, of_search: bool) -> Row:
+    """The row with what there is to say of it if it failed; a search has no text then."""
+    if row.finish_reason == "error":
+        why = not_numbers(len(row.tokens) + 1, "completion", dtype)
+        return row.failed(why, 0 if of_search else len(row.tokens))
+    if of_search and row.finish_reason is None:
+        return row.failed(_NOT_FOUND, 0)
+    return row

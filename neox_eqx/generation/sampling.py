@@ -14,7 +14,7 @@ from neox_eqx.generation.options import ResolvedOptions
 from neox_eqx.generation.processors.chain import Processor, Warper, processors_of, warpers_of
 from neox_eqx.generation.rows import Rows
 from neox_eqx.generation.stop_strings import TokenBytes
-from neox_eqx.generation.stopping import Ending
+from neox_eqx.generation.stopping import ERROR, Ending
 from neox_eqx.generation.strategy import Choice, Strategy
 
 _BLOCK = 256
@@ -75,10 +75,11 @@ class Sampler(Strategy):
     def choose(
         self, logits: Float[Array, "R V"], history: History, rows: Rows, memory: None
     ) -> Choice:
-        """The next token of each row, which may end it."""
+        """The next token of each row, which may end it; logits of NaN end it before one."""
         token = self.tokens(logits, history)
         logprob = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0]
         logprob = logprob - jax.nn.logsumexp(logits, axis=-1)
+        rows = rows.end(jnp.where(jnp.isfinite(logprob), 0, ERROR))
         rows = rows.add(token, logprob, history.count)
         longer = History(history.prompt, rows.tokens, history.count + 1)
         return Choice(rows.end(self.ending.reason(longer)), None, None)

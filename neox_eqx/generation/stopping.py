@@ -13,8 +13,11 @@ from neox_eqx.generation.options import ResolvedOptions
 from neox_eqx.generation.stop_strings import StopStrings, TokenBytes
 from neox_eqx.generation.words import Words
 
-REASONS = (None, "eos", "stop", "length")
+REASONS = (None, "eos", "stop", "length", "error")
 """Why a row has ended, by the number in `Rows.finish`; it goes on at 0."""
+
+ERROR = REASONS.index("error")
+"""The row's logits were no numbers, and nothing follows its tokens."""
 
 
 class Ending(eqx.Module):

@@ -17,6 +17,7 @@ import neox_eqx.harness.adapter  # noqa: F401  registers the model
 from neox_eqx.command_line import run_program
 from neox_eqx.errors import InputError
 from neox_eqx.harness.arguments import ARGUMENTS
+from neox_eqx.harness.failures import FAILURES
 from neox_eqx.sharding.distributed import is_first, on_every_host
 
 _DEFAULTS = {("--model", "-M"): "neox_eqx", ("--batch_size", "-b"): "8"}
@@ -31,7 +32,8 @@ def main(args: Sequence[str]) -> None:
     """Runs the harness's command with `args`; of a pod the first process writes what it writes.
 
     Raises:
-        InputError: the harness refuses what it is asked for, or cannot get its data.
+        InputError: the harness refuses what it is asked for, or cannot get its data; or its
+            results are written, and requests failed.
     """
     sys.argv[1:] = with_defaults(args)
     if sys.argv[1:] == ["run", "--help"]:
@@ -47,6 +49,7 @@ def main(args: Sequence[str]) -> None:
         if isinstance(error, InputError) or not _is_mistake(error):
             raise
         raise InputError(f"{' '.join(str(error).split()):.500}") from error
+    FAILURES.check()
 
 
 def with_defaults(args: Sequence[str]) -> list[str]:

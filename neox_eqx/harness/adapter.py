@@ -24,6 +24,7 @@ from neox_eqx.harness.arguments import batch_rows, model_arguments, read_dtype
 from neox_eqx.harness.chat import Chat
 from neox_eqx.harness.continuations import Continuation, continue_texts
 from neox_eqx.harness.encoding import Encoding
+from neox_eqx.harness.failures import FAILURES
 from neox_eqx.harness.settings import read_settings
 from neox_eqx.scoring.encode import prefix_token
 from neox_eqx.scoring.pairs import Pair, score_pairs
@@ -157,18 +158,26 @@ class NeoXLM(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: Sequence[TokenRequest], disable_tqdm: bool = False, **_: Any
     ) -> list[tuple[float, bool]]:
-        """What does not fit into the model is cut off at the beginning of the context."""
+        """What does not fit into the model is cut off at the beginning of the context.
+
+        What the model gives no numbers for is impossible.
+        """
         with agreed():
             pairs = [self._pair(context, tokens) for _, context, tokens in requests]
         check_equal("what to score", pairs)
         answers: dict[int, tuple[float, bool]] = {}
+        errors = []
         with tqdm(total=len(pairs), unit=" scores", disable=disable_tqdm or None) as bar:
             for batch in score_pairs(self._generator.model, pairs, batch_size=self._batch_size):
                 for index, score in batch:
                     answers[index] = math.fsum(score.logprobs), all(score.are_greedy)
-                    if texts := requests[index][0]:
+                    texts = requests[index][0]
+                    if score.error is not None:
+                        errors.append(score.error)
+                    elif texts:
                         self.cache_hook.add_partial("loglikelihood", texts, answers[index])
                 bar.update(len(batch))
+        FAILURES.add(errors, len(pairs), "a log-likelihood of -inf")
         return [answers[index] for index in range(len(pairs))]
 
     def _pair(self, context: list[int], tokens: list[int]) -> Pair:
@@ -194,7 +203,8 @@ class NeoXLM(TemplateLM):
         answers = []
         for request, own in zip(requests, windows, strict=True):
             answer = math.fsum(logprob for logprob, _ in itertools.islice(scores, len(own)))
-            self.cache_hook.add_partial("loglikelihood_rolling", request.args, answer)
+            if math.isfinite(answer):
+                self.cache_hook.add_partial("loglikelihood_rolling", request.args, answer)
             answers.append(answer)
         return answers
 
@@ -214,12 +224,18 @@ class NeoXLM(TemplateLM):
             ]
         check_equal("what to continue", asked)
         answers: dict[int, str] = {}
+        errors = []
         with tqdm(total=len(asked), unit=" texts", disable=disable_tqdm or None) as bar:
             for batch in continue_texts(self._generator, asked, batch_size=self._batch_size):
                 for index, text in batch:
+                    if isinstance(text, InputError):
+                        answers[index] = ""
+                        errors.append(str(text))
+                        continue
                     answers[index] = text
                     self.cache_hook.add_partial("generate_until", requests[index].args, text)
                 bar.update(len(batch))
+        FAILURES.add(errors, len(asked), "an empty text")
         return [answers[index] for index in range(len(asked))]
 
     def _continuation(self, context: str, settings: dict[str, Any], *, seed: int) -> Continuation:

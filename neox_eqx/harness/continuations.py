@@ -5,9 +5,11 @@ from collections.abc import Iterator, Sequence
 
 from lm_eval.models.utils import postprocess_generated_text
 
-from neox_eqx.generation.run import Request, run
+from neox_eqx.errors import InputError
+from neox_eqx.generation.run import Request, Row, run
 from neox_eqx.text.batches import batches
 from neox_eqx.text.generator import TextGenerator
+from neox_eqx.tokenizer import Tokenizer, broken_as_input_error
 
 _STRIDE = 16
 """Tokens between two looks at whether every row of a batch has met a text to stop at."""
@@ -27,8 +29,11 @@ class Continuation:
 
 def continue_texts(
     generator: TextGenerator, asked: Sequence[Continuation], *, batch_size: int
-) -> Iterator[list[tuple[int, str]]]:
-    """Yields the indices and the texts, a batch at a time; all batches run one program."""
+) -> Iterator[list[tuple[int, str | InputError]]]:
+    """Yields the indices and the texts, or why there is none, a batch at a time.
+
+    All batches run one program.
+    """
     requests = [own.request for own in asked]
     for batch in batches(requests, batch_size, in_order=False, bitwise=generator.bitwise):
         untils = [list(asked[index].until) for index in batch.indices]
@@ -40,11 +45,24 @@ def continue_texts(
             multiple=batch.multiple,
             among=batch.among,
         ):
-            texts = [generator.tokenizer.decode(list(row.tokens)) for row in rows]
-            if all(
-                row.finish_reason or any(stop and stop in text for stop in until)
-                for row, text, until in zip(rows, texts, untils, strict=True)
-            ):
+            texts = [
+                _text(generator.tokenizer, row, until)
+                for row, until in zip(rows, untils, strict=True)
+            ]
+            if None not in texts:
                 break
-        cut = (postprocess_generated_text(*both, None) for both in zip(texts, untils, strict=True))
-        yield list(zip(batch.indices, cut, strict=True))
+        yield list(zip(batch.indices, texts, strict=True))
+
+
+def _text(tokenizer: Tokenizer, row: Row, until: list[str]) -> str | InputError | None:
+    """The text of a row up to one of `until`, or why it has none; None while it goes on."""
+    try:
+        with broken_as_input_error("the tokenizer breaks down over the continuation"):
+            text = tokenizer.decode(list(row.tokens))
+    except InputError as error:
+        return error
+    if any(stop and stop in text for stop in until):
+        return postprocess_generated_text(text, until, None)
+    if row.error is not None:
+        return InputError(row.error)
+    return postprocess_generated_text(text, until, None) if row.finish_reason else None

@@ -83,6 +83,14 @@ class Segment(eqx.Module):
             _update(self.valid, new.valid, slot, axis=-1),
         )
 
+    def only(self, valid: Bool[Array, "R S"]) -> "Segment":
+        """This segment as if only its `valid` slots were there, one row of them for each of `kv`.
+
+        The others are zero: attention multiplies them by its zeros, which would keep a NaN.
+        """
+        is_there = valid[:, None, :, None]
+        return Segment(jax.tree.map(lambda x: jnp.where(is_there, x, 0), self.kv), valid)
+
     def pad(self, slots: int) -> "Segment":
         """This segment with `slots` more that hold nothing yet."""
         return Segment(

@@ -5,12 +5,13 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from neox_eqx.errors import InputError
 from neox_eqx.generation.lengths import bucket
-from neox_eqx.generation.not_a_number import check_numbers
+from neox_eqx.generation.not_a_number import not_numbers
 from neox_eqx.generation.scores import NOT_ASKED, Scores, token_scores
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.sharding.rules import constrain
@@ -61,6 +62,8 @@ class PairScore:
     are_greedy: tuple[bool, ...]
     candidates: tuple[tuple[Candidate, ...], ...]
     """The likeliest first; empty where none were asked for."""
+    error: str | None = None
+    """Why some log-probability is no number, which is -inf then."""
 
 
 def score_pairs(
@@ -68,10 +71,7 @@ def score_pairs(
 ) -> Iterator[list[tuple[int, PairScore]]]:
     """Yields the pairs' indices and scores, a batch at a time, the longest pairs first.
 
-    Pairs must have passed `check`.
-
-    Raises:
-        InputError: the model's logits are NaN.
+    Pairs must have passed `check`. Where the model's logits are no numbers, a pair fails alone.
     """
     order = sorted(range(len(pairs)), key=lambda index: -_length(pairs[index]))
     # The last and shortest batch is filled up, which takes less than to compile for its size.
@@ -100,10 +100,10 @@ def _score(
         valid[row, :length] = True
         targets[row, len(pair.context) - 1 : length] = pair.tokens
     scores = jax.device_get(_score_batch(model, tokens, valid, targets, candidates=candidates))
-    check_numbers(bool(np.isnan(scores.logprob).any()))
     for row, pair in enumerate(pairs):
         start = row * shape[1] + len(pair.context) - 1
-        yield _pair_score(scores, slice(start, start + len(pair.tokens)))
+        score = _pair_score(scores, slice(start, start + len(pair.tokens)))
+        yield score if np.isfinite(score.logprobs).all() else _failed(score, pair, model.dtype)
 
 
 def _pair_score(scores: Scores, own: slice) -> PairScore:
@@ -115,6 +115,18 @@ def _pair_score(scores: Scores, own: slice) -> PairScore:
             tuple(map(Candidate, *both))
             for both in zip(ids.tolist(), probabilities.tolist(), strict=True)
         ),
+    )
+
+
+def _failed(score: PairScore, pair: Pair, dtype: jnp.dtype) -> PairScore:
+    """The score with -inf for a token that the model gives no number, and the first one told."""
+    are_numbers = np.isfinite(score.logprobs)
+    token = len(pair.context) + int(are_numbers.argmin()) + 1
+    return PairScore(
+        tuple(np.where(are_numbers, score.logprobs, -np.inf).tolist()),
+        tuple((score.are_greedy & are_numbers).tolist()),
+        score.candidates,
+        not_numbers(token, "text", dtype),
     )
 
 

@@ -35,6 +35,9 @@ class TextScore:
     """Whether each of these is the one that the model finds likeliest."""
     candidates: tuple[tuple[Candidate, ...] | None, ...] | None
     """For each token the likeliest in its place, the likeliest first, if they were asked for."""
+    error: str | None = None
+    """Why the text failed, alone or among others: a log-probability is no number, which is -inf
+    here."""
 
 
 def score_texts(
@@ -85,7 +88,7 @@ def text_scores(
     `pairs` are the texts encoded.
 
     Raises:
-        InputError: the sizes are out of range, or the model's logits are NaN.
+        InputError: the sizes are out of range.
     """
     check_number("batch_size", batch_size, int, 1)
     check_number("top_candidates", top_candidates, int, 0, model.config.vocab_size)
@@ -106,4 +109,5 @@ def _text_score(pair: Pair, score: PairScore, is_whole: bool, has_candidates: bo
         num_tokens=len(score.logprobs),
         is_greedy=all(score.are_greedy),
         candidates=first + score.candidates if has_candidates else None,
+        error=score.error,
     )

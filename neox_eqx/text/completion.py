@@ -2,7 +2,10 @@
 
 import dataclasses
 from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
 
+from neox_eqx.errors import InputError
 from neox_eqx.generation.run import Request, Row
 from neox_eqx.text.tokenizer import Detokenizer
 from neox_eqx.tokenizer import Tokenizer
@@ -22,29 +25,39 @@ class Completion:
     tokens: tuple[int, ...]
     """The generated ids, with the EOS id if it ended so."""
     finish_reason: str
-    """"eos", "stop" or "length"."""
+    """"eos", "stop" or "length"; "error" where it failed, and what is here came before."""
     logprob: float
     """Sum of the tokens' log-probabilities under the model itself, before any processing."""
     score: float | None
     """What beams are ordered by; None without."""
+    error: str | None = None
+    """Why it failed, alone or among others; a line has it only then."""
+
+    def fields(self) -> dict[str, Any]:
+        """The keys of a line, and what stands there."""
+        fields = dataclasses.asdict(self)
+        if self.error is None:
+            del fields["error"]
+        return fields
 
 
 @dataclasses.dataclass(frozen=True)
 class Event:
-    """A token of a completion, as it comes."""
+    """A token of a completion, as it comes, or the end of one that failed."""
 
     row: int
     """Of the completion, in the order in which `TextGenerator.generate` returns them."""
     prompt: str
     text: str
     """What can be read now: nothing where a character needs another token."""
-    token: int
-    logprob: float
+    token: int | None
+    """None at the end of a completion that failed."""
+    logprob: float | None
     """Of the token under the model itself, before any processing."""
     finish_reason: str | None
-    """With the last token: "eos", "stop" or "length"."""
+    """With the last token: "eos", "stop" or "length"; "error" without one."""
     completion: Completion | None
-    """With the last token: the whole."""
+    """At the end: the whole."""
 
 
 class GrowingText:
@@ -53,30 +66,49 @@ class GrowingText:
     def __init__(
         self, tokenizer: Tokenizer, number: int, prompt: str, request: Request, sample: int
     ):
+        self._tokenizer = tokenizer
         self._number, self._prompt, self._request, self._sample = number, prompt, request, sample
-        self._detokenizer = Detokenizer(tokenizer, request.tokens)
         self._seen = 0
         self._text = ""
+        self._has_ended = False
 
     def read(self, row: Row) -> Iterator[Event]:
-        """The events of the row's new tokens."""
+        """The events of what is new in the row, which fails where the tokenizer breaks down."""
+        if self._has_ended:
+            return
         for place in range(self._seen, len(row.tokens)):
-            token = row.tokens[place]
-            text = self._detokenizer.add([token])
             is_last = row.finish_reason is not None and place + 1 == len(row.tokens)
-            if is_last:
-                text += self._detokenizer.end()
-            self._text += text
-            yield Event(
-                row=self._number,
-                prompt=self._prompt,
-                text=text,
-                token=token,
-                logprob=row.logprobs[place],
-                finish_reason=row.finish_reason if is_last else None,
-                completion=self._completion(row) if is_last else None,
-            )
-        self._seen = len(row.tokens)
+            is_end = is_last and row.error is None
+            try:
+                text = self._new_text(row.tokens[place], is_end)
+            except InputError as error:
+                row = row.failed(str(error), place)
+                break
+            self._seen += 1
+            yield self._event(row, text, place, is_end)
+        if row.error is not None:
+            yield self._event(row, "", None, is_end=True)
+
+    def _new_text(self, token: int, is_last: bool) -> str:
+        text = self._detokenizer.add([token])
+        return text + self._detokenizer.end() if is_last else text
+
+    @cached_property
+    def _detokenizer(self) -> Detokenizer:
+        return Detokenizer(self._tokenizer, self._request.tokens)
+
+    def _event(self, row: Row, text: str, place: int | None, is_end: bool) -> Event:
+        self._text += text
+        self._has_ended = is_end
+        return Event(
+            row=self._number,
+            prompt=self._prompt,
+            text=text,
+            token=None if place is None else row.tokens[place],
+            logprob=None if place is None else row.logprobs[place],
+            finish_reason=row.finish_reason if is_end else None,
+            completion=self._completion(row) if is_end else None,
+        )
 
     def _completion(self, row: Row) -> Completion:
         assert row.finish_reason
@@ -90,4 +122,5 @@ class GrowingText:
             finish_reason=row.finish_reason,
             logprob=row.logprob,
             score=row.score,
+            error=row.error,
         )

@@ -10,6 +10,10 @@ from neox_eqx.text.completion import GrowingText
 from neox_eqx.text.generator import TextGenerator
 
 
+class AnswerFailed(InputError):
+    """An answer came to nothing, and the conversation is as it was before."""
+
+
 class Conversation:
     """Messages in turn, each answer written after all that was said before.
 
@@ -53,6 +57,7 @@ class Conversation:
         When the last of them is taken, message and answer are in `messages`.
 
         Raises:
+            AnswerFailed: the model gives no numbers, or the tokenizer breaks down over its tokens.
             InputError: the conversation no longer fits into the model's context.
         """
         asked = [*self.messages, {"role": "user", "content": text}]
@@ -66,6 +71,8 @@ class Conversation:
         settings = self.generator.settings([request])
         for row in self._kept.answer(request, **settings):
             for event in growing.read(row):
+                if event.completion and event.completion.error is not None:
+                    raise AnswerFailed(event.completion.error)
                 # The text of an EOS token that is no special token is not said either.
                 yield spoken.add("" if event.finish_reason == "eos" else event.text)
         yield spoken.end(has_stopped=row.finish_reason == "stop")

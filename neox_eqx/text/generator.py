@@ -14,7 +14,7 @@ from neox_eqx.checkpoint.origin import find
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
 from neox_eqx.generation.options import GenerationOptions
-from neox_eqx.generation.run import Request, room
+from neox_eqx.generation.run import Request, check_tokens, room
 from neox_eqx.generation.stop_strings import TokenBytes
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.prompt import read_prompt
@@ -202,6 +202,7 @@ class TextGenerator:
         bos = bos_token_id(self.defaults, self.model.config)
         tokens = prompt_tokens(self.tokenizer, text, bos, add_special_tokens=not bare)
         request = Request(tokens, with_ids(options.resolve(self.defaults), self.tokenizer))
+        check_tokens(tokens, self.model.config.vocab_size)
         request.options.check_ids(self.model.config.vocab_size)
         request.options.new_tokens(len(tokens), room(self.model, self.past))
         warn_of_idle_options(options, request.options)

@@ -3,10 +3,11 @@
 import io
 import itertools
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
 
 from neox_eqx.errors import InputError
-from neox_eqx.text.conversation import Conversation
+from neox_eqx.text.conversation import AnswerFailed, Conversation
 
 _LONGEST_LINE = 1_000_000
 
@@ -14,14 +15,25 @@ _LONGEST_LINE = 1_000_000
 def converse(conversation: Conversation, first: Iterable[str] = (), *, stream: bool = True) -> None:
     """Prints an answer to each of the `first` lines and then of stdin's, until they end.
 
+    An answer that fails is warned of, and the conversation goes on without it.
+
     Raises:
-        InputError: a line is no text, or the conversation no longer fits into the context.
+        InputError: a line is no text, or the conversation no longer fits into the context; or at
+            the end, an answer failed.
     """
-    for line in itertools.chain(first, _lines()):
+    failed: dict[int, AnswerFailed] = {}
+    for count, line in enumerate(itertools.chain(first, _lines()), 1):
         pieces = conversation.say(line)
-        for piece in pieces if stream else ["".join(pieces)]:
-            print(piece, end="", flush=True)
+        try:
+            for piece in pieces if stream else ["".join(pieces)]:
+                print(piece, end="", flush=True)
+        except AnswerFailed as error:
+            failed[count] = error
+            warnings.warn(f"answer {count} failed: {error}", stacklevel=2)
         print(flush=True)
+    if failed:
+        first, error = next(iter(failed.items()))
+        raise InputError(f"{len(failed)} of {count} answers failed, the first, {first}: {error}")
 
 
 def _lines() -> Iterator[str]:

@@ -10,7 +10,7 @@ from neox_eqx.text.added_tokens import CONFIG
 from neox_eqx.text.sentence_piece import SentencePieceTokenizer, sentencepiece_file
 from neox_eqx.text.tokenizer_class import class_of
 from neox_eqx.text.tokenizer_json import read_tokenizer_json, read_vocab_and_merges
-from neox_eqx.tokenizer import Tokenizer, token_ids
+from neox_eqx.tokenizer import Tokenizer, broken_as_input_error, token_ids
 
 _CONTEXT = 8
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -80,7 +80,11 @@ class Detokenizer:
         self._window, self._read = self._whole_start(), len(prompt)
 
     def add(self, tokens: Sequence[int]) -> str:
-        """The text that these tokens complete."""
+        """The text that these tokens complete.
+
+        Raises:
+            InputError: the tokenizer breaks down over them.
+        """
         pieces = []
         for token in tokens:
             self._ids.append(token)
@@ -99,11 +103,15 @@ class Detokenizer:
     def _whole_start(self) -> int:
         """Where a window over the end of the prompt begins, so that it cuts no character."""
         start = max(len(self._ids) - _CONTEXT, 0)
-        while start and self._tokenizer.decode(self._ids[start:]).startswith(_REPLACEMENT):
+        while start and self._decode(self._ids[start:]).startswith(_REPLACEMENT):
             start -= 1
         return start
 
     def _new_text(self) -> str:
-        before = self._tokenizer.decode(self._ids[self._window : self._read])
-        now = self._tokenizer.decode(self._ids[self._window :])
+        before = self._decode(self._ids[self._window : self._read])
+        now = self._decode(self._ids[self._window :])
         return now[len(before) :]
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        with broken_as_input_error(f"the tokenizer breaks down over the tokens {ids!r:.80}"):
+            return self._tokenizer.decode(ids)

@@ -75,6 +75,7 @@ def exact_match(
 
     A completion has `max_new_tokens` at most, or what the context has left for it. Of messages it
     is what the assistant says after those before, up to where the template says that it stops.
+    One that failed is not right.
     """
     prompts = [example.asked for example in examples if example.asked is not None]
     context = room(generator.model, generator.past)
@@ -83,7 +84,8 @@ def exact_match(
     options = [dataclasses.replace(one, max_new_tokens=min(max_new_tokens, each)) for each in left]
     completions = generator.generate(prompts, options, batch_size=batch_size, progress=is_first())
     right = [
-        is_right(_said(generator, completion) if example.messages else completion.text, example)
+        completion.error is None
+        and is_right(_said(generator, completion) if example.messages else completion.text, example)
         for completion, example in zip(completions, examples, strict=True)
     ]
     return sum(right) / len(right)

@@ -1,0 +1,50 @@
+"""Requests that failed alone: the harness gets an answer for them, and they are counted."""
+
+import dataclasses
+import warnings
+from collections.abc import Sequence
+
+from neox_eqx.errors import InputError
+from neox_eqx.sharding.distributed import is_first
+
+
+@dataclasses.dataclass
+class Failures:
+    """Of all requests since the program began, how many failed and what the first says."""
+
+    asked: int = 0
+    failed: int = 0
+    first: str = ""
+
+    def add(self, errors: Sequence[str], asked: int, answer: str) -> None:
+        """Warns of `errors` among so many requests, whose `answer` says nothing of the model.
+
+        Raises:
+            InputError: every request so far failed.
+        """
+        self.asked += asked
+        if not errors:
+            return
+        self.failed += len(errors)
+        self.first = self.first or errors[0]
+        if self.failed == self.asked:
+            self.check()
+        warnings.warn(
+            f"{len(errors)} of {asked} requests failed and are answered by {answer}, the first: "
+            f"{errors[0]}",
+            stacklevel=2,
+        )
+
+    def check(self) -> None:
+        """Raises where some request failed.
+
+        Raises:
+            InputError: how many did, and why the first one.
+        """
+        if self.failed:
+            count = f"{self.failed} of {self.asked} requests failed"
+            raise InputError(f"{count}, the first: {self.first}", mine=is_first())
+
+
+FAILURES = Failures()
+"""Of this program, whose model the harness makes where nothing else sees it."""
