@@ -237,8 +237,8 @@ def mistakes(model: Path, place: Path) -> dict[str, tuple[list[str | Path], str]
         ),
         "nan parameters": (
             nan,
-            "1 of 1 completions failed, the first that of prompt 1, which begins 'Two': the "
-            "model's logits for token 1 of the completion are NaN or infinite: the checkpoint's",
+            "error: the model's logits for token 1 of the completion are NaN or infinite: the "
+            "checkpoint's weights hold NaN",
         ),
         "output in no directory": (
             [*ask, "--output", place / "absent" / "out.jsonl"],

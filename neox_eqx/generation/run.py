@@ -54,7 +54,7 @@ class Row:
     @property
     def logprob(self) -> float:
         """Of all tokens together."""
-        return sum(self.logprobs)
+        return sum(self.logprobs, 0.0)
 
     def failed(self, error: str, tokens: int) -> "Row":
         """The row as it ends for this reason after so many of its tokens."""

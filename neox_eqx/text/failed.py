@@ -18,6 +18,8 @@ def check_completions(completions: Sequence[Completion]) -> None:
     if not failed:
         return
     first = completions[failed[0]]
+    if len(completions) == 1:
+        raise InputError(first.error or "", mine=is_first())
     prompt = sum(each.sample == 0 for each in completions[: failed[0] + 1])
     raise InputError(
         f"{len(failed)} of {len(completions)} completions failed, the first that of prompt "
