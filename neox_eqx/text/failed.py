@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from neox_eqx.errors import InputError
 from neox_eqx.sharding.distributed import is_first
 from neox_eqx.text.completion import Completion
-from neox_eqx.text.prompts import shown
+from neox_eqx.text.prompts import beginning_of
 
 
 def check_completions(completions: Sequence[Completion]) -> None:
@@ -23,6 +23,6 @@ def check_completions(completions: Sequence[Completion]) -> None:
     prompt = sum(each.sample == 0 for each in completions[: failed[0] + 1])
     raise InputError(
         f"{len(failed)} of {len(completions)} completions failed, the first that of prompt "
-        f"{prompt}, {shown(first.prompt)}: {first.error}",
+        f"{prompt}, {beginning_of(first.prompt)}: {first.error}",
         mine=is_first(),
     )

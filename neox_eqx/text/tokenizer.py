@@ -6,6 +6,7 @@ from typing import Any
 
 from neox_eqx.config import read_json
 from neox_eqx.errors import InputError
+from neox_eqx.shown import shown
 from neox_eqx.text.added_tokens import CONFIG
 from neox_eqx.text.sentence_piece import SentencePieceTokenizer, sentencepiece_file
 from neox_eqx.text.tokenizer_class import class_of
@@ -113,5 +114,5 @@ class Detokenizer:
         return now[len(before) :]
 
     def _decode(self, ids: Sequence[int]) -> str:
-        with broken_as_input_error(f"the tokenizer breaks down over the tokens {ids!r:.80}"):
+        with broken_as_input_error(f"the tokenizer breaks down over the tokens {shown(ids)}"):
             return self._tokenizer.decode(ids)
