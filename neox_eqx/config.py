@@ -1,7 +1,6 @@
 """The architecture of one GPT-NeoX model, read from a Hugging Face config.json."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from neox_eqx.errors import InputError
 from neox_eqx.field_types import known_fields
 from neox_eqx.rope import DEFAULT_POSITIONS, RopeParameters
 from neox_eqx.shown import shown
+from neox_eqx.small_files import read_json
 
 ACTIVATIONS = (
     "gelu",
@@ -153,20 +153,3 @@ class GPTNeoXConfig:
         if isinstance(self.eos_token_id, tuple):
             values["eos_token_id"] = list(self.eos_token_id)
         return {"architectures": ["GPTNeoXForCausalLM"], "model_type": "gpt_neox", **values}
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
-
-    Raises:
-        InputError: no such file, not JSON, or not an object.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: is not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: holds {type(value).__name__}, not a JSON object")
-    return value

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     "errors",
     "shown",
+    "small_files",
     "unicode",
     "tokenizer",
     "field_types",
@@ -33,7 +34,7 @@ LAYERS = (
     "__init__",
 )
 NARROWER = {
-    "option_kinds": {"option_kinds", "shown", "errors"},
+    "option_kinds": {"option_kinds", "small_files", "shown", "errors"},
     "command_line": {"command_line", "option_kinds", "shown", "errors"},
 }
 ONLY_WHERE_USED = {"torch", "transformers"}

@@ -9,10 +9,10 @@ from typing import Any
 
 from neox_eqx.checkpoint.files import ADAPTER_CONFIG
 from neox_eqx.checkpoint.lora_targets import Targets, compiled
-from neox_eqx.config import read_json
 from neox_eqx.errors import InputError
 from neox_eqx.model.lora import lora_scale
 from neox_eqx.shown import shown
+from neox_eqx.small_files import read_json
 
 SOFT_PROMPTS = ("PROMPT_TUNING", "PREFIX_TUNING")
 # Variants of LoRA that compute something else.

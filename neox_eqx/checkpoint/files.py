@@ -4,9 +4,9 @@ from pathlib import Path, PureWindowsPath
 
 from neox_eqx.checkpoint import native, safetensors_file, torch_file
 from neox_eqx.checkpoint.entry import LONGEST_NAME, Entry, check_name
-from neox_eqx.config import read_json
 from neox_eqx.errors import InputError
 from neox_eqx.shown import shown
+from neox_eqx.small_files import read_json
 
 # In the order in which transformers looks for them.
 WEIGHT_FILES = (

@@ -9,10 +9,11 @@ import numpy as np
 from neox_eqx.checkpoint.adapter_config import SOFT_PROMPTS
 from neox_eqx.checkpoint.safetensors_file import read_entries
 from neox_eqx.checkpoint.save_adapter import CONFIG, EMBEDDINGS, TENSORS
-from neox_eqx.config import GPTNeoXConfig, read_json
+from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
 from neox_eqx.model.prompt import Prefix, Prompt, SoftPrompt
 from neox_eqx.shown import shown
+from neox_eqx.small_files import read_json
 
 
 def load_prompt(directory: str | Path, config: GPTNeoXConfig) -> Prompt:

@@ -15,9 +15,9 @@ import numpy as np
 
 from neox_eqx.checkpoint import safetensors_file
 from neox_eqx.checkpoint.entry import check_name
-from neox_eqx.config import read_json
 from neox_eqx.errors import InputError
 from neox_eqx.shown import shown
+from neox_eqx.small_files import read_json
 
 if TYPE_CHECKING:
     import tensorstore

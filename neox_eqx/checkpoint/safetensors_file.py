@@ -18,6 +18,7 @@ import numpy as np
 from neox_eqx.checkpoint.entry import FileEntry, check_name, contiguous
 from neox_eqx.errors import InputError
 from neox_eqx.shown import shown
+from neox_eqx.small_files import parse_json
 
 DTYPES: dict[str, np.dtype] = {
     name: np.dtype(dtype)
@@ -71,8 +72,8 @@ def read_entries(path: Path) -> list[FileEntry]:
 
 def _parse(path: Path, encoded: bytes) -> dict[str, Any]:
     try:
-        header = json.loads(encoded)
-    except (ValueError, RecursionError) as error:
+        header = parse_json(encoded)
+    except InputError as error:
         raise _corrupt(path, "its header is not JSON") from error
     if not isinstance(header, dict):
         raise _corrupt(path, "its header is not a JSON object")

@@ -5,11 +5,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from neox_eqx.checkpoint.hub import resolve
-from neox_eqx.config import read_json
 from neox_eqx.convert.certificate import CERTIFICATE, describe_files, describe_tensors
 from neox_eqx.convert.source import read_source
 from neox_eqx.errors import InputError
 from neox_eqx.shown import shown
+from neox_eqx.small_files import read_json
 
 
 def check(directory: Path) -> tuple[int, int]:

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from neox_eqx.config import GPTNeoXConfig, read_json
+from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
 from neox_eqx.shown import shown
+from neox_eqx.small_files import read_json
 
 # Their names of the settings that Hugging Face has too, with EleutherAI's own defaults: a model
 # whose settings do not say rotates whole heads and has sequential residuals.

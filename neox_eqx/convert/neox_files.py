@@ -16,6 +16,7 @@ from neox_eqx.checkpoint.entry import Entry
 from neox_eqx.checkpoint.torch_file import read_states
 from neox_eqx.errors import InputError
 from neox_eqx.shown import shown
+from neox_eqx.small_files import read_bytes
 
 LAYER_FILE = "layer_{number:02}-model_{rank:02}-model_states.pt"
 RANK_FILE = "mp_rank_{rank:02}_model_states.pt"
@@ -61,7 +62,7 @@ def find_step(directory: Path) -> tuple[Path, Path] | None:
         return _with_root(directory)
     latest = directory / "latest"
     if latest.is_file():
-        name = latest.read_text(encoding="utf-8", errors="replace").strip()
+        name = read_bytes(latest).decode(errors="replace").strip()
         if not re.fullmatch(r"\w[\w.-]{,200}", name) or not (directory / name).is_dir():
             raise InputError(f"{latest}: names {shown(name)}, which is no directory beside it")
         return directory, directory / name

@@ -5,8 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from neox_eqx.convert.yaml_file import read_yaml
 from neox_eqx.errors import InputError
 from neox_eqx.shown import shown
 
@@ -43,7 +42,7 @@ def read_settings(step: Path, root: Path, states: Path, arguments: Mapping[str, 
         )
     values: dict[str, Any] = {}
     for path in found:
-        for key, value in _read_yaml(path).items():
+        for key, value in _read_settings(path).items():
             if values.setdefault(key, value) != value:
                 raise InputError(
                     f"{path}: {key} is {shown(value)}, and {shown(values[key])} in another file "
@@ -108,20 +107,9 @@ def _yaml_files(folder: Path) -> tuple[Path, ...]:
     return tuple(sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES))
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path}: is not valid YAML: {reason:.200}") from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise InputError(f"{path}: holds no settings by name; remove it from beside the checkpoint")
+def _read_settings(path: Path) -> dict[str, Any]:
     settings: dict[str, Any] = {}
-    for key, value in values.items():
+    for key, value in read_yaml(path).items():
         name = key.replace("-", "_")
         if settings.setdefault(name, _number(value)) != _number(value):
             raise InputError(f"{path}: sets {name} twice, with - and with _; remove one")

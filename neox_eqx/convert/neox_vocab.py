@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from neox_eqx.config import read_json
 from neox_eqx.convert.neox_settings import Settings
 from neox_eqx.errors import InputError
 from neox_eqx.shown import shown
+from neox_eqx.small_files import MOST_TOKENIZER_BYTES, read_json
 from neox_eqx.text.sentence_piece import SentencePieceTokenizer
 
 END_OF_TEXT = "<|endoftext|>"
@@ -75,7 +75,7 @@ def _read(path: Path, merges: Path | None) -> Vocabulary:
     if path.suffix != ".json":
         return Vocabulary({}, {})
     try:
-        values = read_json(path)
+        values = read_json(path, MOST_TOKENIZER_BYTES)
         # Not only whether there is a "model": GPT-2 has a token of that name.
         if isinstance(values.get("model"), dict):
             return Vocabulary(_ids(values), {TOKENIZER: path})

@@ -11,8 +11,9 @@ from neox_eqx.checkpoint.files import ADAPTER_CONFIG, WEIGHT_FILES, read_entries
 from neox_eqx.checkpoint.fit import fitting
 from neox_eqx.checkpoint.native import PARAMETERS
 from neox_eqx.checkpoint.origin import Origin, find, is_tokenizers, tokenizer_files
-from neox_eqx.config import GPTNeoXConfig, read_json
+from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
+from neox_eqx.small_files import read_json
 
 RowBias = Literal["auto", "sum", "first"]
 Layout = Literal["hf", "native", "neox"]

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from neox_eqx.checkpoint.origin import Origin
-from neox_eqx.config import read_json
 from neox_eqx.errors import InputError
 from neox_eqx.shown import shown
+from neox_eqx.small_files import read_json
 
 ARGUMENTS = {
     "pretrained": "a directory in Hugging Face or native layout, or a Hub id",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from neox_eqx.errors import InputError
+from neox_eqx.small_files import parse_json
 from neox_eqx.text.files import whole_file
 
 
@@ -106,8 +107,8 @@ class PartialRows:
 
     def _differences(self, header: bytes, subject: Mapping[str, str]) -> str:
         try:
-            found = json.loads(header)
-        except ValueError as error:
+            found = parse_json(header)
+        except InputError as error:
             raise self._foreign() from error
         if not isinstance(found, dict) or found.keys() != subject.keys():
             raise self._foreign()

@@ -12,9 +12,9 @@ from typing import Any
 
 from tokenizers import AddedToken
 
-from neox_eqx.config import read_json
 from neox_eqx.errors import InputError
 from neox_eqx.shown import shown
+from neox_eqx.small_files import read_json
 from neox_eqx.tokenizer import MOST_IDS
 
 CONFIG = "tokenizer_config.json"

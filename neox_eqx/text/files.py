@@ -4,7 +4,6 @@ import codecs
 import contextlib
 import dataclasses
 import difflib
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import IO, Any
 
 from neox_eqx.errors import InputError
 from neox_eqx.generation.options import GenerationOptions
+from neox_eqx.small_files import parse_json
 from neox_eqx.text.messages import check_messages
 from neox_eqx.text.prompts import Prompt
 
@@ -90,10 +90,7 @@ def json_line(path: Path, number: int, line: str) -> dict[str, Any]:
 
 
 def _json_object(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"is not valid JSON: {error}") from error
+    value = parse_json(text)
     if not isinstance(value, dict):
         raise InputError("is not a JSON object")
     return value

@@ -9,10 +9,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from neox_eqx.config import GPTNeoXConfig, read_json
+from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
 from neox_eqx.generation.options import NAMES_IN_FILES, ResolvedOptions
 from neox_eqx.shown import shown
+from neox_eqx.small_files import read_json
 
 # Every setting that transformers' GenerationConfig has is in one of the sets below.
 APPLIED = {

@@ -13,6 +13,7 @@ from tokenizers import AddedToken
 
 from neox_eqx.errors import InputError
 from neox_eqx.shown import shown
+from neox_eqx.small_files import MOST_TOKENIZER_BYTES, read_bytes
 from neox_eqx.text.added_tokens import read_added_tokens
 from neox_eqx.text.tokenizer_class import flag
 from neox_eqx.tokenizer import broken_as_input_error
@@ -69,8 +70,8 @@ class SentencePieceTokenizer:
             raise InputError(
                 f"{path}: reading it needs the package sentencepiece: pip install sentencepiece"
             ) from error
+        model = read_bytes(path, MOST_TOKENIZER_BYTES)
         with broken_as_input_error(f"{path}: is not a SentencePiece model"):
-            model = path.read_bytes()
             self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
         self._size = self._pieces.get_piece_size()
         if not self._size:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from neox_eqx.config import read_json
+from neox_eqx.small_files import read_json
 from neox_eqx.text.tokenizer_class import NEOX, SPECIAL_TOKENS
 
 

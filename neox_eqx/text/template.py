@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from neox_eqx.checkpoint.origin import has_tokenizer
-from neox_eqx.config import read_json
 from neox_eqx.errors import InputError
 from neox_eqx.shown import shown
+from neox_eqx.small_files import read_json, read_text
 from neox_eqx.text.jinja_template import JinjaTemplate
 from neox_eqx.text.named_template import NamedTemplate
 from neox_eqx.text.special_tokens import special_tokens
@@ -71,9 +71,9 @@ def _own_templates(directory: Path) -> dict[str, tuple[str, str]]:
     found = {}
     default = directory / "chat_template.jinja"
     if default.exists():
-        found["default"] = (str(default), _read(default))
+        found["default"] = (str(default), read_text(default))
     for path in sorted((directory / "additional_chat_templates").glob("*.jinja")):
-        found[path.name.removesuffix(".jinja")] = (str(path), _read(path))
+        found[path.name.removesuffix(".jinja")] = (str(path), read_text(path))
     for name in ("tokenizer_config.json", "chat_template.json"):
         path = directory / name
         if not found and path.exists():
@@ -95,10 +95,3 @@ def _in_json(path: Path, value: Any) -> dict[str, tuple[str, str]]:
             raise InputError(f"{path}: a chat_template needs name and template, not {shown(own)}")
         found[pair[0]] = (f"{path}: chat_template", pair[1])
     return found
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error

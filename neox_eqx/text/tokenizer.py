@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from neox_eqx.config import read_json
 from neox_eqx.errors import InputError
 from neox_eqx.shown import shown
+from neox_eqx.small_files import read_json
 from neox_eqx.text.added_tokens import CONFIG
 from neox_eqx.text.sentence_piece import SentencePieceTokenizer, sentencepiece_file
 from neox_eqx.text.tokenizer_class import class_of

@@ -8,9 +8,9 @@ from typing import Any
 import tokenizers
 from tokenizers import models, processors
 
-from neox_eqx.config import read_json
 from neox_eqx.errors import InputError
 from neox_eqx.shown import shown
+from neox_eqx.small_files import MOST_TOKENIZER_BYTES, read_json
 from neox_eqx.text.added_tokens import CONFIG, AddedTokens, read_added_tokens
 from neox_eqx.text.tokenizer_class import GPT2, LLAMA, NEOX, SPECIAL_TOKENS, build, flag
 from neox_eqx.tokenizer import broken_as_input_error, check_vocabulary
@@ -30,9 +30,9 @@ def read_tokenizer_json(path: Path, name: str, options: Mapping[str, Any]) -> To
     Raises:
         InputError: a file is broken, or two of them contradict each other.
     """
+    file = read_json(path, MOST_TOKENIZER_BYTES)
     with broken_as_input_error(f"{path}: is not a tokenizer"):
         tokenizer = Tokenizer.from_file(str(path))
-    file = read_json(path)
     added = read_added_tokens(path.parent, options, file.get("added_tokens") or ())
     own = _own(name, tokenizer, file["model"], options)
     if own and name != NEOX:

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from neox_eqx.config import read_json
 from neox_eqx.errors import InputError
 from neox_eqx.sharding.distributed import agreed, is_first
+from neox_eqx.small_files import read_json
 from neox_eqx.text.files import whole_file
 
 NAME = "run.json"

@@ -1,0 +1,62 @@
+"""A YAML file of settings."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from neox_eqx.errors import InputError
+from neox_eqx.small_files import read_text
+
+_MOST_BYTES = 1_000_000
+_MOST_VALUES = 20_000
+"""With those that an alias repeats. Settings of a hundred layers have some hundred."""
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The settings in a YAML file by their names; of an empty file none.
+
+    Raises:
+        InputError: it cannot be read, is too large, or holds no settings by name.
+    """
+    text = read_text(path, _MOST_BYTES)
+    try:
+        values = yaml.load(text, _Loader)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    except Exception as error:  # What is no number or date by its tag fails in any way at all.
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: is not valid YAML: {reason:.200}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise InputError(f"{path}: holds no settings by name; remove it from beside the checkpoint")
+    return values
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's, which holds its values against a bound before it makes any."""
+
+    def construct_document(self, node: yaml.Node) -> Any:
+        _check_bounded(node)
+        return super().construct_document(node)
+
+
+def _check_bounded(root: yaml.Node) -> None:
+    """A few lines of aliases of aliases stand for more values than fit into any memory.
+
+    One that stands inside of what it repeats stands for values without end.
+    """
+    nodes, count = [root], 0
+    while nodes:
+        node = nodes.pop()
+        count += 1
+        if count > _MOST_VALUES:
+            raise InputError(
+                f"stands for more than {_MOST_VALUES} values, which settings never have; "
+                "write out its aliases"
+            )
+        if isinstance(node, yaml.SequenceNode):
+            nodes += node.value
+        elif isinstance(node, yaml.MappingNode):
+            nodes += [part for pair in node.value for part in pair]

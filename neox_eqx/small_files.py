@@ -1,0 +1,105 @@
+"""Files that are read whole, none larger than such a file can honestly be, and their JSON."""
+
+import json
+import re
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from neox_eqx.errors import InputError
+
+MOST_BYTES = 10_000_000
+"""Of settings. Those of the largest models, and lists of their tensors, have a few hundred
+kilobytes."""
+MOST_TOKENIZER_BYTES = 200_000_000
+"""The largest vocabularies, of a million tokens, have some tens of megabytes."""
+_MOST_DEPTH = 100
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+def read_bytes(path: Path, most: int = MOST_BYTES, *, by_user: bool = False) -> bytes:
+    """What is in a file.
+
+    One that a user names, `by_user`, may be a pipe, as of a shell's `<(...)`. Elsewhere a pipe is
+    a mistake, and to wait for it would be for ever.
+
+    Raises:
+        InputError: it cannot be read, or has more than `most` bytes.
+    """
+    try:
+        mode = path.stat().st_mode
+        if not (by_user or stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise InputError(f"{path}: is a pipe or a device and not a file")
+        with path.open("rb") as file:
+            data = file.read(most + 1)
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:  # the latter of a name that can be no file's
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{path}: cannot be read: {reason}") from error
+    if len(data) > most:
+        raise InputError(f"{path}: has more than {most} bytes, and cannot be what its name says")
+    return data
+
+
+def read_text(path: Path, most: int = MOST_BYTES, *, by_user: bool = False) -> str:
+    """The text in a file, as `read_bytes`; every line ends in a mere newline.
+
+    Raises:
+        InputError: it cannot be read, is too large, or is not UTF-8.
+    """
+    try:
+        text = read_bytes(path, most, by_user=by_user).decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8: {error}") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_json(path: Path, most: int = MOST_BYTES) -> dict[str, Any]:
+    """The JSON object in a file, as `read_bytes`.
+
+    Raises:
+        InputError: it cannot be read, is too large, or holds no JSON object of valid texts.
+    """
+    data = read_bytes(path, most)
+    try:
+        value = parse_json(data.decode())
+        if _SURROGATE.search(data):
+            json.dumps(value, ensure_ascii=False).encode()
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    except ValueError as error:  # of decode and encode
+        raise InputError(f"{path}: is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: holds {type(value).__name__}, not a JSON object")
+    return value
+
+
+def parse_json(
+    text: str | bytes, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None
+) -> Any:
+    """The value that a JSON text spells; `pairs` makes something else of each object's pairs.
+
+    Raises:
+        InputError: it is not JSON, or so deep that what walks through it would fail.
+    """
+    try:
+        value = json.loads(text, object_pairs_hook=pairs)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"is not valid JSON: {error}") from error
+    if len(text) > _MOST_DEPTH and _is_deep(value):
+        raise InputError(f"is not valid JSON: it has more than {_MOST_DEPTH} levels")
+    return value
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(_MOST_DEPTH):
+        level = [
+            item
+            for one in level
+            if isinstance(one, dict | list | tuple)
+            for item in (one.values() if isinstance(one, dict) else one)
+        ]
+    return bool(level)
