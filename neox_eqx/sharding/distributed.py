@@ -19,6 +19,7 @@ from typing import TypeVar
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from neox_eqx.errors import InputError
 
@@ -104,10 +105,9 @@ def on_every_host(main: Callable[[Options], None]) -> Callable[[Options], None]:
     def joined(options: Options) -> None:
         initialize()
         main(options)
-        if jax.process_count() > 1:
-            # However long one takes to finish, the others wait for it here, and not at exit,
-            # where they would give up.
-            multihost_utils.sync_global_devices("the end of the program")
+        # However long one takes to finish, the others wait for it here, and not at exit, where
+        # they would give up.
+        wait_for_all()
 
     return joined
 
@@ -168,6 +168,20 @@ def check_equal(what: str, value: object) -> None:
             "make the files of the hosts equal",
             mine=is_first(),
         )
+
+
+def wait_for_all() -> None:
+    """Returns when every process is here, and all that its devices had to do is done.
+
+    JAX's own barrier waits for the first device of a process alone. Another might still be
+    connecting to one of a process that by then has ended, and wait for it for ever.
+    """
+    if jax.process_count() == 1:
+        return
+    everyone = Mesh(np.array(jax.devices()), "devices")
+    apart, same = (NamedSharding(everyone, PartitionSpec(*axes)) for axes in (["devices"], []))
+    ones = jax.make_array_from_callback((everyone.size,), apart, lambda _: np.ones(1, np.int32))
+    jax.block_until_ready(jax.jit(jax.numpy.sum, out_shardings=same)(ones))
 
 
 def told_by_first(value: np.ndarray) -> np.ndarray:

@@ -13,9 +13,9 @@ PROGRAM = """
 import sys
 from pathlib import Path
 import jax
-from jax.experimental import multihost_utils
 from neox_eqx import initialize
 from neox_eqx.presets import PRESETS
+from neox_eqx.sharding.distributed import wait_for_all
 from neox_eqx.sharding.mesh import make_mesh
 from neox_eqx.training.dataset import place
 from neox_eqx.training.log import RunLog
@@ -34,7 +34,7 @@ for step in range(3):
     assert all(len(shard.data) == 2 for shard in batch.tokens.addressable_shards)
     log.write(step, **digests(batch))
 log.finish()
-multihost_utils.sync_global_devices("the end")
+wait_for_all()
 """
 
 
