@@ -4,14 +4,16 @@
 # make fuzz          drawn faults of files and options for an hour: SECONDS=3600 SEED=1 KINDS=config
 # make lint          lint and types alone
 # make tpu-compiler  what scripts/plan.py compiles with
+# make pin           writes the hashes of what requirements.txt pins
 PYTHON ?= python3
 JOBS ?= 2
 SECONDS ?= 3600
 BIN := .venv/bin
 READY := .venv/ready
 TPU_COMPILER := .venv/tpu-compiler/ready
+INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps
 
-.PHONY: demo test test-all fuzz lint tpu-compiler
+.PHONY: demo test test-all fuzz lint tpu-compiler pin
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -33,17 +35,25 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The stamp is newer than what it was made from, so the set-up runs once. The package itself is
-# built with the pinned setuptools that is already there, not with one fetched for the build.
-$(READY): requirements.txt pyproject.toml
+# The stamp is newer than what it was made from, so the set-up runs once. The list is the whole
+# environment, and nothing comes that it does not have. Of torch a listed build in a directory of
+# pip's settings (PIP_FIND_LINKS), as the small one for CPUs, goes before the index's, which for Linux
+# needs the libraries of CUDA. The package itself is built with the setuptools that is there by then.
+$(READY): requirements.txt requirements-cuda.txt pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements.txt
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
+	awk '/^[^ ]/ {own = /^torch==/} own' requirements.txt > .venv/torch.txt
+	$(INSTALL) --no-index --require-hashes -r .venv/torch.txt 2> /dev/null || true
+	$(INSTALL) --require-hashes -r requirements.txt
+	$(BIN)/python -c "import torch" 2> /dev/null || $(INSTALL) --require-hashes -r requirements-cuda.txt
+	$(INSTALL) --no-build-isolation -e .
 	touch $@
 
 tpu-compiler: $(TPU_COMPILER)
 
 $(TPU_COMPILER): requirements-plan.txt $(READY)
 	rm -rf $(@D)
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --target $(@D) -r requirements-plan.txt
+	$(INSTALL) --require-hashes --target $(@D) -r requirements-plan.txt
 	touch $@
+
+pin:
+	$(PYTHON) scripts/pin.py

@@ -13,22 +13,14 @@ import pytest
 from jaxtyping import TypeCheckError
 
 from neox_eqx.model.layers import project
+from scripts.pin import canonical, versions, with_hashes
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
 
-def _pins(path: Path) -> dict[str, str]:
-    lines = path.read_text("utf-8").splitlines()
-    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
-
-
-PINS = _pins(ROOT / "requirements.txt")
-PLAN_PINS = _pins(ROOT / "requirements-plan.txt")
-
-
-def _canonical(name: str) -> str:
-    return re.sub("[-_.]+", "-", name).lower()
+LISTS = [ROOT / f"requirements{of}.txt" for of in ("", "-plan", "-cuda")]
+PINS, PLAN_PINS, _ = (versions(path.read_text("utf-8")) for path in LISTS)
 
 
 def test_a_wrong_shape_raises_in_tests() -> None:
@@ -45,12 +37,30 @@ def test_every_direct_dependency_is_pinned_above_its_lower_bound() -> None:
     extras = PROJECT["optional-dependencies"].values()
     for requirement in sum(extras, PROJECT["dependencies"]):
         name, bound = re.fullmatch(r"([\w-]+)(?:\[\w+\])?>=([\d.]+).*", requirement).groups()
-        pins = {_canonical(name): version for name, version in (PINS | PLAN_PINS).items()}
-        assert _numbers(pins[_canonical(name)]) >= _numbers(bound), requirement
+        pins = {canonical(name): version for name, version in (PINS | PLAN_PINS).items()}
+        assert _numbers(pins[canonical(name)]) >= _numbers(bound), requirement
 
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("."))
+
+
+@pytest.mark.parametrize("path", LISTS, ids=lambda path: path.stem)
+def test_every_pin_has_hashes_and_names_no_host(path: Path) -> None:
+    lines = [line for line in path.read_text("utf-8").splitlines() if not line.startswith("#")]
+    text = "\n".join(filter(None, lines)) + "\n"
+    hashes = r"(?: \\\n    --hash=sha256:[0-9a-f]{64})+\n"
+    assert re.fullmatch(rf"(?:[\w.-]+==[\w.]+{hashes})+", text)
+
+
+def test_the_hashes_of_a_new_version_take_the_place_of_the_old() -> None:
+    text = "# Tests\nA_b==1.0 \\\n    --hash=sha256:1\n"
+    same = with_hashes(text, {"a-b==1.0": ["--hash=sha256:1", "--hash=sha256:0"]})
+    assert same == "# Tests\nA_b==1.0 \\\n    --hash=sha256:0 \\\n    --hash=sha256:1\n"
+    # A file that the index does not have stays as long as the others are of its release.
+    assert with_hashes(same, {"a-b==1.0": ["--hash=sha256:0"]}) == same
+    raised = with_hashes(same.replace("1.0", "1.1"), {"a-b==1.1": ["--hash=sha256:2"]})
+    assert raised == "# Tests\nA_b==1.1 \\\n    --hash=sha256:2\n"
 
 
 def test_nothing_pinned_is_for_an_accelerator() -> None:
@@ -63,7 +73,7 @@ def test_the_changelog_names_the_version() -> None:
 
 @pytest.mark.parametrize("target", ["demo", "test", "test-all", "lint", "tpu-compiler"])
 def test_each_make_target_sets_up_first(target: str, tmp_path: Path) -> None:
-    for name in ("Makefile", "requirements.txt", "requirements-plan.txt", "pyproject.toml"):
+    for name in ("Makefile", "pyproject.toml", *(path.name for path in LISTS)):
         (tmp_path / name).write_text((ROOT / name).read_text("utf-8"), "utf-8")
     command = ["make", "--dry-run", target, f"PYTHON={sys.executable}"]
     # Not the settings of a make that runs these tests: it would print directories, for one.
@@ -71,8 +81,11 @@ def test_each_make_target_sets_up_first(target: str, tmp_path: Path) -> None:
     output = subprocess.check_output(command, cwd=tmp_path, env=environment, text=True)
     plan = output.splitlines()
     assert plan[0] == f"{sys.executable} -m venv .venv"
-    assert "install" in plan[1] and "-r requirements.txt" in plan[1]
-    assert len(plan) > 4
+    installs = [line for line in plan if " pip install " in line]
+    assert any(line.endswith("--require-hashes -r requirements.txt") for line in installs)
+    assert all("--no-deps" in line for line in installs)
+    assert all("--require-hashes" in line or line.endswith("-e .") for line in installs)
+    assert len(plan) > 6
 
 
 def test_the_examples_of_chunks_in_the_readme_are_those_that_are_tested() -> None:
