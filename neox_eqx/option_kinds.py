@@ -11,6 +11,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 
 from neox_eqx.errors import InputError
 from neox_eqx.shown import shown
+from neox_eqx.tokenizer import id_of_text
 
 RULES = ConstructorRegistry()
 
@@ -111,16 +112,21 @@ def _numbers_by_id(path: Path) -> dict[int, float]:
     if not isinstance(entries, tuple):
         raise InputError(f"{path}: holds no JSON object")
     numbers: dict[int, float] = {}
-    for key, value in entries:
+
+    def where() -> str:
+        """Of the entry that is wrong: to look for each would take a minute for 50,000."""
         line = text.count("\n", 0, text.rfind(json.dumps(key, ensure_ascii=False))) + 1
-        where = f"{path}, line {line}"
-        if not (key.isascii() and key.isdecimal()):
-            raise InputError(f"{where}: {shown(key)} is not a token id")
+        return f"{path}, line {line}"
+
+    for key, value in entries:
+        id = id_of_text(key)
+        if id is None:
+            raise InputError(f"{where()}: {shown(key)} is not a token id")
         if not isinstance(value, int | float) or isinstance(value, bool):
-            raise InputError(f"{where}: {shown(value, 40)} is not a number")
-        if int(key) in numbers:
-            raise InputError(f"{where}: the token id {int(key)} is there a second time")
-        numbers[int(key)] = value
+            raise InputError(f"{where()}: {shown(value, 40)} is not a number")
+        if id in numbers:
+            raise InputError(f"{where()}: the token id {id} is there a second time")
+        numbers[id] = value
     return numbers
 
 

@@ -12,6 +12,10 @@ MOST_IDS = 10_000_000
 """No vocabulary comes near it: the largest have a million tokens."""
 
 
+# Python refuses to read thousands of them.
+_MOST_DIGITS = 20
+
+
 @runtime_checkable
 class Encoded(Protocol):
     """A text as tokens."""
@@ -38,6 +42,12 @@ class Tokenizer(Protocol):
 
     def to_str(self) -> str:
         """All that decides over ids and texts; equal for equal tokenizers."""
+
+
+def id_of_text(text: str) -> int | None:
+    """The token id that a key of a JSON object spells; None where it is none, or no such id."""
+    is_id = text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS
+    return int(text) if is_id else None
 
 
 def check_vocabulary(vocabulary: Mapping[str, int], what: str) -> None:

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     "errors",
     "shown",
+    "sizes",
     "small_files",
     "unicode",
     "tokenizer",
@@ -34,7 +35,7 @@ LAYERS = (
     "__init__",
 )
 NARROWER = {
-    "option_kinds": {"option_kinds", "small_files", "shown", "errors"},
+    "option_kinds": {"option_kinds", "small_files", "shown", "tokenizer", "errors"},
     "command_line": {"command_line", "option_kinds", "shown", "errors"},
 }
 ONLY_WHERE_USED = {"torch", "transformers"}

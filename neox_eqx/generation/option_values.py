@@ -6,6 +6,7 @@ from typing import Any
 
 from neox_eqx.errors import InputError
 from neox_eqx.shown import shown
+from neox_eqx.tokenizer import id_of_text
 from neox_eqx.unicode import check_unicode
 
 Word = str | tuple[int, ...]
@@ -138,11 +139,10 @@ def yes_or_no(name: str, value: Any) -> bool:
 
 def _id_of_key(name: str, key: Any) -> int:
     """JSON has texts for keys."""
-    if isinstance(key, str) and key.isascii() and key.isdecimal():
-        return int(key)
-    if not _is_id(key):
+    id = id_of_text(key) if isinstance(key, str) else key
+    if not _is_id(id):
         raise InputError(f"{name}: {shown(key)} is not {_ID}")
-    return key
+    return id
 
 
 def _pair(name: str, entry: Any) -> tuple[tuple[int, ...], Any]:

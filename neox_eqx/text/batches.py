@@ -21,6 +21,10 @@ class Batch:
     multiple: int
     """What the requests are filled up to a multiple of."""
 
+    def of(self, requests: Sequence[Request]) -> list[Request]:
+        """Those that run together."""
+        return [requests[index] for index in self.indices]
+
 
 def batches(
     requests: Sequence[Request], size: int, *, in_order: bool, bitwise: bool

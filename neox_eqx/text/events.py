@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from neox_eqx.generation.memory import check_memory
 from neox_eqx.generation.run import Request, run
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.text.batches import batches
@@ -25,7 +26,18 @@ def events_of(
     """The events of all completions of requests, whose texts are the prompts.
 
     With a `stride`, of so many tokens, requests run in order; `settings` are those of `run`.
+
+    Raises:
+        InputError: a batch needs more memory than is free, before anything runs; or as `run`.
     """
+    groups = list(batches(requests, batch_size, in_order=stride is not None, bitwise=bitwise))
+    for batch in groups:
+        check_memory(
+            model,
+            batch.of(requests),
+            among=batch.among,
+            tokens_spelled=len(settings.get("token_bytes", ())),
+        )
     texts = [
         GrowingText(tokenizer, number, prompt, request, sample)
         for number, (prompt, request, sample) in enumerate(
@@ -36,10 +48,10 @@ def events_of(
     ]
     counts = [request.options.num_completions for request in requests]
     firsts = list(itertools.accumulate(counts, initial=0))
-    for batch in batches(requests, batch_size, in_order=stride is not None, bitwise=bitwise):
+    for batch in groups:
         rows_of = run(
             model,
-            [requests[index] for index in batch.indices],
+            batch.of(requests),
             stride=stride,
             multiple=batch.multiple,
             among=batch.among,

@@ -1,6 +1,9 @@
 """Options come from the call, else from generation_config.json, else from transformers."""
 
+import json
 import math
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -219,6 +222,7 @@ def test_a_wrong_entry_in_the_file_is_named(defaults: dict[str, Any], message: s
     ("bias", "message"),
     [
         ({"five": 1.0}, "logit_bias: 'five' is not a token id"),
+        ({"1" * 5000: 1.0}, "logit_bias: '1111.* is not a token id"),
         ({"-1": 1.0}, "logit_bias: '-1' is not a token id"),
         ({"5": math.nan}, "logit_bias: the bias of 5 must be a number within .* not nan"),
         ({"5": math.inf}, "logit_bias: the bias of 5 must be a number within .* not inf"),
@@ -233,6 +237,19 @@ def test_a_wrong_entry_of_a_bias_is_named(bias: dict[str, float], message: str) 
         ((5,), -math.inf),
         ((6,), 2),
     )
+
+
+def test_a_bias_for_every_token_is_read_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "bias.json"
+    path.write_text(json.dumps({str(id): -1.5 for id in range(50_000)}, indent=0))
+    begin = time.process_time()
+    options = parse(GenerationOptions, "generate.py", ["--logit-bias", str(path)])
+    assert time.process_time() - begin < 5  # a minute where each entry looks for its line
+    assert options.logit_bias == {id: -1.5 for id in range(50_000)}
+    path.write_text('{"1": 2,\n"' + 5000 * "1" + '": 1}')
+    with pytest.raises(InputError, match="line 2: '111.* is not a token id") as told:
+        parse(GenerationOptions, "generate.py", ["--logit-bias", str(path)])
+    assert len(str(told.value)) < 300
 
 
 def test_two_numbers_of_an_option_stand_next_to_each_other_on_a_command_line() -> None:

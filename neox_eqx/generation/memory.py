@@ -1,0 +1,98 @@
+"""Whether a batch fits into memory, told before anything of it is there.
+
+What is counted are the arrays that grow with what a request asks for: it may need somewhat more.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import psutil
+
+from neox_eqx.errors import InputError
+from neox_eqx.generation.lengths import bucket
+from neox_eqx.generation.loop import FIRST_SLOTS
+from neox_eqx.generation.options import ResolvedOptions
+from neox_eqx.generation.run import Request
+from neox_eqx.model.neox import GPTNeoX
+from neox_eqx.sizes import size_text
+
+_NUMBER = 4
+_SCORES = 3
+"""Scores, their softmax, and a copy on the way: measured with 1,000 beams on a CPU."""
+
+
+def check_memory(
+    model: GPTNeoX,
+    requests: Sequence[Request],
+    *,
+    among: Sequence[ResolvedOptions] = (),
+    tokens_spelled: int = 0,
+) -> None:
+    """Raises where a batch of requests needs more memory than is free, whatever it generates.
+
+    `among` are those of `run`, and `tokens_spelled` is the number of its `token_bytes`.
+
+    Raises:
+        InputError: says how much it needs, how much there is, and what it is for.
+    """
+    needed = bytes_needed(model, requests, among=among, tokens_spelled=tokens_spelled)
+    free = free_bytes(model)
+    if sum(needed.values()) <= free:
+        return
+    most = max(needed, key=needed.__getitem__)
+    raise InputError(
+        f"{len(requests)} prompts that run together need {size_text(sum(needed.values()))} of "
+        f"memory, {size_text(needed[most])} of it for {most}, and {size_text(free)} are free; "
+        "ask for less of it, or give a smaller --batch-size"
+    )
+
+
+def bytes_needed(
+    model: GPTNeoX,
+    requests: Sequence[Request],
+    *,
+    among: Sequence[ResolvedOptions] = (),
+    tokens_spelled: int = 0,
+) -> dict[str, int]:
+    """What there is at once as rows choose their second token; they may grow from there."""
+    options = [request.options for request in requests]
+    every, beams, prompts = [*options, *among], options[0].num_beams, len(requests)
+    rows = prompts * max(beams, options[0].num_samples)
+    kind = "rows" if rows == prompts else "beams" if beams > 1 else "samples"
+    heads, config = model.num_heads, model.config
+    slot = 2 * config.num_hidden_layers * heads * config.head_dim * model.dtype.itemsize
+    slots = bucket(max(len(request.tokens) for request in requests))
+    seen = slots + FIRST_SLOTS * beams  # beams see the slots of all beams of their prompt
+    reading = prompts * slots * (heads * slots + config.intermediate_size)
+    choosing = rows * (heads * seen + config.vocab_size)
+    return {
+        f"the keys and values of {rows} {kind}": slot * (prompts * slots + rows * FIRST_SLOTS),
+        f"what {rows} {kind} see of them": rows * seen,
+        f"the scores of {rows} {kind}": _SCORES * _NUMBER * max(reading, choosing),
+        "bad_words": _words([row.bad_words_ids for row in every], rows),
+        "logit_bias": _words([[ids for ids, _ in row.sequence_bias] for row in every], rows),
+        "stop": _words([row.stop_sequences for row in every], rows)
+        + _strings([row.stop_strings for row in options], tokens_spelled),
+    }
+
+
+def free_bytes(model: GPTNeoX) -> int:
+    """What the devices of the model have free, or the host where they are in its memory."""
+    devices = model.mesh.devices.flat if model.mesh else jax.local_devices()[:1]
+    stats = [device.memory_stats() for device in devices if device.platform != "cpu"]
+    if stats and all(own and "bytes_limit" in own for own in stats):
+        return sum(own["bytes_limit"] - own["bytes_in_use"] for own in stats)
+    return psutil.virtual_memory().available * jax.process_count()
+
+
+def _words(every: Sequence[Sequence[tuple[int, ...]]], rows: int) -> int:
+    """As `Words` pads them, of each row."""
+    longest = max((len(word) for words in every for word in words), default=0)
+    length = longest if longest < 2 else bucket(longest)
+    return _NUMBER * rows * bucket(max(map(len, every))) * length
+
+
+def _strings(every: Sequence[Sequence[str]], tokens_spelled: int) -> int:
+    """Of a state for each byte of all strings, after each token."""
+    texts = {text for texts in every for text in texts}
+    return _NUMBER * tokens_spelled * sum(len(text.encode()) for text in texts)
