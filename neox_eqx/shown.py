@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Mapping
 
-_LONG = 1000
-"""Bits; Python refuses to write a number of some thousand digits in the decimal system."""
+_LONG = 14_000
+"""Bits; Python refuses to write a number of more than 4,300 digits in the decimal system."""
 
 
 def shown(value: object, most: int = 80) -> str:
