@@ -77,6 +77,16 @@ def token_ids(
         return tuple(tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
 
 
+def text_of(tokenizer: Tokenizer, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+    """The text of tokens; ids that are no token's have none.
+
+    Raises:
+        InputError: the tokenizer breaks down over it.
+    """
+    with broken_as_input_error("the tokenizer breaks down over the text of tokens"):
+        return tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
+
+
 @contextmanager
 def broken_as_input_error(message: str) -> Iterator[None]:
     """Whatever the tokenizer's library raises becomes an InputError that begins with `message`.

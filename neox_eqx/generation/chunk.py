@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int, Int32, Shaped
 from neox_eqx.errors import InputError
 from neox_eqx.generation.lengths import bucket
 from neox_eqx.shown import shown
-from neox_eqx.tokenizer import Tokenizer, token_ids
+from neox_eqx.tokenizer import Tokenizer, text_of, token_ids
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -106,7 +106,7 @@ class Chunk:
 
     def texts(self, tokenizer: Tokenizer) -> list[str]:
         """The text of each row without special tokens; a character that is cut shows as U+FFFD."""
-        return [tokenizer.decode(row) for row in self.rows]
+        return [text_of(tokenizer, row) for row in self.rows]
 
     def repeat(self, rows: int) -> "Chunk":
         """`rows` rows: each of these as often as it takes, next to each other.

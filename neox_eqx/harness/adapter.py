@@ -31,6 +31,7 @@ from neox_eqx.scoring.pairs import Pair, score_pairs
 from neox_eqx.sharding.distributed import agreed, check_equal
 from neox_eqx.text.generation_config import bos_token_id
 from neox_eqx.text.generator import TextGenerator
+from neox_eqx.tokenizer import text_of
 
 TokenRequest = tuple[tuple[str, str] | None, list[int], list[int]]
 """Context and continuation as texts, if the cache is to have the answer, and as tokens."""
@@ -243,7 +244,7 @@ class NeoXLM(TemplateLM):
 
         A sampled one has a `seed` of its own, so that repetitions differ.
         """
-        end = self._generator.tokenizer.decode([self.eot_token_id], skip_special_tokens=False)
+        end = text_of(self._generator.tokenizer, [self.eot_token_id], skip_special_tokens=False)
         options, until = read_settings(settings, end, self._generator.defaults, seed=seed)
         limit = options.max_new_tokens or 0
         if limit >= self.max_length:

@@ -9,7 +9,7 @@ from neox_eqx.errors import InputError
 from neox_eqx.generation.run import Request, Row, run
 from neox_eqx.text.batches import batches
 from neox_eqx.text.generator import TextGenerator
-from neox_eqx.tokenizer import Tokenizer, broken_as_input_error
+from neox_eqx.tokenizer import Tokenizer, text_of
 
 _STRIDE = 16
 """Tokens between two looks at whether every row of a batch has met a text to stop at."""
@@ -57,8 +57,7 @@ def continue_texts(
 def _text(tokenizer: Tokenizer, row: Row, until: list[str]) -> str | InputError | None:
     """The text of a row up to one of `until`, or why it has none; None while it goes on."""
     try:
-        with broken_as_input_error("the tokenizer breaks down over the continuation"):
-            text = tokenizer.decode(list(row.tokens))
+        text = text_of(tokenizer, list(row.tokens))
     except InputError as error:
         return error
     if any(stop and stop in text for stop in until):

@@ -4,7 +4,7 @@ import dataclasses
 
 from neox_eqx.errors import InputError
 from neox_eqx.shown import shown
-from neox_eqx.tokenizer import Tokenizer, token_ids
+from neox_eqx.tokenizer import Tokenizer, text_of, token_ids
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Encoding:
             InputError: the text is not valid Unicode, or the tokenizer breaks down over it.
         """
         if add_special_tokens is None:
-            prefix = self.tokenizer.decode([self.prefix], skip_special_tokens=False)
+            prefix = text_of(self.tokenizer, [self.prefix], skip_special_tokens=False)
             add_special_tokens = not text.startswith(prefix) and self.add_bos_token is not False
         ids = list(token_ids(self.tokenizer, text, add_special_tokens=add_special_tokens))
         if (

@@ -7,7 +7,7 @@ from neox_eqx.scoring.pairs import Pair
 from neox_eqx.shown import shown
 from neox_eqx.text.generation_config import bos_token_id
 from neox_eqx.text.generator import TextGenerator
-from neox_eqx.tokenizer import Tokenizer, token_ids
+from neox_eqx.tokenizer import Tokenizer, text_of, token_ids
 from neox_eqx.unicode import check_unicode
 
 Text = str | tuple[str, str]
@@ -27,7 +27,7 @@ def encode(tokenizer: Tokenizer, text: str, prefix: int | None) -> tuple[int, ..
         InputError: the text is not valid Unicode, or the tokenizer breaks down over it.
     """
     begun = prefix is not None and text.startswith(
-        tokenizer.decode([prefix], skip_special_tokens=False)
+        text_of(tokenizer, [prefix], skip_special_tokens=False)
     )
     return token_ids(tokenizer, text, add_special_tokens=not begun)
 

@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from neox_eqx.errors import InputError
-from neox_eqx.shown import shown
 from neox_eqx.small_files import read_json
 from neox_eqx.text.added_tokens import CONFIG
 from neox_eqx.text.sentence_piece import SentencePieceTokenizer, sentencepiece_file
 from neox_eqx.text.tokenizer_class import class_of
 from neox_eqx.text.tokenizer_json import read_tokenizer_json, read_vocab_and_merges
-from neox_eqx.tokenizer import Tokenizer, broken_as_input_error, token_ids
+from neox_eqx.tokenizer import Tokenizer, text_of, token_ids
 
 _CONTEXT = 8
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -104,15 +103,11 @@ class Detokenizer:
     def _whole_start(self) -> int:
         """Where a window over the end of the prompt begins, so that it cuts no character."""
         start = max(len(self._ids) - _CONTEXT, 0)
-        while start and self._decode(self._ids[start:]).startswith(_REPLACEMENT):
+        while start and text_of(self._tokenizer, self._ids[start:]).startswith(_REPLACEMENT):
             start -= 1
         return start
 
     def _new_text(self) -> str:
-        before = self._decode(self._ids[self._window : self._read])
-        now = self._decode(self._ids[self._window :])
+        before = text_of(self._tokenizer, self._ids[self._window : self._read])
+        now = text_of(self._tokenizer, self._ids[self._window :])
         return now[len(before) :]
-
-    def _decode(self, ids: Sequence[int]) -> str:
-        with broken_as_input_error(f"the tokenizer breaks down over the tokens {shown(ids)}"):
-            return self._tokenizer.decode(ids)

@@ -34,7 +34,8 @@ def read_tokenizer_json(path: Path, name: str, options: Mapping[str, Any]) -> To
     with broken_as_input_error(f"{path}: is not a tokenizer"):
         tokenizer = Tokenizer.from_file(str(path))
     added = read_added_tokens(path.parent, options, file.get("added_tokens") or ())
-    own = _own(name, tokenizer, file["model"], options)
+    with broken_as_input_error(f"{path}: is no tokenizer of the class {name:.80}"):
+        own = _own(name, tokenizer, file["model"], options)
     if own and name != NEOX:
         own.post_processor = tokenizer.post_processor
     return _finish(own or tokenizer, added, name if own else "", path, options)
@@ -96,7 +97,8 @@ def _finish(
 ) -> Tokenizer:
     """Adds the tokens that the files name."""
     known = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
-    tokenizer.add_tokens(added.in_order(SPECIAL_TOKENS.get(name, {}), known))
+    with broken_as_input_error(f"{path}: the tokenizer breaks down over its added tokens"):
+        tokenizer.add_tokens(added.in_order(SPECIAL_TOKENS.get(name, {}), known))
     tokenizer.encode_special_tokens = flag(options, "split_special_tokens")
     # Files of instruction-tuned models often carry the padding of their training.
     tokenizer.no_padding()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from functools import lru_cache
 from typing import Any
 
@@ -12,7 +13,10 @@ from neox_eqx.errors import InputError
 from neox_eqx.generation.options import ResolvedOptions
 from neox_eqx.generation.stop_strings import TokenBytes
 from neox_eqx.shown import shown
-from neox_eqx.tokenizer import Tokenizer, check_vocabulary, token_ids
+from neox_eqx.tokenizer import Tokenizer, check_vocabulary, text_of, token_ids
+
+# As the tokenizers library takes them.
+_BYTE = re.compile(r"<0x[+0-9A-Fa-f][0-9A-Fa-f]>")
 
 
 def bad_word_ids(tokenizer: Tokenizer, word: str) -> list[tuple[int, ...]]:
@@ -64,12 +68,12 @@ def token_bytes(tokenizer: Tokenizer) -> TokenBytes:
     spelled: list[bytes | None] = [None] * (max(vocabulary.values(), default=-1) + 1)
     kinds = _decoder_types(json.loads(tokenizer.to_str())["decoder"])
     # Something stands before: what begins a text may lose its space.
-    before = next(([id] for id in sorted(vocabulary.values()) if tokenizer.decode([id])), [])
-    start = tokenizer.decode(before, skip_special_tokens=False)
+    before = next(([id] for id in sorted(vocabulary.values()) if text_of(tokenizer, [id])), [])
+    start = text_of(tokenizer, before, skip_special_tokens=False)
     for token, id in vocabulary.items():
         spelled[id] = _bytes(token, kinds)
         if spelled[id] is None:
-            text = tokenizer.decode([*before, id], skip_special_tokens=False)
+            text = text_of(tokenizer, [*before, id], skip_special_tokens=False)
             spelled[id] = text.removeprefix(start).encode()
     return tuple(spelled)
 
@@ -86,8 +90,7 @@ def _decoder_types(decoder: Any) -> set[str]:
 def _bytes(token: str, kinds: set[str]) -> bytes | None:
     """The bytes of a token that spells them one by one; None where only decoding tells."""
     if "ByteFallback" in kinds:
-        is_byte = len(token) == 6 and token.startswith("<0x") and token.endswith(">")
-        return bytes([int(token[3:5], 16)]) if is_byte else None
+        return bytes([int(token[3:5], 16)]) if _BYTE.fullmatch(token) else None
     if "ByteLevel" in kinds and all(letter in _byte_of() for letter in token):
         return bytes(_byte_of()[letter] for letter in token)
     return None

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Regex, Tokenizer, models, normalizers, processors
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, processors
 from transformers import AutoTokenizer
 
 from neox_eqx.convert.source import find_companions
@@ -194,6 +194,36 @@ def test_a_text_that_the_tokenizer_breaks_down_over_is_an_input_error(tmp_path: 
         prompt_tokens(broken, text, None)
     with pytest.raises(InputError, match=r"breaks down over the text 'a{30}': Onig: "):
         Chunk.tokenize(broken, [text])
+
+
+def test_a_decoder_that_breaks_down_over_tokens_is_an_input_error(tmp_path: Path) -> None:
+    tokenizer = byte_level()
+    replace = decoders.Replace(Regex(r"(a|aa)+$"), "x")
+    tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Fuse(), replace])
+    options = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    broken = load_tokenizer(write(tmp_path, options, tokenizer))
+    ids = prompt_tokens(broken, "a" * 60 + "b", None)
+    with pytest.raises(InputError, match=r"breaks down over the text of tokens: Onig: "):
+        Detokenizer(broken, []).add(ids)
+    with pytest.raises(InputError, match=r"breaks down over the text of tokens: Onig: "):
+        Chunk.of([ids]).texts(broken)
+
+
+def test_a_tokenizer_that_breaks_down_over_its_added_tokens_is_an_input_error(
+    tmp_path: Path,
+) -> None:
+    tokenizer = byte_level()
+    tokenizer.normalizer = normalizers.Replace(Regex(r"(a|aa)+$"), "x")
+    token = {"content": "a" * 60 + "b", "normalized": True}
+    options = {"tokenizer_class": "PreTrainedTokenizerFast", "added_tokens_decoder": {"3": token}}
+    with pytest.raises(InputError, match=r"breaks down over its added tokens: Onig: "):
+        load_tokenizer(write(tmp_path, options, tokenizer))
+
+
+def test_a_token_that_only_looks_like_a_byte_is_its_own_letters() -> None:
+    tokenizer = Tokenizer(models.WordLevel({"a": 0, "<0xZZ>": 1, "<0xE9>": 2}))
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    assert token_bytes(tokenizer)[1:] == (b"<0xZZ>", b"\xe9")
 
 
 def test_word_pieces_spell_their_bytes() -> None:
