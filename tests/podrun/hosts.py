@@ -196,8 +196,19 @@ class Hosts(abc.ABC):
                 os.kill(pid, signal.SIGKILL)
 
 
-def is_python(pid: int) -> bool:
+def is_agent(pid: int) -> bool:
+    """Not its keeper, which is its parent, nor ssh, nor the shell that sshd starts that in."""
     try:
-        return Path(f"/proc/{pid}/comm").read_text("utf-8").startswith("python")
+        return runs_agent(pid) and runs_agent(parent(pid))
     except OSError:  # it has ended
         return False
+
+
+def runs_agent(pid: int) -> bool:
+    """Whether it is an agent or a keeper."""
+    is_python = Path(f"/proc/{pid}/comm").read_text("utf-8").startswith("python")
+    return is_python and b"\0-I\0-S\0-c\0" in Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[1])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.podrun.hosts import Hosts, is_python
+from tests.podrun.hosts import Hosts, is_agent, parent
 from tests.podrun.launch import wait_until
 from tests.podrun.networks import pod_of
 
@@ -99,11 +99,12 @@ def test_what_a_dead_launch_left_is_killed_and_a_live_one_is_not(private: Hosts)
     lost.wait_for("started")
     orphans = set(private.commands()) - running
     assert len(orphans) == 2  # the shell and sleep
-    # The keeper dies first, so that it cannot do its work when the agent dies.
-    new = {pid: words for pid, words in private.processes().items() if pid not in others}
-    for pid in sorted(new, reverse=True):
-        if is_python(pid) and " -I -S -c " in new[pid]:
-            os.kill(pid, signal.SIGKILL)
+    # Both stand still first, so that neither can do its work when the other dies.
+    agent = next(pid for pid in private.processes() if pid not in others and is_agent(pid))
+    both = (agent, parent(agent))
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for pid in both:
+            os.kill(pid, number)
     assert lost.end(within_seconds=5) == 255
     assert set(private.commands()) == running | orphans
 

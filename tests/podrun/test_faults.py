@@ -4,11 +4,10 @@ import os
 import re
 import signal
 import time
-from pathlib import Path
 
 import pytest
 
-from tests.podrun.hosts import Hosts, is_python
+from tests.podrun.hosts import Hosts, is_agent
 from tests.podrun.launch import Launch, wait_until
 
 START_SECONDS = 20  # until all hosts print, on a busy machine
@@ -134,18 +133,6 @@ def test_an_agent_that_stops_answering_is_named(pod: Hosts) -> None:
     (reason,) = reasons(launch)
     assert reason.endswith(": silent for 10 s")
     pod.expect_nothing_left(within_seconds=3)
-
-
-def is_agent(pid: int) -> bool:
-    """Not ssh, not the shell that sshd starts it in, and not the keeper, which it starts."""
-    try:
-        return is_python(pid) and not is_python(parent(pid))
-    except OSError:  # it has ended
-        return False
-
-
-def parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[1])
 
 
 def test_a_host_that_is_down_is_named_and_nothing_starts(pod: Hosts) -> None:

@@ -53,8 +53,8 @@ def test_stdout_and_stderr_stay_apart(pod: Hosts) -> None:
 
 
 def test_bytes_pass_as_they_are_and_the_last_line_needs_no_end(pod: Hosts) -> None:
-    launch = pod.run("printf", r"\377\300 \r\t한\000\n\nlast", hosts="h0")
-    expected = b"h0| \xff\xc0 \r\t\xed\x95\x9c\0\nh0| \nh0| last\n"
+    launch = pod.run("printf", r"\377\300 \r\n\t한\000\033[31m\n\nlast", hosts="h0")
+    expected = b"h0| \xff\xc0 \r\nh0| \t\xed\x95\x9c\0\x1b[31m\nh0| \nh0| last\n"
     assert launch.stdout.encode(errors="surrogateescape") == expected
 
 
