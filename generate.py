@@ -1,7 +1,6 @@
 """Completes prompts with a GPT-NeoX model."""
 
 import dataclasses
-import json
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,10 +16,12 @@ from neox_eqx.sharding.distributed import agreed, check_equal, is_first, on_ever
 from neox_eqx.text.completion import Completion
 from neox_eqx.text.conversation import Conversation
 from neox_eqx.text.failed import check_completions
-from neox_eqx.text.files import read_prompts, whole_file
+from neox_eqx.text.files import read_prompts
 from neox_eqx.text.prompts import Prompt, as_messages
+from neox_eqx.text.resume import partial_rows
 from neox_eqx.text.template import load_template
 from neox_eqx.text.terminal import converse
+from neox_eqx.text.written import write_completions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,8 @@ class Options:
     dolly, kullm, koalpaca, kogpt, redpajama, stablelm-tuned, oasst, open-instruct, alpaca. Prompts
     are a user's messages then."""
     output: Path | None = None
-    """Write the completions here, a JSON object each, instead of printing them."""
+    """Write the completions here, a JSON object each, instead of printing them. Started again after
+    it was ended, the same command goes on with the rows that it has in OUTPUT.partial."""
     generation: tyro.conf.OmitArgPrefixes[GenerationOptions] = GenerationOptions()
     origin: tyro.conf.OmitArgPrefixes[TextOriginOptions] = TextOriginOptions()
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
@@ -84,21 +86,22 @@ def _complete(options: Options) -> list[Completion]:
     with ExitStack() as stack:
         with agreed():
             requests = _requests(options)
-            file = None
+            rows = None
             if options.output and is_first():
-                file = stack.enter_context(whole_file(options.output))
+                rows = stack.enter_context(partial_rows(options.output))
         check_equal("what to complete", requests)
-        work = zip(*requests, strict=True)
+        work = [list(each) for each in zip(*requests, strict=True)]
         generator = _generator(options)
-        if options.stream and not options.output:
+        if options.output:
+            write_completions(generator, *work, rows, batch_size=options.batch_size)
+            return []
+        if options.stream:
             return _print_live(generator.stream(*work, batch_size=options.batch_size))
         completions = generator.generate(*work, batch_size=options.batch_size, progress=True)
         if all(completion.error is not None for completion in completions):
             check_completions(completions)
         for completion in completions:
-            if file is not None:
-                file.write(json.dumps(completion.fields(), ensure_ascii=False) + "\n")
-            elif completion.text or completion.error is None:
+            if completion.text or completion.error is None:
                 print(f"{completion.prompt}{completion.text}\n")
     return completions
 

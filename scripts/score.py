@@ -21,7 +21,6 @@ from neox_eqx.scoring.bad_lines import bad_lines, check_lines, encode_lines
 from neox_eqx.scoring.encode import Text
 from neox_eqx.scoring.files import read_texts
 from neox_eqx.scoring.pairs import Pair
-from neox_eqx.scoring.resume import PartialRows, partial_rows
 from neox_eqx.scoring.subject import subject
 from neox_eqx.scoring.texts import TextScore, text_scores
 from neox_eqx.sharding.distributed import (
@@ -31,6 +30,7 @@ from neox_eqx.sharding.distributed import (
     on_every_host,
     told_by_first,
 )
+from neox_eqx.text.resume import PartialRows, partial_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,29 +114,27 @@ def _score(
     Returns the pairs, with an error in place of those that have no score.
     """
     found = list(pairs)
-    is_there = np.zeros(len(texts), bool)
-    if rows:
-        is_there[list(rows.starts)] = True
-    is_there = told_by_first(is_there)
+    there = told_by_first(rows.are_there(len(texts)) if rows else np.zeros(len(texts), bool))
     good = [
         (index, text, pair)
         for index, (text, pair) in enumerate(zip(texts, pairs, strict=True))
         if not isinstance(text, InputError) and not isinstance(pair, InputError)
     ]
-    left = [each for each in good if not is_there[each[0]]]
+    done = {number for number, (index, _, _) in enumerate(good) if there[index]}
     scores = text_scores(
         model,
-        [text for _, text, _ in left],
-        [pair for _, _, pair in left],
+        [text for _, text, _ in good],
+        [pair for _, _, pair in good],
         batch_size=options.batch_size,
         top_candidates=options.top_candidates,
+        done=done,
     )
-    tokens = sum(len(pair.tokens) for _, _, pair in good)
-    with tqdm(total=tokens, unit=" tokens", disable=None) as bar:
-        bar.update(tokens - sum(len(pair.tokens) for _, _, pair in left))
+    tokens = [len(pair.tokens) for _, _, pair in good]
+    with tqdm(total=sum(tokens), unit=" tokens", disable=None) as bar:
+        bar.update(sum(tokens[number] for number in done))
         for number, score in scores:
             bar.update(score.num_tokens)
-            index = left[number][0]
+            index = good[number][0]
             if score.error is not None:
                 found[index] = InputError(score.error)
             elif rows:

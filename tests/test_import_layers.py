@@ -15,6 +15,7 @@ LAYERS = (
     "sizes",
     "small_files",
     "unicode",
+    "destination",
     "tokenizer",
     "field_types",
     "rope",

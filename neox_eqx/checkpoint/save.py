@@ -12,11 +12,11 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from neox_eqx.checkpoint.destination import new_directory
 from neox_eqx.checkpoint.fit import model_shapes
 from neox_eqx.checkpoint.names import Parameter, parameters
 from neox_eqx.checkpoint.safetensors_file import write_tensors
 from neox_eqx.config import GPTNeoXConfig
+from neox_eqx.destination import new_directory
 from neox_eqx.errors import InputError
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.sharding.distributed import is_first

@@ -8,11 +8,11 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from neox_eqx.checkpoint.destination import new_directory
 from neox_eqx.checkpoint.files import ADAPTER_CONFIG, ADAPTER_FILES
 from neox_eqx.checkpoint.names import parameters
 from neox_eqx.checkpoint.safetensors_file import write_tensors
 from neox_eqx.config import GPTNeoXConfig
+from neox_eqx.destination import new_directory
 from neox_eqx.model.adapt import adapted
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.prompt import Prefix, Prompt

@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 from typing import Any, Literal
 
-from neox_eqx.checkpoint.destination import new_directory
 from neox_eqx.convert.cast import cast
 from neox_eqx.convert.certificate import certify, write_certificate
 from neox_eqx.convert.config_out import result_config, to_text
@@ -13,6 +12,7 @@ from neox_eqx.convert.hashes import describe_text
 from neox_eqx.convert.hf_out import write_hf
 from neox_eqx.convert.native_out import write_native
 from neox_eqx.convert.source import CONFIG, Layout, read_source, read_tensors
+from neox_eqx.destination import new_directory
 
 
 def convert(

@@ -1,7 +1,7 @@
 """Token ids after a context, many of them, scored in batches of similar length."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 
 import jax
@@ -67,11 +67,18 @@ class PairScore:
 
 
 def score_pairs(
-    model: GPTNeoX, pairs: Sequence[Pair], *, batch_size: int, candidates: int = 0
+    model: GPTNeoX,
+    pairs: Sequence[Pair],
+    *,
+    batch_size: int,
+    candidates: int = 0,
+    done: Collection[int] = (),
 ) -> Iterator[list[tuple[int, PairScore]]]:
     """Yields the pairs' indices and scores, a batch at a time, the longest pairs first.
 
     Pairs must have passed `check`. Where the model's logits are no numbers, a pair fails alone.
+    Those that are `done`, by their indices, are left out, and run only where another of their
+    batch is not: what runs together decides the last bits.
     """
     order = sorted(range(len(pairs)), key=lambda index: -_length(pairs[index]))
     # The last and shortest batch is filled up, which takes less than to compile for its size.
@@ -79,8 +86,11 @@ def score_pairs(
     rows += -rows % (model.mesh.shape["data"] if model.mesh else 1)
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
+        if all(index in done for index in batch):
+            continue
         scores = _score([pairs[index] for index in batch], model, rows, candidates)
-        yield list(zip(batch, scores, strict=True))
+        both = zip(batch, scores, strict=True)
+        yield [(index, score) for index, score in both if index not in done]
 
 
 def _length(pair: Pair) -> int:

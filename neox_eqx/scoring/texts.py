@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from tqdm import tqdm
 
@@ -82,17 +82,20 @@ def text_scores(
     *,
     batch_size: int,
     top_candidates: int,
+    done: Collection[int] = (),
 ) -> Iterator[tuple[int, TextScore]]:
     """The index and the score of each text, a batch of similar length after another.
 
-    `pairs` are the texts encoded.
+    `pairs` are the texts encoded; those that are `done`, by their indices, are left out.
 
     Raises:
         InputError: the sizes are out of range.
     """
     check_number("batch_size", batch_size, int, 1)
     check_number("top_candidates", top_candidates, int, 0, model.config.vocab_size)
-    for batch in score_pairs(model, pairs, batch_size=batch_size, candidates=top_candidates):
+    for batch in score_pairs(
+        model, pairs, batch_size=batch_size, candidates=top_candidates, done=done
+    ):
         for index, score in batch:
             whole = isinstance(texts[index], str)
             yield index, _text_score(pairs[index], score, whole, top_candidates > 0)

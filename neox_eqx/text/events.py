@@ -1,7 +1,7 @@
 """Requests through the loop batch by batch, and what comes of each of their tokens."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from neox_eqx.generation.memory import check_memory
@@ -21,11 +21,14 @@ def events_of(
     batch_size: int,
     stride: int | None,
     bitwise: bool,
+    done: Collection[int] = (),
     **settings: Any,
 ) -> Iterator[Event]:
     """The events of all completions of requests, whose texts are the prompts.
 
     With a `stride`, of so many tokens, requests run in order; `settings` are those of `run`.
+    Completions that are `done`, by their numbers, are left out, and run only where another of
+    their batch is not: what runs together decides the last bits.
 
     Raises:
         InputError: a batch needs more memory than is free, before anything runs; or as `run`.
@@ -49,6 +52,11 @@ def events_of(
     counts = [request.options.num_completions for request in requests]
     firsts = list(itertools.accumulate(counts, initial=0))
     for batch in groups:
+        numbers = [
+            number for index in batch.indices for number in range(firsts[index], firsts[index + 1])
+        ]
+        if all(number in done for number in numbers):
+            continue
         rows_of = run(
             model,
             batch.of(requests),
@@ -57,9 +65,7 @@ def events_of(
             among=batch.among,
             **settings,
         )
-        growing = [
-            text for index in batch.indices for text in texts[firsts[index] : firsts[index + 1]]
-        ]
         for rows in rows_of:
-            for text, row in zip(growing, rows, strict=True):
-                yield from text.read(row)
+            for number, row in zip(numbers, rows, strict=True):
+                if number not in done:
+                    yield from texts[number].read(row)

@@ -1,6 +1,7 @@
 """What is said at the end of completions of which some failed alone."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 
 from neox_eqx.errors import InputError
 from neox_eqx.sharding.distributed import is_first
@@ -14,15 +15,23 @@ def check_completions(completions: Sequence[Completion]) -> None:
     Raises:
         InputError: how many failed, and of which prompt the first one is, and why.
     """
-    failed = [number for number, each in enumerate(completions) if each.error is not None]
+    failed = {place: each for place, each in enumerate(completions) if each.error is not None}
+    check_failed(failed, list(itertools.accumulate(each.sample == 0 for each in completions)))
+
+
+def check_failed(failed: Mapping[int, Completion], prompts: Sequence[int]) -> None:
+    """As `check_completions`, of those that failed, by their places among all of the run.
+
+    `prompts` has the number of the prompt, from 1, in each place.
+    """
     if not failed:
         return
-    first = completions[failed[0]]
-    if len(completions) == 1:
+    place = min(failed)
+    first = failed[place]
+    if len(prompts) == 1:
         raise InputError(first.error or "", mine=is_first())
-    prompt = sum(each.sample == 0 for each in completions[: failed[0] + 1])
     raise InputError(
-        f"{len(failed)} of {len(completions)} completions failed, the first that of prompt "
-        f"{prompt}, {beginning_of(first.prompt)}: {first.error}",
+        f"{len(failed)} of {len(prompts)} completions failed, the first that of prompt "
+        f"{prompts[place]}, {beginning_of(first.prompt)}: {first.error}",
         mine=is_first(),
     )

@@ -1,13 +1,11 @@
-"""Files of prompts, and files of completions that are whole or not there."""
+"""Files of prompts, line by line."""
 
 import codecs
-import contextlib
 import dataclasses
 import difflib
-import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from neox_eqx.errors import InputError
 from neox_eqx.generation.options import GenerationOptions
@@ -131,38 +129,3 @@ def _prompt(fields: dict[str, Any], where: str) -> Prompt:
 def _frozen(value: Any) -> Any:
     """Tuples for the lists of JSON."""
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
-
-
-@contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[IO[str]]:
-    """A text file to write that takes its name only when the block ends without an error.
-
-    Raises:
-        InputError: the file cannot be made, which is known before the block begins.
-    """
-    try:
-        if path.is_dir():
-            raise InputError(f"{path}: is a directory; name a file")
-        path = path.resolve()  # what a link names is written, and the link stays
-        # A pipe or a device, as /dev/stdout, is written to: it must not be replaced by a file.
-        in_place = path.exists() and not path.is_file()
-        partial = path if in_place else path.with_name(f".{path.name}.{os.getpid()}.partial")
-        file = partial.open("w", encoding="utf-8")
-    except (OSError, RuntimeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise InputError(f"{path}: cannot be written: {reason}") from error
-    try:
-        with file:
-            yield file
-        if not in_place:
-            partial.replace(path)
-    except BrokenPipeError:
-        raise  # its reader left, which is no mistake
-    except OSError as error:
-        # Writing to a file that is open names none; an error that does is of some other file.
-        if error.filename not in (None, str(partial)):
-            raise
-        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
-    finally:
-        if not in_place:
-            partial.unlink(missing_ok=True)

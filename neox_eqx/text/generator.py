@@ -1,7 +1,7 @@
 """Completions of texts: the checkpoint, its tokenizer and the generation loop together."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from neox_eqx.sharding.distributed import agreed, check_equal
 from neox_eqx.text.completion import Completion, Event
 from neox_eqx.text.events import events_of
 from neox_eqx.text.generation_config import bos_token_id, eos_token_ids, read_generation_config
-from neox_eqx.text.prompts import Prompt, beginning_of, one_each, warn_of_idle_options, with_stops
+from neox_eqx.text.prompts import Prompt, asked, warn_of_idle_options, with_stops
 from neox_eqx.text.saved import save_with_companions
 from neox_eqx.text.soft_prompt import agreed_prompt
 from neox_eqx.text.template import ChatTemplate, load_template
@@ -163,12 +163,12 @@ class TextGenerator:
         Raises:
             InputError: an option is out of range or a prompt does not fit.
         """
-        texts, requests = self._asked(prompts, options)
+        texts, requests = asked(self.request, prompts, options)
         total = sum(request.options.num_completions for request in requests)
         finished = {}
         hidden = None if progress else True
         with tqdm(total=total, unit=" completions", leave=None, disable=hidden) as bar:
-            for event in self._events(texts, requests, batch_size, stride=None):
+            for event in self.events(texts, requests, batch_size):
                 if event.completion:
                     finished[event.row] = event.completion
                     bar.update()
@@ -186,7 +186,7 @@ class TextGenerator:
         Raises:
             InputError: an option is out of range or a prompt does not fit, before any token.
         """
-        return self._events(*self._asked(prompts, options), batch_size, stride=1)
+        return self.events(*asked(self.request, prompts, options), batch_size, stride=1)
 
     def request(self, prompt: Prompt, options: GenerationOptions) -> tuple[str, Request]:
         """The text of a prompt, and its tokens with options that are settled.
@@ -218,33 +218,16 @@ class TextGenerator:
             "token_bytes": self._token_bytes if texts_stop else (),
         }
 
-    def _asked(
-        self,
-        prompts: Sequence[Prompt],
-        options: GenerationOptions | Sequence[GenerationOptions],
-    ) -> tuple[list[str], list[Request]]:
-        asked = []
-        each = zip(prompts, one_each(options, prompts), strict=True)
-        with agreed():  # hosts may have other templates
-            for number, (prompt, own) in enumerate(each, 1):
-                try:
-                    asked.append(self.request(prompt, own))
-                except InputError as error:
-                    if len(prompts) == 1:
-                        raise
-                    where = f"prompt {number} of {len(prompts)}, {beginning_of(prompt)}"
-                    raise InputError(f"{where}: {error}") from error
-        texts = [text for text, _ in asked]
-        check_equal("what the chat template makes of the messages", texts)
-        return texts, [request for _, request in asked]
-
-    def _events(
+    def events(
         self,
         prompts: Sequence[str],
         requests: Sequence[Request],
         batch_size: int,
-        stride: int | None,
+        *,
+        stride: int | None = None,
+        done: Collection[int] = (),
     ) -> Iterator[Event]:
+        """As `events_of`."""
         if batch_size < 1:
             raise InputError(f"batch_size must be a whole number of at least 1, not {batch_size}")
         return events_of(
@@ -255,6 +238,7 @@ class TextGenerator:
             batch_size=batch_size,
             stride=stride,
             bitwise=self.bitwise,
+            done=done,
             past=self.past,
             **self.settings(requests),
         )

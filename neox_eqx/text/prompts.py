@@ -2,10 +2,12 @@
 
 import dataclasses
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from neox_eqx.errors import InputError
 from neox_eqx.generation.options import GenerationOptions, ResolvedOptions
+from neox_eqx.generation.run import Request
+from neox_eqx.sharding.distributed import agreed, check_equal
 from neox_eqx.shown import shown
 from neox_eqx.text.messages import Message
 from neox_eqx.text.template import ChatTemplate
@@ -29,6 +31,33 @@ def one_each(
     if len(options) != len(prompts):
         raise InputError(f"there are {len(options)} options for {len(prompts)} prompts")
     return options
+
+
+def asked(
+    make: Callable[[Prompt, GenerationOptions], tuple[str, Request]],
+    prompts: Sequence[Prompt],
+    options: GenerationOptions | Sequence[GenerationOptions],
+) -> tuple[list[str], list[Request]]:
+    """The text and the request that `make` makes of each prompt, in all processes the same.
+
+    Raises:
+        InputError: `make` refuses one, and the message has its number; or hosts differ.
+    """
+    made = []
+    with agreed():  # hosts may have other templates
+        for number, (prompt, own) in enumerate(
+            zip(prompts, one_each(options, prompts), strict=True), 1
+        ):
+            try:
+                made.append(make(prompt, own))
+            except InputError as error:
+                if len(prompts) == 1:
+                    raise
+                where = f"prompt {number} of {len(prompts)}, {beginning_of(prompt)}"
+                raise InputError(f"{where}: {error}") from error
+    texts = [text for text, _ in made]
+    check_equal("what the chat template makes of the messages", texts)
+    return texts, [request for _, request in made]
 
 
 def as_messages(prompt: Prompt, system: str | None = None) -> Prompt:

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from neox_eqx.destination import whole_file
 from neox_eqx.errors import InputError
-from neox_eqx.text.files import json_line, whole_file
+from neox_eqx.text.files import json_line
 
 NAME = "metrics.jsonl"
 

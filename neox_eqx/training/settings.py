@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from neox_eqx.destination import whole_file
 from neox_eqx.errors import InputError
 from neox_eqx.sharding.distributed import agreed, is_first
 from neox_eqx.small_files import read_json
-from neox_eqx.text.files import whole_file
 
 NAME = "run.json"
 # A file and not the directory itself, whose lock NFS does not tell to other hosts.

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
+from neox_eqx.destination import whole_file
 from neox_eqx.errors import InputError
-from neox_eqx.text.files import whole_file
 
 PROJECT = "neox_eqx"
 """Where runs go unless WANDB_PROJECT says otherwise; WANDB_NAME may name them too."""

@@ -13,10 +13,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from neox_eqx.scoring.encode import encode_text
-from neox_eqx.scoring.resume import partial_rows
 from neox_eqx.scoring.subject import subject
 from neox_eqx.scoring.texts import score_texts
 from neox_eqx.text.generator import TextGenerator
+from neox_eqx.text.resume import partial_rows
 from tests.commands import many
 from tests.sharding.processes import finish, start
 from tests.text.checkpoints import byte_level, save_checkpoint
@@ -31,7 +31,7 @@ import os, signal, sys
 sys.path.insert(0, sys.argv.pop(1))
 import score
 from neox_eqx.command_line import run
-from neox_eqx.scoring import resume
+from neox_eqx.text import resume
 
 class Rows(resume.PartialRows):
     def add(self, place, row):
@@ -177,7 +177,7 @@ def test_every_mistake_is_answered_with_one_line_and_leaves_nothing(
         "--batch-size 0": "--batch-size must be at least 1",
         "--top-candidates -1": "--top-candidates at least 0",
         "--top-candidates 999": "top_candidates must be a whole number from 0 to 310, not 999",
-        "--output /absent/out": "/absent/out.partial: cannot be written: No such file",
+        "--output /absent/out": "/absent/out: cannot be written: No such file",
         f"--output {tmp_path}": "is a directory; name a file",
         "--model ./absent": "./absent: no such directory",
         "--mesh data=3x": "the mesh 'data=3x' is neither",

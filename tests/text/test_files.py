@@ -1,4 +1,4 @@
-"""Files of prompts are read line by line; files of completions are whole or not there."""
+"""Files of prompts are read line by line."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 
 from neox_eqx.errors import InputError
 from neox_eqx.generation.options import GenerationOptions
-from neox_eqx.text.files import read_prompts, whole_file
+from neox_eqx.text.files import read_prompts
 
 SHARED = GenerationOptions(temperature=0.5, seed=3)
 
@@ -101,61 +101,3 @@ def test_a_file_without_prompts_or_text_is_refused(tmp_path: Path) -> None:
         read_prompts(path, SHARED)
     with pytest.raises(InputError, match="cannot be read: .*No such file"):
         read_prompts(tmp_path / "absent.txt", SHARED)
-
-
-def test_a_whole_file_takes_its_name_at_the_end(tmp_path: Path) -> None:
-    path = tmp_path / "out.jsonl"
-    path.write_text("old")
-    with whole_file(path) as file:
-        file.write("새로운\n")
-        assert path.read_text() == "old"
-    assert path.read_text("utf-8") == "새로운\n"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("error", [InputError("wrong"), KeyboardInterrupt(), OSError(28, "full")])
-def test_an_error_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, error: BaseException
-) -> None:
-    path = tmp_path / "out.jsonl"
-    path.write_text("old")
-    expected = InputError if isinstance(error, OSError) else type(error)
-    with pytest.raises(expected), whole_file(path) as file:
-        file.write("new")
-        raise error
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_an_error_of_another_file_is_not_the_outputs(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError), whole_file(tmp_path / "out.jsonl"):
-        (tmp_path / "absent").read_text()
-    with pytest.raises(BrokenPipeError), whole_file(tmp_path / "out.jsonl"):
-        raise BrokenPipeError
-
-
-def test_a_link_stays_and_what_it_names_is_written(tmp_path: Path) -> None:
-    link, target = tmp_path / "link", tmp_path / "target"
-    link.symlink_to(target)
-    with whole_file(link) as file:
-        file.write("new")
-    assert link.is_symlink() and target.read_text() == "new"
-
-
-@pytest.mark.parametrize("name", ["absent/out.jsonl", "", ".", "..", "/", "x" * 300])
-def test_a_file_that_cannot_be_made_is_known_before_the_work_begins(
-    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError), whole_file(Path(name)):
-        pytest.fail("the block must not begin")
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_pipe_or_device_is_written_to_and_not_replaced(tmp_path: Path) -> None:
-    device = tmp_path / "device"
-    device.symlink_to("/dev/null")
-    with whole_file(device) as file:
-        file.write("gone")
-    assert device.is_char_device()
-    assert list(tmp_path.iterdir()) == [device]

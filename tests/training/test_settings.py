@@ -1,5 +1,6 @@
 """A directory is one run's and one program's, and a run goes on with the settings it began with."""
 
+import os
 import threading
 from pathlib import Path
 
@@ -30,9 +31,10 @@ def test_a_directory_of_something_else_is_left_as_it_is(tmp_path: Path) -> None:
 
 def test_a_start_that_was_killed_is_gone_on_with(tmp_path: Path) -> None:
     with claimed(tmp_path):
-        (tmp_path / ".run.json.1234.partial").write_text('{"steps"')
+        (tmp_path / ".run.json.partial").write_text('{"steps"')
     with claimed(tmp_path):
         keep_settings(tmp_path, {"steps": 5}, goes_on=False)
+    assert sorted(os.listdir(tmp_path)) == [".lock", "run.json"]
     (tmp_path / ".lock").unlink()  # as `cp run/*` leaves it
     with claimed(tmp_path):
         pass

@@ -1,16 +1,20 @@
 """Rows that are kept as they come, so that a run that was ended goes on where it was."""
 
 import contextlib
-import fcntl
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
+from jaxtyping import Bool
+
+from neox_eqx.destination import open_alone, place_of, whole_file
 from neox_eqx.errors import InputError
 from neox_eqx.small_files import parse_json
-from neox_eqx.text.files import whole_file
+
+_HEADER_BYTES = 2**16
 
 
 @contextlib.contextmanager
@@ -23,33 +27,16 @@ def partial_rows(output: Path) -> Iterator["PartialRows"]:
     Raises:
         InputError: it cannot be written, or another process writes it.
     """
-    if output.is_dir():
-        raise InputError(f"{output}: is a directory; name a file")
+    output, in_place = place_of(output)
     path = output.with_name(f"{output.name}.partial")
-    in_place = output.exists() and not output.is_file()
-    with tempfile.TemporaryFile() if in_place else _open_alone(path) as file:
+    with tempfile.TemporaryFile() if in_place else open_alone(path, of=output) as file:
         rows = PartialRows(output, path, file)
         try:
             yield rows
         finally:
-            if not in_place and not file.seek(0, 2):
-                path.unlink(missing_ok=True)
-
-
-def _open_alone(path: Path) -> IO[bytes]:
-    """The file to read and to add to, which no other process then opens so."""
-    try:
-        file = path.open("a+b")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise InputError(f"{path}: another process is writing it") from error
-    except OSError:
-        pass  # a file system without locks
-    return file
+            with contextlib.suppress(FileNotFoundError):
+                if not in_place and not path.stat().st_size:
+                    path.unlink()
 
 
 class PartialRows:
@@ -68,7 +55,7 @@ class PartialRows:
             InputError: they come of something else, or the file is none of these.
         """
         self._file.seek(0)
-        first = self._file.readline()
+        first = self._file.readline(_HEADER_BYTES)
         others = self._differences(first, subject) if first else ""
         start = len(first)
         for line in self._file:
@@ -88,17 +75,41 @@ class PartialRows:
         self._file.truncate(start)
         self._header = json.dumps(subject).encode() + b"\n"
 
+    def are_there(self, count: int) -> Bool[np.ndarray, " N"]:
+        """Of each of so many places, whether its row is there."""
+        there = np.zeros(count, bool)
+        there[list(self.starts)] = True
+        return there
+
     def add(self, place: int, row: Mapping[str, Any]) -> None:
-        """Keeps a row from now on, whatever becomes of this process."""
-        if not self._file.seek(0, 2):
-            self._file.write(self._header)
-        self.starts[place] = self._file.tell()
-        line = f"{place}\t{json.dumps(row)}\n"
-        self._file.write(line.encode())
-        self._file.flush()
+        """Keeps a row from now on, whatever becomes of this process.
+
+        Raises:
+            InputError: the disk does not take it.
+        """
+        # A path in a message may be no Unicode, and is escaped as in JSON.
+        text = json.dumps(row, ensure_ascii=False).encode(errors="backslashreplace")
+        try:
+            if not self._file.seek(0, 2):
+                self._file.write(self._header)
+            start = self._file.tell()
+            self._file.write(b"%d\t%s\n" % (place, text))
+            self._file.flush()
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._file.close()  # which would try once more
+            raise InputError(
+                f"{self._path}: cannot be written: {error.strerror}; when it can be, the same "
+                "command goes on"
+            ) from error
+        self.starts[place] = start
 
     def finish(self) -> None:
-        """Writes the rows in the order of their places, as a file that is whole or not there."""
+        """Writes the rows in the order of their places, as a file that is whole or not there.
+
+        Raises:
+            InputError: the disk does not take it.
+        """
         with whole_file(self._output) as whole:
             for place in sorted(self.starts):
                 self._file.seek(self.starts[place])

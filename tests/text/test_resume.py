@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from neox_eqx.errors import InputError
-from neox_eqx.scoring.resume import partial_rows
+from neox_eqx.text.resume import partial_rows
 
 SUBJECT = {"model": "a", "input": "b"}
 
@@ -34,9 +34,9 @@ def test_a_run_goes_on_with_the_rows_that_are_whole(tmp_path: Path, torn: bytes)
         rows.add(0, {"place": 0})
         rows.finish()
     whole = r"""{"place": 0}
-{"place": 1, "text": "\uc548\ub155\n"}
-{"place": 2, "text": "\uc548\ub155\n"}
-{"place": 3, "text": "\uc548\ub155\n"}
+{"place": 1, "text": "안녕\n"}
+{"place": 2, "text": "안녕\n"}
+{"place": 3, "text": "안녕\n"}
 """
     assert output.read_text() == whole
     assert os.listdir(tmp_path) == ["out.jsonl"]
@@ -104,7 +104,7 @@ def test_a_run_without_a_row_leaves_nothing_and_is_of_whatever_comes_next(tmp_pa
 def test_two_processes_do_not_write_the_same_rows(tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     with partial_rows(output):
-        with pytest.raises(InputError, match="out.jsonl.partial: another process is writing it"):
+        with pytest.raises(InputError, match="out.jsonl: another process is writing it; wait"):
             with partial_rows(output):
                 pass
 
@@ -112,7 +112,7 @@ def test_two_processes_do_not_write_the_same_rows(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     for output, message in (
         (tmp_path, "is a directory; name a file"),
-        (tmp_path / "absent" / "out", "out.partial: cannot be written: No such file or directory"),
+        (tmp_path / "absent" / "out", "absent/out: cannot be written: No such file or directory"),
     ):
         with pytest.raises(InputError, match=message), partial_rows(output):
             pass
