@@ -30,8 +30,8 @@ class ChunkResult:
     """The whole text before the chunk."""
     chunk: Chunk
     scores: Float[np.ndarray, "B T"]
-    """Log-probability of each token under the model itself, before any processing; -inf where
-    the row has failed by then."""
+    """Log-probability of each token under the model itself, before any processing; -inf where it
+    is NaN, in a row that failed."""
     candidates: Int[np.ndarray, "B T K"]
     """The likeliest tokens, the likeliest first."""
     candidate_probs: Float[np.ndarray, "B T K"]
@@ -42,7 +42,7 @@ class ChunkResult:
     """Keys and values."""
     finish_reasons: tuple[str | None, ...]
     """Why each row ends here: "eos", "stop" or "length"; None where it was not generated. "error"
-    where the logits after some token were NaN or infinite, as all are that follow."""
+    where logits were NaN or infinite, as are those of all that follows in the row."""
 
     @property
     def text(self) -> Chunk:

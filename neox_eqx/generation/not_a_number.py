@@ -3,9 +3,9 @@
 import jax.numpy as jnp
 
 
-def not_numbers(token: int, of: str, dtype: jnp.dtype) -> str:
-    """Why a row ends before its token number `token`, counted from 1, of a completion or text."""
-    return f"the model's logits for token {token} of the {of} are NaN or infinite: {_why(dtype)}"
+def not_numbers(what: str, dtype: jnp.dtype) -> str:
+    """Why there are no scores or no choice of what a message names, such as "the text"."""
+    return f"the model's logits for {what} are NaN or infinite: {_why(dtype)}"
 
 
 def _why(dtype: jnp.dtype) -> str:

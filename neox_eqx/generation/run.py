@@ -187,7 +187,7 @@ def rows_of(state: State, strategy: Strategy, model: GPTNeoX) -> list[Row]:
 def _told(row: Row, dtype: jnp.dtype, *, of_search: bool) -> Row:
     """The row with what there is to say of it if it failed; a search has no text then."""
     if row.finish_reason == "error":
-        why = not_numbers(len(row.tokens) + 1, "completion", dtype)
+        why = not_numbers(f"token {len(row.tokens) + 1} of the completion", dtype)
         return row.failed(why, 0 if of_search else len(row.tokens))
     if of_search and row.finish_reason is None:
         return row.failed(_NOT_FOUND, 0)

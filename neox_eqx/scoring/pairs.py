@@ -113,7 +113,7 @@ def _score(
     for row, pair in enumerate(pairs):
         start = row * shape[1] + len(pair.context) - 1
         score = _pair_score(scores, slice(start, start + len(pair.tokens)))
-        yield score if np.isfinite(score.logprobs).all() else _failed(score, pair, model.dtype)
+        yield score if np.isfinite(score.logprobs).all() else _failed(score, model.dtype)
 
 
 def _pair_score(scores: Scores, own: slice) -> PairScore:
@@ -128,15 +128,17 @@ def _pair_score(scores: Scores, own: slice) -> PairScore:
     )
 
 
-def _failed(score: PairScore, pair: Pair, dtype: jnp.dtype) -> PairScore:
-    """The score with -inf for a token that the model gives no number, and the first one told."""
+def _failed(score: PairScore, dtype: jnp.dtype) -> PairScore:
+    """The score with -inf for tokens that the model gives no number.
+
+    The mask of attention multiplies NaN by 0, which leaves NaN for the tokens before it too.
+    """
     are_numbers = np.isfinite(score.logprobs)
-    token = len(pair.context) + int(are_numbers.argmin()) + 1
     return PairScore(
         tuple(np.where(are_numbers, score.logprobs, -np.inf).tolist()),
         tuple((score.are_greedy & are_numbers).tolist()),
         score.candidates,
-        not_numbers(token, "text", dtype),
+        not_numbers("the text", dtype),
     )
 
 

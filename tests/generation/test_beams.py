@@ -272,8 +272,11 @@ def test_a_search_whose_options_leave_too_few_texts_says_so() -> None:
     _, model = family("pythia-70m")
     own = dict(num_beams=4, num_return_sequences=4, no_repeat_ngram_size=1)
     few = request((1,), max_new_tokens=NEW, suppress_tokens=tuple(range(4, VOCAB)), **own)
-    with pytest.raises(InputError, match="found fewer texts than num_return_sequences"):
-        ours(model, [few, request((2,), max_new_tokens=NEW, **own)])
+    rows = ours(model, [few, request((2,), max_new_tokens=NEW, **own)])
+    assert {row.finish_reason for row in rows[4:]} == {"length"}
+    missing = [row for row in rows[:4] if row.finish_reason == "error"]
+    assert missing and all(row.tokens == () for row in missing)
+    assert "found fewer texts than num_return_sequences" in missing[0].error
 
 
 def test_contradictory_options_are_refused() -> None:

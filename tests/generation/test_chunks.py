@@ -304,12 +304,6 @@ def test_wrong_chunks_and_options_are_refused(chunks: list[ChunkResult]) -> None
         write(dataclasses.replace(GREEDY, suppress_tokens=(96,)))
 
 
-def test_logits_of_nan_are_told() -> None:
-    nan = eqx.tree_at(lambda m: m.final_layer_norm.bias, MODEL, replace_fn=lambda x: x * jnp.nan)
-    with refused("the model's logits are NaN"):
-        prefill(nan, [], random_chunk(13), candidates=CANDIDATES)
-
-
 def test_the_examples_of_docstrings() -> None:
     names = {"GPTNeoX": GPTNeoX, "GPTNeoXConfig": GPTNeoXConfig, "jax": jax, "Chunk": Chunk}
     for module in (chunk_module, chunks_module, prefix_cache):
