@@ -11,12 +11,13 @@ from neox_eqx.errors import InputError
 from neox_eqx.shown import shown
 
 LARGEST_FLOAT = float(np.finfo(np.float32).max)
+LARGEST_INT = np.iinfo(np.int32).max
 
 
 def known_fields(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """Those of `values` that are fields of the dataclass `cls`, each of its field's type.
 
-    A whole number is a float too; true and false are no numbers.
+    A whole number may stand for a float, and becomes one; true and false are no numbers.
 
     Raises:
         InputError: a value has another type or is out of range; the message names the field.
@@ -28,9 +29,14 @@ def known_fields(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
         if not _is_a(value, kind):
             kind_name = kind.__name__ if isinstance(kind, type) else kind
             raise InputError(f"{name} must be {kind_name}, not {shown(value)}")
-        if not _is_in_range(value):
+        if not _is_in_range(value, kind):
             raise InputError(f"{name} is out of range: {shown(value)}")
+        known[name] = float(value) if _is_float(kind) and isinstance(value, int) else value
     return known
+
+
+def _is_float(kind: Any) -> bool:
+    return kind is float or float in get_args(kind)
 
 
 def _is_a(value: Any, kind: Any) -> bool:
@@ -43,10 +49,9 @@ def _is_a(value: Any, kind: Any) -> bool:
     return isinstance(value, int | float if kind is float else kind)
 
 
-def _is_in_range(value: Any) -> bool:
-    """Whether a number fits into the arrays of a model: finite in float32, or an int64."""
+def _is_in_range(value: Any, kind: Any) -> bool:
+    """Whether a number fits into the arrays of a model: finite in float32, or an int32."""
     if isinstance(value, tuple):
-        return all(_is_in_range(item) for item in value)
-    if isinstance(value, float):
-        return abs(value) <= LARGEST_FLOAT
-    return not isinstance(value, int) or abs(value) < 2**63
+        return all(_is_in_range(item, kind) for item in value)
+    most = LARGEST_FLOAT if _is_float(kind) else LARGEST_INT
+    return not isinstance(value, int | float) or abs(value) <= most

@@ -1,6 +1,6 @@
 """A value as a message shows it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 _LONG = 14_000
 """Bits; Python refuses to write a number of more than 4,300 digits in the decimal system."""
@@ -43,3 +43,14 @@ def _pieces(value: object, most: int) -> Iterator[str]:
         yield {"list": "]", "tuple": ",)" if len(value) == 1 else ")", "set": "}"}[kind]
     else:
         yield " ".join(repr(value).split())
+
+
+def few(names: Sequence[str], most: int = 400) -> str:
+    """Names in a message: so many of them as `most` letters hold, and the number of the others."""
+    text = ""
+    for place, name in enumerate(names):
+        name = f"{name:.200}" if name.isprintable() else shown(name, 200)
+        if place and len(text) + len(name) > most:
+            return f"{text} and {len(names) - place} more"
+        text += f", {name}" if place else name
+    return text

@@ -193,3 +193,8 @@ def test_scaling_is_written_as_transformers_4_takes_it(kind: str, key: str) -> N
 )
 def test_context_length_is_the_trained_one_times_the_factor(scaling: Any, length: int) -> None:
     assert GPTNeoXConfig.from_hf(config_json(rope_scaling=scaling)).context_length == length
+
+
+def test_a_whole_number_that_stands_for_a_float_becomes_one() -> None:
+    config = GPTNeoXConfig.from_hf({"model_type": "gpt_neox", "initializer_range": 2**32})
+    assert type(config.initializer_range) is float and config.initializer_range == 2.0**32

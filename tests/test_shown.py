@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from neox_eqx.shown import shown
+from neox_eqx.shown import few, shown
 
 
 def bomb(depth: int = 40) -> list:
@@ -83,3 +83,17 @@ def test_a_value_of_several_lines_is_shown_in_one() -> None:
             return "Lines(\n  1,\n  2)"
 
     assert shown(Lines()) == "Lines( 1, 2)"
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [
+        ([], ""),
+        (["a"], "a"),
+        (["a", "b\nc"], "a, 'b\\nc'"),
+        (["a" * 30, "b" * 30], f"{'a' * 30} and 1 more"),
+        (["a" * 300] * 1000, f"{'a' * 200} and 999 more"),
+    ],
+)
+def test_of_many_names_a_few_are_shown(names: list[str], text: str) -> None:
+    assert few(names, 50) == text

@@ -11,7 +11,7 @@ from neox_eqx.checkpoint.files import ADAPTER_CONFIG
 from neox_eqx.checkpoint.lora_targets import Targets, compiled
 from neox_eqx.errors import InputError
 from neox_eqx.model.lora import lora_scale
-from neox_eqx.shown import shown
+from neox_eqx.shown import few, shown
 from neox_eqx.small_files import read_json
 
 SOFT_PROMPTS = ("PROMPT_TUNING", "PREFIX_TUNING")
@@ -102,7 +102,7 @@ def _check_kind(directory: Path, config: dict[str, Any]) -> None:
         variants.append(f"init_lora_weights {shown(begun, 40)}")
     if variants:
         raise InputError(
-            f"{directory}: is LoRA with {', '.join(sorted(variants))}, which is not read; merge it "
+            f"{directory}: is LoRA with {few(sorted(variants))}, which is not read; merge it "
             "into its model with PEFT"
         )
 

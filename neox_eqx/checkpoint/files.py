@@ -5,7 +5,7 @@ from pathlib import Path, PureWindowsPath
 from neox_eqx.checkpoint import native, safetensors_file, torch_file
 from neox_eqx.checkpoint.entry import LONGEST_NAME, Entry, check_name
 from neox_eqx.errors import InputError
-from neox_eqx.shown import shown
+from neox_eqx.shown import few, shown
 from neox_eqx.small_files import read_json
 
 # In the order in which transformers looks for them.
@@ -45,7 +45,7 @@ def read_weight_map(index: Path) -> dict[str, str]:
         raise InputError(f"{index}: has no weight_map; get the file again")
     odd = sorted({shown(file) for file in weight_map.values() if not _is_plain(file)})
     if odd:
-        raise InputError(f"{index}: names what cannot be a file beside it: {', '.join(odd)}")
+        raise InputError(f"{index}: names what cannot be a file beside it: {few(odd)}")
     for name in weight_map:
         check_name(index, name)
     return weight_map
@@ -77,7 +77,7 @@ def _read_sharded(index: Path) -> list[Entry]:
     shards = sorted(set(weight_map.values()))
     missing = [shard for shard in shards if not (index.parent / shard).is_file()]
     if missing:
-        raise InputError(f"{index.parent}: lacks files that its index names: {', '.join(missing)}")
+        raise InputError(f"{index.parent}: lacks files that its index names: {few(missing)}")
     entries = [
         entry
         for shard in shards
@@ -86,6 +86,6 @@ def _read_sharded(index: Path) -> list[Entry]:
     ]
     absent = sorted(weight_map.keys() - {entry.name for entry in entries})
     if absent:
-        listed = ", ".join(f"{name} in {weight_map[name]}" for name in absent)
+        listed = few([f"{name} in {weight_map[name]}" for name in absent])
         raise InputError(f"{index}: lists tensors that the files lack: {listed}")
     return entries

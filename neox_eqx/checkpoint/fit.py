@@ -17,13 +17,17 @@ from neox_eqx.errors import InputError
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.segment import heads_together
 from neox_eqx.sharding.mesh import Arrangement
+from neox_eqx.shown import few
+
+_LETTERS = 800
+"""Of the names of wrong tensors in a message."""
 
 
 def fitting(directory: Path, config: GPTNeoXConfig, entries: Iterable[Entry]) -> dict[str, Entry]:
     """The tensors of the parameters, each under the name that this package gives it.
 
     Raises:
-        InputError: all missing, unexpected and mis-shaped tensors, named at once.
+        InputError: names the missing, unexpected and mis-shaped tensors at once.
     """
     tensors = rename_shared_head(config, _by_stored_name(directory, entries))
     _check(directory, config, tensors)
@@ -105,9 +109,11 @@ def _check(directory: Path, config: GPTNeoXConfig, tensors: dict[str, Entry]) ->
             if not jnp.issubdtype(entry.dtype, jnp.floating)
         ],
     }
-    listed = [f"{what}: {', '.join(_folded(names))}" for what, names in problems.items() if names]
-    if listed:
-        raise InputError(f"{directory}: tensors do not fit config.json; {'; '.join(listed)}")
+    folded = {what: [*_folded(names)] for what, names in problems.items() if names}
+    if folded:
+        letters = _LETTERS // len(folded)
+        listed = "; ".join(f"{what}: {few(names, letters)}" for what, names in folded.items())
+        raise InputError(f"{directory}: tensors do not fit config.json; {listed}")
 
 
 def _missing(name: str) -> str:

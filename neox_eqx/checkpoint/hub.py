@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from neox_eqx.checkpoint.files import ADAPTER_CONFIG, ADAPTER_FILES, WEIGHT_FILES, read_weight_map
 from neox_eqx.errors import InputError
-from neox_eqx.shown import shown
+from neox_eqx.shown import few, shown
 
 GENERATION_CONFIG = "generation_config.json"
 TOKENIZER_FILES = (
@@ -188,7 +188,7 @@ def _cached(model_id: str, revision: str | None, error: Exception, wanted: Wante
         at = f" at revision {shown(revision)}" if revision else ""
         raise InputError(
             f"{model_id}: the Hub did not give it{at} ({reason}) and the local cache lacks "
-            f"{', '.join(missing)}; run this once with network, or give a directory that holds "
+            f"{few(missing)}; run this once with network, or give a directory that holds "
             "these files"
         ) from error
     return Place(directory, model_id, revision, directory.name)

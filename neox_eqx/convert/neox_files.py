@@ -15,7 +15,7 @@ from typing import Any
 from neox_eqx.checkpoint.entry import Entry
 from neox_eqx.checkpoint.torch_file import read_states
 from neox_eqx.errors import InputError
-from neox_eqx.shown import shown
+from neox_eqx.shown import few, shown
 from neox_eqx.small_files import read_bytes
 
 LAYER_FILE = "layer_{number:02}-model_{rank:02}-model_states.pt"
@@ -68,7 +68,7 @@ def find_step(directory: Path) -> tuple[Path, Path] | None:
         return directory, directory / name
     steps = [match[0] for match in _matches(_STEP, _names(directory))]
     if len(steps) > 1:
-        raise InputError(f"{directory}: has no file `latest`; give one of {', '.join(steps)} in it")
+        raise InputError(f"{directory}: has no file `latest`; give one of {few(steps)} in it")
     return (directory, directory / steps[0]) if steps else None
 
 
@@ -165,4 +165,4 @@ def _key(path: Path, name: str) -> tuple[int, str]:
 
 def _check_present(step: Path, missing: list[str]) -> None:
     if missing:
-        raise InputError(f"{step}: lacks {', '.join(missing)}; get the checkpoint again")
+        raise InputError(f"{step}: lacks {few(missing)}; get the checkpoint again")

@@ -5,9 +5,7 @@ from neox_eqx.convert.neox_files import Ranks
 from neox_eqx.convert.neox_names import Place, is_dropped, places
 from neox_eqx.convert.neox_settings import Settings
 from neox_eqx.errors import InputError
-from neox_eqx.shown import shown
-
-SHOWN = 3  # Of the names in an error; the first few tell what is wrong.
+from neox_eqx.shown import few, shown
 
 
 def find_parameters(ranks: Ranks, settings: Settings) -> dict[Place, tuple[Entry, ...]]:
@@ -30,7 +28,7 @@ def find_parameters(ranks: Ranks, settings: Settings) -> dict[Place, tuple[Entry
         ]
         found[place] = tuple(entry for entries in stored for entry in entries)
     if missing:
-        raise InputError(f"{ranks.step}: lacks {_few(missing)}; get the checkpoint again")
+        raise InputError(f"{ranks.step}: lacks {few(missing)}; get the checkpoint again")
     for entries in found.values():
         _check_alike(entries)
     return found
@@ -95,7 +93,7 @@ def _check_rest(ranks: Ranks, known: set[tuple[int, str]]) -> None:
     ]
     if unknown:
         raise InputError(
-            f"{ranks.step}: holds {_few(unknown)}, for which Hugging Face's GPT-NeoX with these "
+            f"{ranks.step}: holds {few(unknown)}, for which Hugging Face's GPT-NeoX with these "
             "settings has no place; check the settings"
         )
 
@@ -109,8 +107,3 @@ def _check_alike(entries: tuple[Entry, ...]) -> None:
                 f"{first.dtype} {list(first.shape)} in {first.path.name}; the ranks must be of "
                 "one step of one run"
             )
-
-
-def _few(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more

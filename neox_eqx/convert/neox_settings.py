@@ -7,7 +7,7 @@ from typing import Any
 
 from neox_eqx.convert.yaml_file import read_yaml
 from neox_eqx.errors import InputError
-from neox_eqx.shown import shown
+from neox_eqx.shown import few, shown
 
 SUFFIXES = (".yml", ".yaml")
 
@@ -65,7 +65,7 @@ def check_representable(settings: Settings) -> None:
     ]
     kinds = set(_texts(values.get("attention_config"))) - {"global", "flash"}
     if kinds:
-        wrong.append(f"attention_config with {', '.join(sorted(kinds))} (only 'global' or 'flash')")
+        wrong.append(f"attention_config with {few(sorted(kinds))} (only 'global' or 'flash')")
     soft = values.get("soft_prompt_tuning")
     if isinstance(soft, Mapping) and soft.get("enabled", True):
         wrong.append("soft_prompt_tuning (only without)")

@@ -6,7 +6,7 @@ from typing import Any
 
 from neox_eqx.checkpoint.origin import has_tokenizer
 from neox_eqx.errors import InputError
-from neox_eqx.shown import shown
+from neox_eqx.shown import few, shown
 from neox_eqx.small_files import read_json, read_text
 from neox_eqx.text.jinja_template import JinjaTemplate
 from neox_eqx.text.named_template import NamedTemplate
@@ -36,12 +36,12 @@ def load_template(directory: Path, name: str | None) -> ChatTemplate:
     known = [*own, *(template.name for template in NAMED_TEMPLATES)]
     if name is None:
         raise InputError(
-            f"{directory}: has no chat template; give --template NAME, one of {', '.join(known)}"
+            f"{directory}: has no chat template; give --template NAME, one of {few(known)}"
         )
     for template in NAMED_TEMPLATES:
         if template.name == name:
             return dataclasses.replace(template, eos=_eos(directory))
-    raise InputError(f"there is no template {shown(name)}; there are {', '.join(known)}")
+    raise InputError(f"there is no template {shown(name)}; there are {few(known)}")
 
 
 def _eos(directory: Path) -> str:

