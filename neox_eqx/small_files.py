@@ -1,9 +1,12 @@
-"""Files that are read whole, none larger than such a file can honestly be, and their JSON."""
+"""Files, or their lines, that are read whole: none larger than they can honestly be."""
 
+import codecs
+import itertools
 import json
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,8 @@ MOST_BYTES = 10_000_000
 kilobytes."""
 MOST_TOKENIZER_BYTES = 200_000_000
 """The largest vocabularies, of a million tokens, have some tens of megabytes."""
+MOST_LINE_BYTES = 50_000_000
+"""A line is a text, or a conversation: the largest novels have some millions of letters."""
 _MOST_DEPTH = 100
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
@@ -74,6 +79,25 @@ def read_json(path: Path, most: int = MOST_BYTES) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"{path}: holds {type(value).__name__}, not a JSON object")
     return value
+
+
+def bounded_lines(path: Path, file: BufferedReader) -> Iterator[tuple[int, bytes]]:
+    """The number of each line and its bytes with its end, of the open file `path`.
+
+    A byte order mark before the first is no part of it.
+
+    Raises:
+        InputError: a line has more than MOST_LINE_BYTES; the message has its number.
+    """
+    if file.peek(3).startswith(codecs.BOM_UTF8):
+        file.read(3)
+    for number in itertools.count(1):
+        line = file.readline(MOST_LINE_BYTES + 1)
+        if not line:
+            return
+        if len(line) > MOST_LINE_BYTES:
+            raise InputError(f"{path}, line {number}: has more than {MOST_LINE_BYTES} bytes")
+        yield number, line
 
 
 def parse_json(

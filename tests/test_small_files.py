@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from neox_eqx.errors import InputError
-from neox_eqx.small_files import parse_json, read_bytes, read_json, read_text
+from neox_eqx.small_files import (
+    MOST_LINE_BYTES,
+    bounded_lines,
+    parse_json,
+    read_bytes,
+    read_json,
+    read_text,
+)
 
 
 def sparse(path: Path, size: int) -> None:
@@ -71,3 +78,22 @@ def test_a_pipe_that_a_user_names_is_read(tmp_path: Path) -> None:
 def test_a_hundred_levels_of_json_are_read() -> None:
     deep = "[" * 100 + "]" * 100
     assert json.dumps(parse_json(deep)) == deep
+
+
+def test_lines_are_read_one_by_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"\xef\xbb\xbfa\n\r\nb")
+    with path.open("rb") as file:
+        assert [*bounded_lines(path, file)] == [(1, b"a\n"), (2, b"\r\n"), (3, b"b")]
+    path.write_bytes(b"\xef\xbb\xbf")
+    with path.open("rb") as file:
+        assert [*bounded_lines(path, file)] == []
+
+
+def test_a_line_without_an_end_is_refused_by_its_number(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"a\nb")
+    os.truncate(path, 2**40)
+    with path.open("rb") as file, pytest.raises(InputError) as refusal:
+        [*bounded_lines(path, file)]
+    assert str(refusal.value) == f"{path}, line 2: has more than {MOST_LINE_BYTES} bytes"

@@ -1,6 +1,5 @@
 """Files of prompts, line by line."""
 
-import codecs
 import dataclasses
 import difflib
 from collections.abc import Iterator
@@ -9,7 +8,7 @@ from typing import Any
 
 from neox_eqx.errors import InputError
 from neox_eqx.generation.options import GenerationOptions
-from neox_eqx.small_files import parse_json
+from neox_eqx.small_files import bounded_lines, parse_json
 from neox_eqx.text.messages import check_messages
 from neox_eqx.text.prompts import Prompt
 
@@ -52,18 +51,15 @@ def byte_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """The number of each line and its bytes; an empty one of a .jsonl file is none.
 
     Raises:
-        InputError: the file cannot be read.
+        InputError: the file cannot be read, or a line of it is too long.
     """
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            for number, line in bounded_lines(path, file):
+                if path.suffix != ".jsonl" or line.strip():
+                    yield number, line.removesuffix(b"\n")
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    lines = data.removeprefix(codecs.BOM_UTF8).split(b"\n")
-    if lines[-1] == b"":
-        lines.pop()
-    for number, line in enumerate(lines, 1):
-        if path.suffix != ".jsonl" or line.strip():
-            yield number, line
 
 
 def line_content(path: Path, line: bytes) -> str | dict[str, Any]:

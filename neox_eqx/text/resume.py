@@ -62,7 +62,8 @@ class PartialRows:
             if not line.endswith(b"\n"):
                 break  # the last that was written, and not whole
             place, _, row = line.partition(b"\t")
-            if not (place.isdigit() and row.startswith(b"{") and row.endswith(b"}\n")):
+            is_place = place.isdigit() and len(place) < 19
+            if not (is_place and row.startswith(b"{") and row.endswith(b"}\n")):
                 raise self._foreign()
             self.starts[int(place)] = start
             start += len(line)
@@ -76,7 +77,13 @@ class PartialRows:
         self._header = json.dumps(subject).encode() + b"\n"
 
     def are_there(self, count: int) -> Bool[np.ndarray, " N"]:
-        """Of each of so many places, whether its row is there."""
+        """Of each of so many places, whether its row is there.
+
+        Raises:
+            InputError: a row has another place.
+        """
+        if max(self.starts, default=0) >= max(count, 1):
+            raise self._foreign()
         there = np.zeros(count, bool)
         there[list(self.starts)] = True
         return there

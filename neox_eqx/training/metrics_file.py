@@ -10,6 +10,7 @@ from typing import Any
 
 from neox_eqx.destination import whole_file
 from neox_eqx.errors import InputError
+from neox_eqx.small_files import bounded_lines
 from neox_eqx.text.files import json_line
 
 NAME = "metrics.jsonl"
@@ -65,13 +66,14 @@ def read_metrics(directory: Path) -> list[dict[str, Any]]:
     """
     path = directory / NAME
     try:
-        lines = path.read_bytes().split(b"\n")[:-1]
+        with path.open("rb") as file:
+            rows = [
+                json_line(path, number, line.decode(errors="replace"))
+                for number, line in bounded_lines(path, file)
+                if line.endswith(b"\n")
+            ]
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    rows = [
-        json_line(path, number, line.decode(errors="replace"))
-        for number, line in enumerate(lines, 1)
-    ]
     for number, row in enumerate(rows, 1):
         if not isinstance(row.get("step"), int):
             raise InputError(f"{path}, line {number}: has no step, and is no row of metrics")

@@ -1,13 +1,15 @@
 """The rows of a file: lines or an array of JSON, or Parquet."""
 
-import json
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from neox_eqx.errors import InputError
+from neox_eqx.small_files import bounded_lines, parse_json
 from neox_eqx.text.files import json_line
 
+_MOST_ARRAY_BYTES = 10**9
 _BATCH = 1024
 """Rows of a Parquet file that are Python objects at a time."""
 
@@ -41,10 +43,8 @@ def file_rows(path: Path) -> Iterator[Row]:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def _lines(path: Path, file: IO[bytes]) -> Iterator[Row]:
-    for number, line in enumerate(file, 1):
-        if number == 1:
-            line = line.removeprefix(b"\xef\xbb\xbf")
+def _lines(path: Path, file: BufferedReader) -> Iterator[Row]:
+    for number, line in bounded_lines(path, file):
         try:
             text = line.decode()
         except UnicodeDecodeError as error:
@@ -54,10 +54,13 @@ def _lines(path: Path, file: IO[bytes]) -> Iterator[Row]:
 
 
 def _items(path: Path, file: IO[bytes]) -> Iterator[Row]:
+    data = file.read(_MOST_ARRAY_BYTES + 1)
+    if len(data) > _MOST_ARRAY_BYTES:
+        raise InputError(f"{path}: is an array of more than 1 GB; make it .jsonl, a row a line")
     try:
-        items = json.loads(file.read().removeprefix(b"\xef\xbb\xbf"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: is not a valid JSON array: {error}") from error
+        items = parse_json(data.removeprefix(b"\xef\xbb\xbf"))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     for number, item in enumerate(items, 1):
         if not isinstance(item, dict):
             raise InputError(f"{path}, item {number}: is not a JSON object")
@@ -77,6 +80,6 @@ def _parquet(path: Path) -> Iterator[Row]:
                 for fields in batch.to_pylist():
                     yield Row("row", number, fields)
                     number += 1
-    except pyarrow.ArrowException as error:
+    except Exception as error:  # of the library, or of what is no date or text in Python
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: is not a Parquet file: {reason:.200}") from error

@@ -58,10 +58,10 @@ def test_a_parquet_file_is_read_in_parts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.json", b'[{"text": "a"}', "is not a valid JSON array: Expecting ',' delimiter"),
+        ("a.json", b'[{"text": "a"}', "is not valid JSON: Expecting ',' delimiter"),
         ("a.json", b'[{"text": "a"}, "b"]', "item 2: is not a JSON object"),
-        ("a.json", b'[{"text": "\xff"}]', "is not a valid JSON array: 'utf-8' codec"),
-        ("a.json", b"[" * 100_000, "is not a valid JSON array: maximum recursion depth"),
+        ("a.json", b'[{"text": "\xff"}]', "is not valid JSON: 'utf-8' codec"),
+        ("a.json", b"[" * 100_000, "is not valid JSON: maximum recursion depth"),
         ("a.json", b'{\n"data": []\n}', "line 1: is not valid JSON"),
         ("a.parquet", b'{"text": "a"}', "is not a Parquet file: Parquet magic bytes not found"),
         ("a.parquet", b"", "is not a Parquet file: "),
