@@ -117,3 +117,17 @@ def test_what_a_dead_launch_left_is_killed_and_a_live_one_is_not(private: Hosts)
     live.process.terminate()
     assert live.end(within_seconds=3) == 143
     private.expect_nothing_left()
+
+
+def test_a_mark_that_no_agent_has_written_is_nothing_to_c(private: Hosts) -> None:
+    marks = "x '' 'a b c' 'pid:[1] x y' 'pid:[1] 99999 \u00b2' \"$(printf '\\377')\""
+    script = f"for m in {marks}; do PODRUN_AGENT=$m sleep 1000 & done; echo started; wait"
+    other = private.launch("sh", "-c", script, hosts="h0")
+    other.wait_for("started")
+    before = set(private.commands())
+    launch = private.run("-c", "true", hosts="h0")
+    assert (launch.process.returncode, launch.stderr) == (0, "")
+    assert set(private.commands()) == before and len(before) == 7
+    other.process.terminate()
+    assert other.end(within_seconds=3) == 143
+    private.expect_nothing_left()

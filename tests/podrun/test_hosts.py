@@ -44,6 +44,15 @@ def who(launch: Launch) -> dict[str, str]:
 
 def test_a_file_lists_hosts(pod: Hosts, tmp_path: Path) -> None:
     tmp_path.joinpath("hosts.txt").write_text("\n# a pod\nh2\n\n  h0  # the second\n", "utf-8")
+    expect_h2_and_h0(pod, tmp_path)
+
+
+def test_a_file_of_windows_lists_hosts(pod: Hosts, tmp_path: Path) -> None:
+    tmp_path.joinpath("hosts.txt").write_text("h2\r\nh0\r\n", "utf-8-sig", newline="")
+    expect_h2_and_h0(pod, tmp_path)
+
+
+def expect_h2_and_h0(pod: Hosts, tmp_path: Path) -> None:
     seen = who(pod.run(*NAMES, hosts=str(tmp_path / "hosts.txt")))
     assert {host: text[:3] for host, text in seen.items()} == {"h2": "0/2", "h0": "1/2"}
 
@@ -120,7 +129,26 @@ def _answer_to_addresses(pod: Hosts) -> None:
         (["--hosts", " , ", "ls"], "--hosts names no host"),
         (["--hosts", "./none", "ls"], "--hosts: no file ./none"),
         (["--hosts", "empty.txt", "ls"], "--hosts names no host"),
-        (["--hosts", "broken.txt", "ls"], "cannot read the hosts in broken.txt: "),
+        (["--hosts", "broken.txt", "ls"], "cannot read the hosts in broken.txt: it is no UTF-8"),
+        (["--hosts", "utf-16.txt", "ls"], "cannot read the hosts in utf-16.txt: it is no UTF-8"),
+        (["--hosts", "/dev/zero", "ls"], "/dev/zero is no file with hosts"),
+        (["--hosts", "fifo", "ls"], "fifo is no file with hosts"),
+        (["--hosts", "./folder", "ls"], "hosts in ./folder: Is a directory"),
+        (["--hosts", "large.txt", "ls"], "large.txt has more than 4194304 bytes"),
+        (["--hosts", "nul.txt", "ls"], r"--hosts: 'h0\x00' is no host name"),
+        (["--hosts", "control.txt", "ls"], r"--hosts: '\x1b[31mh0' is no host name"),
+        (["--hosts", "./no\x1b[31mne", "ls"], r"--hosts: no file ./no\x1b[31mne"),
+        (["--hosts", "./" + "x" * 5000, "ls"], "--hosts: no file ./xxx"),
+        (["-i", "--hosts", "a..b", "ls"], "'a..b' is no host name"),
+        (["--hosts", ".a", "ls"], "'.a' is no host name"),
+        (["--hosts", "h0," + "x" * 64, "ls"], "xxxx' is no host name"),
+        (["--hosts", "user@" + "x." * 127, "ls"], "is no host name"),
+        (["--hosts", "user@-oProxyCommand=x", "ls"], "'user@-oProxyCommand=x' is no host name"),
+        (["--hosts", "a@b@-oProxyCommand=x", "ls"], "'a@b@-oProxyCommand=x' is no host name"),
+        (["--hosts", "$(x)", "ls"], "'$(x)' is no host name"),
+        (["--hosts", "호스트", "ls"], r"'\ud638\uc2a4\ud2b8' is no host name"),
+        (["--hosts", "h\x07", "ls"], r"'h\x07' is no host name"),
+        (["--hosts", "h0", "-\x1b[31m"], r"unrecognized arguments: -\x1b[31m"),
         (["--hosts", "-oProxyCommand=x", "ls"], "expected one argument"),
         (["--hosts=-oProxyCommand=x", "ls"], "'-oProxyCommand=x' is no host name"),
         (["--hosts", "a b", "ls"], "'a b' is no host name"),
@@ -136,12 +164,20 @@ def test_a_mistake_is_answered_in_one_line(
 ) -> None:
     tmp_path.joinpath("empty.txt").write_text("\n# none\n", "utf-8")
     tmp_path.joinpath("broken.txt").write_bytes(b"h\xff\n")
+    tmp_path.joinpath("utf-16.txt").write_text("h0\n", "utf-16")
+    tmp_path.joinpath("nul.txt").write_bytes(b"h0\0\n")
+    tmp_path.joinpath("control.txt").write_text("\x1b[31mh0\n", "utf-8")
+    tmp_path.joinpath("folder").mkdir()
+    os.mkfifo(tmp_path / "fifo")
+    with open(tmp_path / "large.txt", "wb") as large:
+        large.truncate(2**30)
     environment = os.environ | {"HOME": str(tmp_path), "GCE_METADATA_IP": "127.0.0.1:9"}
     command = [sys.executable, PODRUN, *arguments]
     answer = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert answer.returncode == 2
     assert answer.stderr.count("\n") == 1
-    assert answer.stderr.startswith("podrun: ")
+    assert answer.stderr.startswith("podrun: ") and answer.stderr[:-1].isprintable()
+    assert len(answer.stderr) < 500
     assert complaint in answer.stderr
 
 
