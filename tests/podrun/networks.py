@@ -47,9 +47,12 @@ class NamespaceHosts(Hosts):
             self._plug_in(name)
         ip("-n", self.prefix + "launcher", "addr", "add", f"{METADATA_ADDRESS}/32", "dev", "lo")
         for name in self.names:
-            self.start_sshd(name, f"ListenAddress {self.address(name)}", self._enter(name))
+            self._boot(name)
         for name in self.names:
             wait_for_ssh(self.address(name), 22, self.launcher())
+
+    def _boot(self, name: str) -> None:
+        self.start_sshd(name, f"ListenAddress {self.address(name)}", self._enter(name))
 
     def address(self, name: str) -> str:
         numbers = {"launcher": 250, "refusing": 251, "down": 252}
@@ -71,6 +74,21 @@ class NamespaceHosts(Hosts):
             yield
         finally:
             self._switch("link", "set", f"p-{name}", "up")
+
+    def power_off(self, name: str) -> None:
+        """Ends all that runs on a host."""
+        self.servers[name].kill()
+        self.servers[name].wait()
+
+    def power_on(self, name: str) -> None:
+        """Starts a host again, with the disks that it had."""
+        self._boot(name)
+        wait_for_ssh(self.address(name), 22, self.launcher())
+
+    def first_process(self, name: str) -> int:
+        """The process of a host that all others of it end with: its ssh server."""
+        outside = self.servers[name].pid
+        return int(Path(f"/proc/{outside}/task/{outside}/children").read_text("ascii").split()[0])
 
     def _switch(self, *words: str) -> None:
         ip("-n", self.prefix + "sw", *words)

@@ -1,0 +1,1 @@
+"""Drawn faults of hosts at drawn moments, while a pod of network namespaces generates or trains."""

@@ -1,0 +1,81 @@
+"""Disturbs generate.py and train.py on a pod of four hosts, for a time.
+
+python -m tests.fuzz.hosts --seconds 600        # as root, on Linux: hosts are network namespaces
+"""
+
+import argparse
+import collections
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.fuzz.hosts.rounds import Rounds
+from tests.fuzz.hosts.tasks import Generate, Task, Train
+from tests.podrun.networks import NamespaceHosts, pod_of
+
+INSIDE = "FUZZ_HOSTS_INSIDE"
+DISK = "size=2g"
+
+
+def main() -> None:
+    options = _options()
+    if INSIDE not in os.environ:
+        # What is mounted here goes with this process, whatever ends it.
+        around = ["unshare", "--mount", "--propagation", "private"]
+        command = [*around, sys.executable, "-m", "tests.fuzz.hosts", *sys.argv[1:]]
+        sys.exit(subprocess.run(command, env={**os.environ, INSIDE: "1"}).returncode)
+    with tempfile.TemporaryDirectory(prefix="fuzz-hosts-", dir="/var/tmp") as disk:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", DISK, "tmpfs", disk], check=True)
+        try:
+            with pod_of(4, private_tmp=True) as pod:
+                if not isinstance(pod, NamespaceHosts):
+                    sys.exit("no network namespaces here: they need root, ip, nsenter and unshare")
+                sys.exit(_fuzz(pod, Path(disk), options))
+        finally:
+            subprocess.run(["umount", "--lazy", disk])
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz.hosts", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=600.0)
+    parser.add_argument("--seed", type=int, default=random.randrange(10**9))
+    parser.add_argument("--only", help="faults that have this in their name")
+    return parser.parse_args()
+
+
+def _fuzz(pod: NamespaceHosts, disk: Path, options: argparse.Namespace) -> int:
+    """Rounds until the time is over; 1 where there is a find."""
+    print(f"seed {options.seed}", flush=True)
+    draw = random.Random(options.seed)
+    rounds = Rounds(pod, disk, draw)
+    end = time.monotonic() + options.seconds
+    counts: collections.Counter[str] = collections.Counter()
+    finds = 0
+    while time.monotonic() < end:
+        task: Task = draw.choice([Generate, Train])(disk, draw.choice([2, 4]))
+        if not task.reference.exists():
+            if wrong := rounds.undisturbed(task):
+                print(f"  FIND: {wrong}", flush=True)
+                return 1
+            task.keep_as_reference()
+        for _ in range(draw.randint(1, 2)):
+            result = rounds.disturbed(task, options.only)
+            print(result, flush=True)
+            counts[result.fault.partition(" (")[0]] += 1
+            finds += len(result.finds)
+        wrong = rounds.undisturbed(task)
+        print("and then undisturbed: " + ("; ".join(wrong) or "equal"), flush=True)
+        finds += len(wrong)
+        task.remove()
+    for name, count in sorted(counts.items()):
+        print(f"{count:4} {name}")
+    print(f"{sum(counts.values())} faults, {finds} finds")
+    return int(finds > 0)
+
+
+if __name__ == "__main__":
+    main()
