@@ -2,6 +2,7 @@
 # make test          lint, types and the tests, some minutes on two cores
 # make test-all      the slow tests too, and all as XLA compiles for users
 # make fuzz          drawn faults of files and options for an hour: SECONDS=3600 SEED=1 KINDS=config
+# make fuzz-hosts    drawn faults of the hosts of a pod for half an hour, as root on Linux
 # make lint          lint and types alone
 # make tpu-compiler  what scripts/plan.py compiles with
 # make pin           writes the hashes of what requirements.txt pins
@@ -13,7 +14,7 @@ READY := .venv/ready
 TPU_COMPILER := .venv/tpu-compiler/ready
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps
 
-.PHONY: demo test test-all fuzz lint tpu-compiler pin
+.PHONY: demo test test-all fuzz fuzz-hosts lint tpu-compiler pin
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -29,6 +30,10 @@ test-all: lint $(TPU_COMPILER)
 # Each find is a file in fuzz-finds/, and `python -m tests.fuzz --replay FILE` runs it again.
 fuzz: $(READY)
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) --kinds $(KINDS)
+
+fuzz-hosts: SECONDS = 1800
+fuzz-hosts: $(READY)
+	$(BIN)/python -m tests.fuzz.hosts --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.fuzz.hosts.rounds import Rounds
 from tests.fuzz.hosts.tasks import Generate, Task, Train
-from tests.podrun.networks import NamespaceHosts, pod_of
+from tests.podrun.networks import NamespaceHosts, has_namespaces, pod_of
 
 INSIDE = "FUZZ_HOSTS_INSIDE"
 DISK = "size=2g"
@@ -23,6 +23,8 @@ DISK = "size=2g"
 
 def main() -> None:
     options = _options()
+    if not has_namespaces():
+        sys.exit("hosts are network namespaces: they need root, ip, nsenter and unshare")
     if INSIDE not in os.environ:
         # What is mounted here goes with this process, whatever ends it.
         around = ["unshare", "--mount", "--propagation", "private"]
@@ -32,8 +34,7 @@ def main() -> None:
         subprocess.run(["mount", "-t", "tmpfs", "-o", DISK, "tmpfs", disk], check=True)
         try:
             with pod_of(4, private_tmp=True) as pod:
-                if not isinstance(pod, NamespaceHosts):
-                    sys.exit("no network namespaces here: they need root, ip, nsenter and unshare")
+                assert isinstance(pod, NamespaceHosts)
                 sys.exit(_fuzz(pod, Path(disk), options))
         finally:
             subprocess.run(["umount", "--lazy", disk])
