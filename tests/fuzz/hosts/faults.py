@@ -59,14 +59,12 @@ def _sent(number: signal.Signals, seconds: float, reason: str) -> Fault:
 
 
 def _kill_agent(scene: Scene) -> contextlib.AbstractContextManager[None]:
-    machines.send(machines.agent_and_keeper(scene.pod, scene.host)[:1], signal.SIGKILL)
+    machines.send(machines.agent(scene.pod, scene.host), signal.SIGKILL)
     return contextlib.nullcontext()
 
 
 def _kill_agent_and_keeper(scene: Scene) -> contextlib.AbstractContextManager[None]:
-    # The keeper first: with the agent's death it would act at once.
-    both = machines.agent_and_keeper(scene.pod, scene.host)
-    machines.send(both[::-1], signal.SIGKILL)
+    machines.send(machines.agent_and_keeper(scene.pod, scene.host), signal.SIGKILL)
     return contextlib.nullcontext()
 
 

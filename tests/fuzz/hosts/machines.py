@@ -5,7 +5,7 @@ import signal
 import subprocess
 from pathlib import Path
 
-from tests.podrun.hosts import is_python
+from tests.podrun.hosts import is_agent
 from tests.podrun.networks import NamespaceHosts
 
 
@@ -21,10 +21,13 @@ def rank(pod: NamespaceHosts, name: str) -> int | None:
     return next((pid for pid in marked if not _is_marked(_parent(pid))), None)
 
 
+def agent(pod: NamespaceHosts, name: str) -> list[int]:
+    return [pid for pid in processes(pod, name) if is_agent(pid)]
+
+
 def agent_and_keeper(pod: NamespaceHosts, name: str) -> list[int]:
-    """The agent, and then its keeper once there is one."""
-    ours = [pid for pid in processes(pod, name) if is_python(pid) and not _is_marked(pid)]
-    return sorted(ours, key=lambda pid: _parent(pid) in ours)
+    """The keeper, which is the agent's parent, comes first."""
+    return [pid for one in agent(pod, name) for pid in (_parent(one), one)]
 
 
 def sessions(pod: NamespaceHosts, name: str) -> list[int]:
