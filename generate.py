@@ -101,7 +101,7 @@ def _complete(options: Options) -> list[Completion]:
         if all(completion.error is not None for completion in completions):
             check_completions(completions)
         for completion in completions:
-            if completion.text or completion.error is None:
+            if completion.tokens or completion.error is None:
                 print(f"{completion.prompt}{completion.text}\n")
     return completions
 

@@ -29,6 +29,7 @@ _, MODEL = pair({**CONFIG, "num_hidden_layers": 1})
 NEW = 8
 BAD = 7
 """The token that is read as NaN, where it need not be one that the model writes."""
+WARM = GenerationOptions(temperature=1.0, seed=1, suppress_tokens=(BAD,))
 FIRST, SECOND, OTHER = random_prompts(VOCAB, (9, 3, 5), seed=7)
 WAYS: dict[str, dict[str, Any]] = {
     "greedy": {},
@@ -103,11 +104,10 @@ def check_written(row: Row, whole: Row, bad: int, *, of_search: bool) -> None:
 
 def story(model: GPTNeoX) -> tuple[list[ChunkResult], ChunkResult]:
     """Three texts in four chunks, the third of them written, of which two are joined before."""
-    first = prefill(model, [], Chunk.of([(1, BAD, 3), (4, 5, 6), (8,)]))
+    first = prefill(model, [], Chunk.of([(BAD, 1, 3), (4, 5, 6), (8,)]))
     second = prefill(model, [first], Chunk.of([(9,), (10, 11), (12,)]))
     joined = ChunkResult.join([first, second])
-    warm = GenerationOptions(temperature=1.0, seed=1, suppress_tokens=(BAD,))
-    _, third = generate(model, warm, [joined], [0] * 3, 5, eos=())
+    _, third = generate(model, WARM, [joined], [0] * 3, 5, eos=())
     fourth = prefill(model, [joined, third], Chunk.of([(1,), (2,), (3,)]))
     return [first, second, third, fourth], joined
 
@@ -124,6 +124,24 @@ def test_a_chunk_of_which_a_row_fails_is_the_same_in_its_others() -> None:
             own = chunk.scores[0, : chunk.chunk.lengths[0]]
             assert np.isnan(own[0]) == (number == 0) and (own[number == 0 :] == -np.inf).all()
     assert joined.finish_reasons[0] == "error" and chunks[2].chunk.rows[0] == ()
+
+
+def test_what_the_loop_makes_of_a_row_after_its_end_is_no_part_of_it() -> None:
+    """It goes on with the batch, and meets a token that is NaN which no text has."""
+
+    def scores_after(model: GPTNeoX, steps: int) -> tuple[ChunkResult, ChunkResult]:
+        first = prefill(model, [], Chunk.of([(4, 1, 3), (4, 5, 6), (8,)]))
+        options = [dataclasses.replace(WARM, max_new_tokens=most) for most in (steps, 5, 5)]
+        _, second = generate(model, options, [first], [0] * 3, 5, eos=())
+        return second, prefill(model, [first, second], Chunk.of([(1,), (2,), (3,)]))
+
+    whole, _ = scores_after(MODEL, 5)
+    bad = whole.chunk.rows[0][3]
+    assert bad not in (4, 1, 3, *whole.chunk.rows[0][:2])
+    (written, after), (_, expected) = scores_after(with_bad(bad), 2), scores_after(MODEL, 2)
+    assert written.finish_reasons[0] == "length" and after.finish_reasons[0] is None
+    assert np.isfinite(written.next_logits[0]).all()
+    assert after.scores[0, 0] == expected.scores[0, 0]
 
 
 def test_a_cache_of_prefixes_keeps_no_row_that_failed() -> None:
