@@ -49,6 +49,8 @@ class Case:
     bases: tuple[str, ...] = ()
     edits: tuple[Edit, ...] = ()
     stdin: str = ""
+    hub: dict[str, Any] | None = None
+    """What the Hub answers otherwise, by the end of a path; see tests/fuzz/hub.py."""
 
     def to_json(self) -> dict[str, Any]:
         edits = [

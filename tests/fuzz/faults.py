@@ -80,51 +80,57 @@ def json_texts() -> st.SearchStrategy[str]:
     )
 
 
-def _paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    items: Any = ()
-    if isinstance(value, dict):
-        items = value.items()
-    elif isinstance(value, list):
-        items = enumerate(value[:8])
-    found = [path] if path else []
-    for key, inner in items:
-        found += _paths(inner, (*path, key))
-    return found
-
-
 def faulty_json(draw: Draw, content: Any, names: tuple[str, ...] = ()) -> bytes:
     """The JSON of a value with one to three faults; `names` are more keys that it may get."""
-    content = copy.deepcopy(content)
-    raw: dict[str, str] = {}
-    for number in range(draw(st.integers(1, 3))):
+    text, faults = with_faults(draw, content, names, json_texts())
+    dumped = json.dumps(text, ensure_ascii=draw(st.booleans()))
+    for mark, value in faults.items():
+        dumped = dumped.replace(f'"{mark}"', value)
+    return dumped.encode("utf-8", "surrogatepass")
+
+
+def with_faults(
+    draw: Draw, content: Any, names: tuple[str, ...], values: st.SearchStrategy[str]
+) -> tuple[Any, dict[str, str]]:
+    """A value of JSON with marks in it, and the texts that are to stand in the place of each."""
+    holder = {"": copy.deepcopy(content)}  # so that the value as a whole has a place too
+    faults: dict[str, str] = {}
+    for number in range(draw(st.sampled_from((1, 1, 1, 2, 3)))):
         mark = f"@fault {number}@"
-        raw[f'"{mark}"'] = draw(json_texts())
-        paths = _paths(content)
+        inner, key = _draw_place(draw, holder)
         what = draw(st.sampled_from(("replace", "replace", "replace", "remove", "add", "move")))
-        if what == "add" or not paths:
-            holder, key = content, draw(st.sampled_from((*names, "", "x", "\x1b[31m", "x" * 5000)))
+        if what == "remove" and inner is not holder:
+            del inner[key]
+        elif what == "move":
+            other, place = _draw_place(draw, holder)
+            inner[key] = copy.deepcopy(other[place])
+        elif what == "add" and isinstance(inner[key], dict):
+            odd = draw(
+                st.sampled_from(("", "x", "\x1b[31m", "x" * 5000, "0", "9" * 5000, "\ud800"))
+            )
+            inner[key][draw(st.sampled_from(names)) if names else odd] = mark
+            faults[mark] = draw(values)
         else:
-            holder, key = _holder(content, draw(st.sampled_from(paths)))
-        if what == "remove" and paths:
-            del holder[key]
-        elif what == "move" and paths:
-            other, place = _holder(content, draw(st.sampled_from(paths)))
-            holder[key] = copy.deepcopy(other[place])
-        elif isinstance(holder, (dict, list)):
-            if isinstance(holder, dict) or key != "" and isinstance(key, int):
-                holder[key] = mark
-            else:
-                holder.append(mark)
-    text = json.dumps(content, ensure_ascii=draw(st.booleans()))
-    for mark, value in raw.items():
-        text = text.replace(mark, value)
-    return text.encode("utf-8", "surrogatepass")
+            inner[key] = mark
+            faults[mark] = draw(values)
+    return holder[""], faults
 
 
-def _holder(content: Any, path: tuple[Any, ...]) -> tuple[Any, Any]:
-    for key in path[:-1]:
-        content = content[key]
-    return content, path[-1]
+def _draw_place(draw: Draw, holder: Any) -> tuple[Any, Any]:
+    """A container within a value and the key or index of something in it."""
+    key: Any = ""
+    while True:
+        inner = holder[key]
+        keys = (
+            list(inner)
+            if isinstance(inner, dict)
+            else range(len(inner))
+            if isinstance(inner, list)
+            else ()
+        )
+        if not keys or not draw(st.sampled_from((True, True, True, False))):
+            return holder, key
+        holder, key = inner, draw(st.sampled_from(keys))
 
 
 def faulty_bytes(draw: Draw, content: bytes) -> bytes:

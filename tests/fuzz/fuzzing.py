@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.configuration import set_hypothesis_home_dir
 
 from tests.fuzz.case import Case
-from tests.fuzz.kinds import KINDS
+from tests.fuzz.kinds import KINDS, Bases
 from tests.fuzz.runner import Outcome, Runner
 from tests.fuzz.verdict import fault, signature
 
@@ -42,7 +42,7 @@ def fuzz(
     end = time.monotonic() + seconds
     while True:
         for kind in kinds:
-            for case in draw_cases(kind, seed):
+            for case in draw_cases(kind, seed, runner.bases):
                 if time.monotonic() > end:
                     return found
                 outcome = runner.run(case)
@@ -55,7 +55,7 @@ def fuzz(
         seed += 1
 
 
-def draw_cases(kind: str, seed: int) -> list[Case]:
+def draw_cases(kind: str, seed: int, bases: Bases) -> list[Case]:
     """Some cases of a kind. Hypothesis only draws: it keeps nothing, and shrinks nothing."""
     cases: list[Case] = []
 
@@ -69,7 +69,7 @@ def draw_cases(kind: str, seed: int) -> list[Case]:
     )
     @hypothesis.given(st.data())
     def add(data: st.DataObject) -> None:
-        cases.append(KINDS[kind](data.draw))
+        cases.append(KINDS[kind](data.draw, bases))
 
     add()
     return cases
@@ -83,6 +83,8 @@ def reduced(runner: Runner, case: Case, what: str, most: int = 20) -> Case:
         if tries == most:
             break
         tries += 1
+        if "limit" in what:
+            break  # it would take long each time
         left = fault(smaller, runner.run(smaller))
         if left and signature(smaller, left) == mark:
             return reduced(runner, smaller, left, most - tries)

@@ -33,6 +33,8 @@ PROGRAMS = {
     "convert_params.py": "scripts/convert_params.py",
     "plan.py": "scripts/plan.py",
     "benchmark.py": "scripts/benchmark.py",
+    "harness_model.py": "tests/fuzz/harness_model.py",
+    "podrun": "podrun",
     "neox_eqx.harness": "neox_eqx/harness/__main__.py",
 }
 # What the programs import late, which is most of what a child would take its time for.
@@ -45,11 +47,10 @@ def serve() -> dict[str, Any]:
     """Answers requests until there are no more; returns in each child, with its request."""
     for line in sys.stdin:
         request = json.loads(line)
-        start = time.monotonic()
         pid = os.fork()
         if not pid:
             return request
-        status, usage, killed = _watch(pid, request, start)
+        status, usage, killed = _watch(pid, request)
         answer = {
             "status": status,
             "killed": killed,
@@ -60,20 +61,23 @@ def serve() -> dict[str, Any]:
     sys.exit()
 
 
-def _watch(pid: int, request: dict[str, Any], start: float) -> tuple[int, Any, str | None]:
+def _watch(pid: int, request: dict[str, Any]) -> tuple[int, Any, str | None]:
     """Waits for the child, and kills it at a limit, whose name it returns."""
     killed = None
+    used, since = 0, time.monotonic()
     descriptor = os.pidfd_open(pid)
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
-    while not poll.poll(_POLL):
-        if _resident(pid) > request["most_bytes"]:
+    while not killed and not poll.poll(_POLL):
+        resident, now_used = _usage(pid)
+        if now_used != used:
+            used, since = now_used, time.monotonic()
+        if resident > request["most_bytes"]:
             killed = "memory"
-        elif time.monotonic() - start > request["most_seconds"]:
-            killed = "time"
-        if killed:
-            os.kill(pid, signal.SIGKILL)
-            break
+        elif time.monotonic() - since > request["most_idle_seconds"]:
+            killed = "idle time"
+    if killed:
+        os.kill(pid, signal.SIGKILL)
     os.close(descriptor)
     _, status, usage = os.wait4(pid, 0)
     try:
@@ -86,11 +90,13 @@ def _watch(pid: int, request: dict[str, Any], start: float) -> tuple[int, Any, s
     return status, usage, killed
 
 
-def _resident(pid: int) -> int:
+def _usage(pid: int) -> tuple[int, int]:
+    """The bytes of memory of a process, and how much of a processor it and its children took."""
     try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (OSError, IndexError):
-        return 0  # it has ended just now
+        return 0, 0  # it has ended just now
+    return int(fields[21]) * _PAGE, sum(map(int, fields[11:15]))
 
 
 def run(request: dict[str, Any]) -> int:
@@ -125,12 +131,12 @@ def main() -> None:
     for name in (*_LIBRARIES, "neox_eqx.harness.__main__", "neox_eqx.training.trained"):
         importlib.import_module(name)
     for program in PROGRAMS.values():
-        if "harness" not in program:
+        if "harness" not in program and program != "podrun":
             importlib.import_module(Path(program).stem)
     gc.collect()
     gc.freeze()  # so that a child's collections do not copy what it shares
     sys.unraisablehook = sys.__unraisablehook__
-    print(json.dumps({"threads": threading.active_count(), "bytes": _resident(os.getpid())}))
+    print(json.dumps({"threads": threading.active_count(), "bytes": _usage(os.getpid())[0]}))
     sys.stdout.flush()
     status = run(serve())
     # As Python ends, but for taking down all that was imported.

@@ -1,0 +1,251 @@
+"""Faults in what a file means, by the format that its name tells."""
+
+import io
+import json
+import pickle
+import pickletools
+import zipfile
+from typing import Any
+
+import yaml
+from hypothesis import strategies as st
+
+from tests.fuzz.case import Edit
+from tests.fuzz.faults import Draw, faulty_bytes, faulty_json, json_texts, odd_place, with_faults
+
+_YAML = (
+    *("&a [*a]", "&a {k: *a}", "!!timestamp x", "!!python/object/apply:os.system [ls]", "*nothing"),
+    *("!!binary x", "!!set {a, b}", "!!int x", "!!float _", "!!bool x", "!!null x", "!!omap [a]"),
+    *("2020-99-99", "0o99", "1_000", "0x_", ".inf", ".nan", "1:60:60", "~", "{? [a, b] : c}"),
+    *("&l [" + "x, " * 20 + "x]", "%TAG", "---", "...", "{<<: 1}", "{<<: [1]}", "!!merge x"),
+    *("190:20:30", "- - -", "? ", "|\n", "!x y", "!!str", "'\\x", '"\\x1"', '"\\ud800"', "\t", "@"),
+)
+# Ten levels of an alias of ten: ten thousand million leaves.
+_LAUGHS = "\n".join(
+    f"x{level}: &a{level} [{', '.join([f'*a{level - 1}' if level else 'lol'] * 10)}]"
+    for level in range(10)
+)
+_OPCODES = (
+    *(
+        b"cos\nsystem\n(S'true'\ntR",
+        b"cbuiltins\neval\n(S'1'\ntR",
+        b"ctorch\nload\n",
+        b"c\n\n",
+        b"cos\n",
+    ),
+    *(
+        b"\x8d" + b"\xff" * 8,
+        b"\x8a\xff" + b"\1" * 255,
+        b"\x8b\xff\xff\xff\x7f",
+        b"B\xff\xff\xff\xff",
+    ),
+    *(
+        b"\x8e\xff\xff\xff\xff\x7f\0\0\0",
+        b"r\xff\xff\xff\x7f",
+        b"j\xff\xff\xff\x7f",
+        b"R",
+        b"b",
+        b".",
+    ),
+    *(
+        b"0",
+        b"1",
+        b"2",
+        b"(",
+        b"t",
+        b"u",
+        b"s",
+        b"e",
+        b"Q",
+        b"P1\n",
+        b"h\xfe",
+        b"\x93",
+        b"\x81",
+        b"o",
+    ),
+    *(
+        b"I" + b"9" * 5000 + b"\n",
+        b"L" + b"9" * 5000 + b"L\n",
+        b"F1e999\n",
+        b"Snot quoted\n",
+        b"V\\ud800\n",
+    ),
+    *(
+        b"]" * 5000,
+        b"(" * 5000,
+        b"(" * 3000 + b"t" * 3000,
+        b"N",
+        b"K\0",
+        b"J\xff\xff\xff\xff",
+        b"\x95" + b"\xff" * 8,
+    ),
+    *(
+        b"}" + b"K\1N" * 3 + b"s",
+        b"\x80\xff",
+        b"\x82\1",
+        b"\x97",
+        b"\x98",
+        b"i__main__\nx\n",
+        b"}q\0h\0h\0s",
+    ),
+    *(b"ccollections\nOrderedDict\n)R", b"ctorch._utils\n_rebuild_tensor_v2\n)R", b"]q\0h\0a"),
+)
+# Where names are not known from the file itself.
+_NAMES = {
+    "config.json": (
+        *("rope_scaling", "rope_parameters", "attention_bias", "hidden_dropout", "pad_token_id"),
+        *(
+            "quantization_config",
+            "dtype",
+            "partial_rotary_factor",
+            "rope_theta",
+            "attention_dropout",
+        ),
+        *("rope_scaling", "is_decoder", "sliding_window", "auto_map", "temperature", "do_sample"),
+    ),
+    "generation_config.json": (
+        *("do_sample", "temperature", "top_k", "top_p", "min_p", "num_beams", "length_penalty"),
+        *("repetition_penalty", "no_repeat_ngram_size", "bad_words_ids", "sequence_bias"),
+        *("suppress_tokens", "begin_suppress_tokens", "forced_eos_token_id", "stop_strings"),
+        *("exponential_decay_length_penalty", "early_stopping", "num_return_sequences"),
+        *("max_length", "min_length", "min_new_tokens", "pad_token_id", "renormalize_logits"),
+        *("typical_p", "epsilon_cutoff", "eta_cutoff", "diversity_penalty", "guidance_scale"),
+        *("forced_bos_token_id", "num_beam_groups", "watermarking_config", "cache_implementation"),
+    ),
+    "tokenizer_config.json": (
+        *("chat_template", "added_tokens_decoder", "add_bos_token", "add_eos_token", "extra_ids"),
+        *("additional_special_tokens", "legacy", "sp_model_kwargs", "add_prefix_space"),
+        *("do_lower_case", "extra_special_tokens", "split_special_tokens", "tokenizer_file"),
+    ),
+    "tokenizer.json": (
+        *("normalizer", "pre_tokenizer", "post_processor", "decoder", "truncation", "padding"),
+        *("byte_fallback", "unk_token", "dropout", "ignore_merges", "continuing_subword_prefix"),
+    ),
+}
+
+
+def faulty(draw: Draw, path: str, content: bytes) -> Edit:
+    """A file with faults in what it means, most often, or in its bytes, or something else there."""
+    how = draw(st.sampled_from(("meaning",) * 7 + ("bytes", "bytes", "place")))
+    if how == "place":
+        return odd_place(draw, path)
+    if how == "meaning":
+        return Edit(path, "bytes", _faulty_meaning(draw, path.rsplit("/", 1)[-1], content))
+    return Edit(path, "bytes", faulty_bytes(draw, content))
+
+
+def _faulty_meaning(draw: Draw, name: str, content: bytes) -> bytes:
+    if name.endswith(".json") or name.startswith("_"):
+        return faulty_json(draw, json.loads(content), _NAMES.get(name, ()))
+    if name.endswith(".jsonl"):
+        return _faulty_lines(draw, content)
+    if name.endswith((".yml", ".yaml")):
+        return _faulty_yaml(draw, content)
+    if name.endswith(".safetensors"):
+        return _faulty_safetensors(draw, content)
+    if zipfile.is_zipfile(io.BytesIO(content)):
+        return _faulty_zip(draw, content)
+    if content[:1] == b"\x80":
+        return _faulty_pickle(draw, content)
+    return faulty_bytes(draw, content)
+
+
+def _faulty_lines(draw: Draw, content: bytes) -> bytes:
+    lines = content.splitlines()
+    place = draw(st.integers(0, len(lines) - 1))
+    lines[place] = faulty_json(draw, json.loads(lines[place]))
+    return b"\n".join(lines) + b"\n"
+
+
+def _faulty_yaml(draw: Draw, content: bytes) -> bytes:
+    values = st.one_of(st.sampled_from(_YAML), json_texts())
+    value, faults = with_faults(draw, yaml.safe_load(content), (), values)
+    text = yaml.safe_dump(value, width=10**6, default_flow_style=draw(st.booleans()))
+    for mark, fault in faults.items():
+        text = text.replace(f"'{mark}'", fault)
+    if draw(st.integers(0, 9)) == 0:
+        text += _LAUGHS + f"\n{draw(st.sampled_from(('norm', 'num-layers', 'x')))}: *a9\n"
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _faulty_safetensors(draw: Draw, content: bytes) -> bytes:
+    size = int.from_bytes(content[:8], "little")
+    header = faulty_json(draw, json.loads(content[8 : 8 + size]))
+    told = draw(
+        st.sampled_from((len(header),) * 8 + (0, 1, len(header) + 1, 10**8, 2**63, 2**64 - 1))
+    )
+    return told.to_bytes(8, "little") + header + content[8 + size :]
+
+
+def _faulty_zip(draw: Draw, content: bytes) -> bytes:
+    """The members again, one of them with faults, or as much as a small file can unfold into."""
+    with zipfile.ZipFile(io.BytesIO(content)) as old:
+        members = [(info, old.read(info)) for info in old.infolist()]
+    place = draw(st.integers(0, len(members) - 1))
+    if draw(st.booleans()):
+        (place,) = (n for n, (info, _) in enumerate(members) if info.filename.endswith("data.pkl"))
+    info, data = members[place]
+    what = draw(
+        st.sampled_from(
+            ("meaning", "meaning", "meaning", "bytes", "zeros", "gone", "twice", "name")
+        )
+    )
+    if what == "zeros":
+        members[place] = info, b"\0" * draw(st.sampled_from((10**7, 15 * 10**8)))
+    elif what == "gone":
+        del members[place]
+    elif what == "twice":
+        members.append(members[place])
+    elif what == "name":
+        info.filename = draw(
+            st.sampled_from(("../x", "/x", "x" * 60_000, "", "archive/data/\x1b[m"))
+        )
+    elif what == "meaning" and info.filename.endswith(".pkl"):
+        members[place] = info, _faulty_pickle(draw, data)
+    else:
+        members[place] = info, faulty_bytes(draw, data)
+    made = io.BytesIO()
+    is_packed = what == "zeros" or draw(st.booleans())
+    with zipfile.ZipFile(
+        made, "w", zipfile.ZIP_DEFLATED if is_packed else zipfile.ZIP_STORED
+    ) as new:
+        for info, data in members:
+            kind = zipfile.ZIP_DEFLATED if is_packed else zipfile.ZIP_STORED
+            new.writestr(zipfile.ZipInfo(info.filename), data, kind, 1)
+    return made.getvalue()
+
+
+def _faulty_pickle(draw: Draw, content: bytes) -> bytes:
+    """Another operation somewhere between those that are there, or in place of some bytes."""
+    starts = [place for _, _, place in _operations(content)] or [0]
+    for _ in range(draw(st.integers(1, 3))):
+        place = draw(st.sampled_from(starts))
+        operation = draw(st.sampled_from(_OPCODES))
+        dropped = draw(st.sampled_from((0, 0, 0, 1, len(operation))))
+        content = content[:place] + operation + content[place + dropped :]
+    if draw(st.integers(0, 9)) == 0:
+        return pickle.dumps(draw(_objects()), protocol=draw(st.integers(0, 5)))
+    return content
+
+
+def _operations(content: bytes) -> list[tuple[Any, Any, int]]:
+    found = []
+    try:
+        for operation in pickletools.genops(content):
+            found.append((operation[0], operation[1], operation[2] or 0))
+    except ValueError:
+        pass  # one of an older fault
+    return found
+
+
+def _objects() -> st.SearchStrategy[Any]:
+    leaves = st.one_of(
+        st.none(), st.integers(), st.floats(), st.text(max_size=5), st.binary(max_size=5)
+    )
+    return st.recursive(
+        leaves,
+        lambda inner: st.one_of(
+            st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=9), inner, max_size=4)
+        ),
+        max_leaves=8,
+    )
