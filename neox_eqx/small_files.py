@@ -32,20 +32,36 @@ def read_bytes(path: Path, most: int = MOST_BYTES, *, by_user: bool = False) -> 
     Raises:
         InputError: it cannot be read, or has more than `most` bytes.
     """
+    if not by_user:
+        check_file(path)
     try:
-        mode = path.stat().st_mode
-        if not (by_user or stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise InputError(f"{path}: is a pipe or a device and not a file")
         with path.open("rb") as file:
             data = file.read(most + 1)
-    except InputError:
-        raise
-    except (OSError, ValueError) as error:  # the latter of a name that can be no file's
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise InputError(f"{path}: cannot be read: {reason}") from error
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
     if len(data) > most:
         raise InputError(f"{path}: has more than {most} bytes, and cannot be what its name says")
     return data
+
+
+def check_file(path: Path) -> None:
+    """Raises where a pipe or a device stands in the place of a file.
+
+    Raises:
+        InputError: so it is, or nothing is there.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise InputError(f"{path}: is a pipe or a device and not a file")
+
+
+def _unreadable(path: Path, error: OSError | ValueError) -> InputError:
+    """The latter is of a name that can be no file's."""
+    reason = error.strerror if isinstance(error, OSError) else error
+    return InputError(f"{path}: cannot be read: {reason}")
 
 
 def read_text(path: Path, most: int = MOST_BYTES, *, by_user: bool = False) -> str:

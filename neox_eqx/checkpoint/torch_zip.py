@@ -7,6 +7,7 @@ from pathlib import Path
 
 from neox_eqx.errors import InputError
 from neox_eqx.shown import shown
+from neox_eqx.small_files import check_file
 
 # Of a member that is read whole, which all are but the tensors' data; as of a safetensors header.
 MAX_PICKLE_BYTES = 100_000_000
@@ -14,7 +15,12 @@ _DATA = re.compile("[^/]+/data/[^/]+")
 
 
 def data_starts(path: Path) -> set[int] | None:
-    """The bytes of a zip file at which its uncompressed members' data begin; None if it is none."""
+    """The bytes of a zip file at which its uncompressed members' data begin; None if it is none.
+
+    Raises:
+        InputError: it cannot be read, is corrupt, or no file of torch's.
+    """
+    check_file(path)
     try:
         if not zipfile.is_zipfile(path):
             return None

@@ -71,11 +71,12 @@ class SentencePieceTokenizer:
                 f"{path}: reading it needs the package sentencepiece: pip install sentencepiece"
             ) from error
         model = read_bytes(path, MOST_TOKENIZER_BYTES)
+        if not model:
+            # SentencePiece would take it for no model given, and complain on stderr when asked.
+            raise InputError(f"{path}: is not a SentencePiece model: it is empty")
         with broken_as_input_error(f"{path}: is not a SentencePiece model"):
             self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
         self._size = self._pieces.get_piece_size()
-        if not self._size:
-            raise InputError(f"{path}: is not a SentencePiece model: it is empty")
         self._digest = hashlib.sha256(model).hexdigest()
         self._lower = flag(options, "do_lower_case")
         added = self._added(path, options)

@@ -1,5 +1,6 @@
 """Tensors of a .bin file come from their own bytes, however torch laid them out."""
 
+import os
 import zipfile
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from neox_eqx.checkpoint.entry import FileEntry
-from neox_eqx.checkpoint.torch_file import MemoryEntry, read_entries
+from neox_eqx.checkpoint.torch_file import MemoryEntry, read_entries, read_states
 from neox_eqx.checkpoint.torch_zip import MAX_PICKLE_BYTES
 from neox_eqx.errors import InputError
 
@@ -102,6 +103,12 @@ def test_damaged_directory_of_a_zip_file_is_named(
     path.write_bytes(content)
     with pytest.raises(InputError, match="x.bin: is truncated or corrupt; get the file again"):
         read_entries(path)
+
+
+def test_pipe_is_refused_before_it_is_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.pt")
+    with pytest.raises(InputError, match="a.pt: is a pipe or a device and not a file"):
+        read_states(tmp_path / "a.pt")
 
 
 @pytest.mark.parametrize("member", ["byteorder", "data.pkl", ".data/version"])

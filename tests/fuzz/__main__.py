@@ -44,7 +44,9 @@ def _fuzz(runner: Runner, options: argparse.Namespace) -> int:
 
     def tell(case: Case, what: str, outcome: Outcome) -> None:
         options.finds.mkdir(exist_ok=True)
-        path = options.finds / f"{case.kind.replace('/', '-')}-{abs(hash(case)) % 10**8}.json"
+        number = len(list(options.finds.iterdir()))
+        path = options.finds / f"{number:03} {case.kind} {options.seed}.json".replace(" ", "-")
+        case.save(path)
         reduced(runner, case, what).save(path)
         print(f"{path}: {what}", flush=True)
 

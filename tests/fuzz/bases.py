@@ -15,7 +15,7 @@ import torch
 from safetensors.numpy import save_file
 
 from neox_eqx import DEMO_MODEL
-from tests.fuzz.case import Case
+from tests.fuzz.case import Case, Edit
 from tests.fuzz.runner import Runner
 
 CONFIG: dict[str, Any] = {
@@ -186,6 +186,8 @@ def add_bases(runner: Runner) -> None:
         runner.add_base(name, write)
     for to in ("native", "neox"):
         _add_made(runner, to, "out", "model", "convert_params.py", *_CONVERT, "--to", to)
+    for program, options in (("score.py", "--input"), ("generate.py", "--prompt-file")):
+        _add_rows(runner, program, options)
     _add_made(runner, "run", "out", "out", "train.py", *TRAIN)
     for name, option in (("adapter", "--lora-rank"), ("soft prompt", "--prompt-tokens")):
         _add_made(runner, name, "out/adapter", "adapter", "train.py", *TRAIN, option, "2")
@@ -196,6 +198,21 @@ TRAIN = (
     *("--model", "model", "--data", "data.jsonl", "--output", "out", "--steps", "1"),
     *("--batch-size", "1", "--wandb-mode", "disabled"),
 )
+
+
+def _add_rows(runner: Runner, program: str, option: str) -> None:
+    """The rows of a run that could not write its output as a whole."""
+    args = ("--model", "model", option, "texts.txt", "--output", "out.jsonl")
+    hindered = (Edit(".out.jsonl.partial", "directory"),)
+    outcome = runner.run(Case("base", program, args, ("model", "texts"), hindered))
+    rows = runner.directory / "out.jsonl.partial"
+    assert outcome.status == 2 and rows.is_file(), outcome.stderr
+
+    def write(directory: Path) -> None:
+        write_model(directory)
+        shutil.copy(rows, directory)
+
+    runner.add_base(f"rows of {program}", write)
 
 
 def _add_made(runner: Runner, name: str, made: str, kept: str, program: str, *args: str) -> None:

@@ -143,6 +143,12 @@ def of_run(draw: Draw) -> Command:
     return train("data.jsonl", "--steps", draw(st.sampled_from(("1", "2", "2"))))
 
 
+def of_completions(draw: Draw) -> Command:
+    # The numbers of new tokens of generation_config.json: as the rows come of.
+    args = ("--model", "model", "--prompt-file", "texts.txt", "--output", "out.jsonl")
+    return "generate.py", args, ""
+
+
 def of_scores(draw: Draw) -> Command:
     rest = draw(st.sampled_from(((), ("--batch-size", "1"))))
     args = ("--model", "model", "--input", "texts.txt", "--output", "out.jsonl", *rest)

@@ -139,6 +139,8 @@ def _faulty_meaning(draw: Draw, name: str, content: bytes) -> bytes:
         return faulty_json(draw, json.loads(content), _NAMES.get(name, ()))
     if name.endswith(".jsonl"):
         return _faulty_lines(draw, content)
+    if name.endswith(".partial"):
+        return _faulty_rows(draw, content)
     if name.endswith((".yml", ".yaml")):
         return _faulty_yaml(draw, content)
     if name.endswith(".safetensors"):
@@ -155,6 +157,19 @@ def _faulty_lines(draw: Draw, content: bytes) -> bytes:
     place = draw(st.integers(0, len(lines) - 1))
     lines[place] = faulty_json(draw, json.loads(lines[place]))
     return b"\n".join(lines) + b"\n"
+
+
+def _faulty_rows(draw: Draw, content: bytes) -> bytes:
+    """Of rows to go on with, after a line that says what they come of: place, tab, object."""
+    lines = content.splitlines()
+    number = draw(st.integers(0, len(lines) - 1))
+    place, tab, row = lines[number].rpartition(b"\t")
+    if tab and draw(st.booleans()):
+        odd = (b"", b"-1", b"1", b"99", b"9" * 30, b"9" * 5000, b"\xc2\xb2", b"x", b"0", b"1e3")
+        lines[number] = draw(st.sampled_from(odd)) + tab + row
+    else:
+        lines[number] = place + tab + faulty_json(draw, json.loads(row))
+    return b"\n".join(lines) + draw(st.sampled_from((b"\n", b"\n", b"")))
 
 
 def _faulty_yaml(draw: Draw, content: bytes) -> bytes:
@@ -242,10 +257,8 @@ def _objects() -> st.SearchStrategy[Any]:
     leaves = st.one_of(
         st.none(), st.integers(), st.floats(), st.text(max_size=5), st.binary(max_size=5)
     )
-    return st.recursive(
+    return st.one_of(
         leaves,
-        lambda inner: st.one_of(
-            st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=9), inner, max_size=4)
-        ),
-        max_leaves=8,
+        st.lists(leaves, max_size=4),
+        st.dictionaries(st.text(max_size=9), st.one_of(leaves, st.lists(leaves)), max_size=4),
     )

@@ -54,6 +54,8 @@ _FILES: tuple[tuple[str, str, str, commands.Drawn], ...] = (
     ("texts to score", "prompts", "scored*", commands.of_scored),
     ("logit bias", "prompts", "bias.json", commands.of_bias),
     ("training data", "data", "data*", commands.of_data),
+    ("scores to go on", "rows of score.py", "out*", commands.of_scores),
+    ("completions to go on", "rows of generate.py", "out*", commands.of_completions),
     ("a run to go on", "run", "out/*", commands.of_run),
 )
 KINDS: dict[str, Kind] = {

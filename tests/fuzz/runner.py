@@ -66,6 +66,7 @@ class Runner:
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "COLUMNS": "100",
+            "RUST_BACKTRACE": "0",
         }
         self._clear()
         self._stack = contextlib.ExitStack()

@@ -2,12 +2,24 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.fuzz.case import Case
+from tests.fuzz.corpus import CORPUS
 from tests.fuzz.fuzzing import fuzz
 from tests.fuzz.runner import Outcome, Runner
+from tests.fuzz.verdict import fault
 
-SECONDS = 45
+SECONDS = 30
 """With the start of the server it is a minute."""
+
+
+@pytest.mark.parametrize("name", CORPUS)
+def test_what_was_found_once_ends_as_it_must(runner: Runner, name: str) -> None:
+    case, status = CORPUS[name]
+    outcome = runner.run(case)
+    assert not fault(case, outcome), outcome.stderr
+    assert outcome.status == status, outcome.stderr
 
 
 def test_drawn_faults_end_in_success_or_in_one_line_and_status_2(

@@ -18,6 +18,7 @@ _CACHES = ("home/hf", "home/.cache", "tmp")
 _FRAME = re.compile(
     r'File "[^"]*?((?:neox_eqx|scripts)/[\w/]+\.py|generate\.py|train\.py)", line \d+, in (\w+)'
 )
+_PANIC = re.compile(r"\nthread '[^\n]*panicked at (?:(?!\nnote: )[\s\S])*\nnote: [^\n]*\n")
 _LITTER = re.compile(r"/\.[^/]*partial[^/]*$")
 
 
@@ -41,7 +42,9 @@ def _stopped(case: Case, outcome: Outcome) -> bool:
 def _about_lines(case: Case, outcome: Outcome) -> str | None:
     lines = outcome.stderr.split("\n")
     errors = [line for line in lines if line.startswith(f"{case.program}: error: ")]
-    others = [line for line in lines if line and line not in errors]
+    # A library in Rust that fails says so itself before anybody can catch it.
+    told = _PANIC.sub("", outcome.stderr).split("\n") if errors else lines
+    others = [line for line in told if line and line not in errors]
     if outcome.status == 2 and len(errors) != 1:
         return f"status 2 with {len(errors)} lines of error"
     if outcome.status == 0 and errors:

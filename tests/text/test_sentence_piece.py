@@ -216,13 +216,16 @@ def test_without_the_package_the_message_says_how_to_get_it(
         load_tokenizer(directory(tmp_path, rinna_model, RINNA))
 
 
-def test_a_broken_model_and_several_of_them_are_input_errors(tmp_path: Path) -> None:
+def test_a_broken_model_and_several_of_them_are_input_errors(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "a.model").write_bytes(b"junk")
     with pytest.raises(InputError, match=r"a.model: is not a SentencePiece model: "):
         load_tokenizer(tmp_path)
     (tmp_path / "a.model").write_bytes(b"")
     with pytest.raises(InputError, match=r"a.model: is not a SentencePiece model: it is empty"):
         load_tokenizer(tmp_path)
+    assert not capfd.readouterr().err  # where SentencePiece would complain
     (tmp_path / "b.model").write_bytes(b"")
     with pytest.raises(InputError, match=r"has several vocabularies, a.model, b.model"):
         load_tokenizer(tmp_path)
