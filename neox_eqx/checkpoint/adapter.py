@@ -1,9 +1,10 @@
 """A LoRA adapter in PEFT's format, merged into the tensors of its base."""
 
+import contextlib
 import dataclasses
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from neox_eqx.checkpoint.adapter_config import LoraSettings, read_lora_settings
 from neox_eqx.checkpoint.entry import Entry
-from neox_eqx.checkpoint.files import ADAPTER_FILES, read_file
+from neox_eqx.checkpoint.files import ADAPTER_CONFIG, ADAPTER_FILES, read_file
 from neox_eqx.checkpoint.merged import MergedEntry
 from neox_eqx.checkpoint.names import EMBEDDING, HEAD, stored_name
 from neox_eqx.errors import InputError
@@ -122,13 +123,15 @@ def _matrix(path: Path, entry: Entry) -> np.ndarray:
 def _pair(path: Path, settings: LoraSettings, module: str, both: Mapping[str, np.ndarray]) -> Pair:
     if len(both) < 2:
         raise InputError(f"{path}: {module} has but one of lora_A and lora_B; get the file again")
-    left, right, rank = both["left"], both["right"], settings.rank_of(module)
+    with _patterns_of(path):
+        rank, scale = settings.rank_of(module), settings.scale_of(module)
+    left, right = both["left"], both["right"]
     if not left.shape[1] == right.shape[0] == rank:
         raise InputError(
             f"{path}: the matrices of {module} have the ranks {right.shape[0]} and "
             f"{left.shape[1]}, and {path.parent / 'adapter_config.json'} says {rank}"
         )
-    return Pair(left, right, settings.scale_of(module))
+    return Pair(left, right, scale)
 
 
 def merged(directory: Path, entries: Iterable[Entry], *, tied: bool) -> list[Entry]:
@@ -183,7 +186,8 @@ def check_fits(adapter: Adapter, base: Mapping[str, Entry]) -> None:
         other = base.get(name) or base.get(EMBEDDING)
         if other is not None:
             _check_shape(path, entry.name, entry.shape, other.shape)
-    named = adapter.settings.targets.among(matrices)
+    with _patterns_of(path):
+        named = adapter.settings.targets.among(matrices)
     missing = [
         module
         for module in named
@@ -197,6 +201,15 @@ def check_fits(adapter: Adapter, base: Mapping[str, Entry]) -> None:
             f"{path}: has lora_A and lora_B of {_first(unnamed)}, which target_modules does not "
             "name"
         )
+
+
+@contextlib.contextmanager
+def _patterns_of(path: Path) -> Iterator[None]:
+    """What is wrong with a regular expression is told of the settings beside the file `path`."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{path.parent / ADAPTER_CONFIG}: {error}") from error
 
 
 def _check_shape(path: Path, what: str, own: tuple[int, ...], wanted: tuple[int, ...]) -> None:

@@ -1,15 +1,15 @@
 """adapter_config.json: what PEFT says of an adapter."""
 
 import dataclasses
-import re
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from neox_eqx.checkpoint.files import ADAPTER_CONFIG
-from neox_eqx.checkpoint.lora_targets import Targets, compiled
+from neox_eqx.checkpoint.lora_targets import Targets, check_count
+from neox_eqx.checkpoint.patterns import check_pattern, fullmatch
 from neox_eqx.errors import InputError
+from neox_eqx.field_types import LARGEST_FLOAT, LARGEST_INT
 from neox_eqx.model.lora import lora_scale
 from neox_eqx.shown import few, shown
 from neox_eqx.small_files import read_json
@@ -110,20 +110,21 @@ def _check_kind(directory: Path, config: dict[str, Any]) -> None:
 def _of_module(pattern: Mapping[str, Any], module: str, default: Any) -> Any:
     """A pattern is a regular expression of the end of a module's name."""
     for key, value in pattern.items():
-        if _end_of_name(key).match(module):
+        if fullmatch(_end_of_name(key), module):
             return value
     return default
 
 
-def _end_of_name(key: str) -> re.Pattern[str]:
-    return compiled(rf"(.*\.)?({key})$")
+def _end_of_name(key: str) -> str:
+    return rf"(.*\.)?({key})"
 
 
 def _pattern(config: dict[str, Any], name: str, check: Any) -> dict[str, Any]:
     values = _value(config, name, dict, {})
+    check_count(name, values)
     for key, value in values.items():
         check(f"{name} of {shown(key)}", value)
-        _end_of_name(key)
+        check_pattern(_end_of_name(key))
     return values
 
 
@@ -144,12 +145,12 @@ def _value(config: dict[str, Any], name: str, kind: type, default: Any) -> Any:
 
 
 def _rank(name: str, value: Any) -> int:
-    if type(value) is not int or value < 1:
+    if type(value) is not int or not 1 <= value <= LARGEST_INT:
         raise InputError(f"{name} must be a whole number of at least 1, not {shown(value)}")
     return value
 
 
 def _number(name: str, value: Any) -> float:
-    if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
+    if type(value) not in (int, float) or not abs(value) <= LARGEST_FLOAT:
         raise InputError(f"{name} must be a number, not {shown(value)}")
     return value

@@ -1,10 +1,10 @@
 """Which modules of a model LoRA is on, in the spellings of PEFT's adapter_config.json."""
 
 import dataclasses
-import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
+from neox_eqx.checkpoint.patterns import check_pattern, fullmatch
 from neox_eqx.errors import InputError
 from neox_eqx.shown import shown
 
@@ -13,6 +13,7 @@ _DEFAULT = ("query_key_value",)
 _ALL_LINEAR = "all-linear"
 # What this package and transformers 4 call the head, and its name since transformers 5.
 _ALIASES = {"embed_out": "lm_head"}
+_MOST = 4096
 _NOT_LINEAR = ("embed_in", "embed_out", "lm_head")
 """Modules that all-linear leaves out: the head, as PEFT does, and the embedding."""
 
@@ -43,13 +44,14 @@ class Targets:
         layers = [layers] if isinstance(layers, int) else layers or []
         if not isinstance(layers, list) or not all(type(layer) is int for layer in layers):
             raise InputError(f"layers_to_transform must be numbers of layers, not {shown(layers)}")
+        check_count("layers_to_transform", layers)
         modules = _names(config, "target_modules") or _DEFAULT
         pattern = _names(config, "layers_pattern")
         pattern = (pattern,) if isinstance(pattern, str) else pattern
         exclude = _names(config, "exclude_modules")
         for text in (modules, exclude, *pattern):
             if isinstance(text, str):
-                compiled(text)
+                check_pattern(text)
         return cls(modules, exclude, tuple(layers), pattern)
 
     def among(self, names: Iterable[str]) -> list[str]:
@@ -65,8 +67,18 @@ class Targets:
 
     def _layer(self, name: str) -> bool:
         before = "|".join(f"(?:{one})" for one in self.pattern) or r"[^.]*"
-        number = re.match(rf"(?:.*?\.)?(?:{before})\.(?P<number>\d+)\.", name)
-        return number is not None and int(number["number"]) in self.layers
+        found = fullmatch(rf"(?:.*?\.)?(?:{before})\.(?P<number>\d+)\..*", name)
+        return found is not None and int(found["number"]) in self.layers
+
+
+def check_count(key: str, values: Collection[Any]) -> None:
+    """Raises where there are more than any model has modules: each is held against each module.
+
+    Raises:
+        InputError: names the key.
+    """
+    if len(values) > _MOST:
+        raise InputError(f"{key} has {len(values)} entries, and at most {_MOST} are read")
 
 
 def _is_named(said: str | tuple[str, ...], name: str) -> bool:
@@ -74,19 +86,7 @@ def _is_named(said: str | tuple[str, ...], name: str) -> bool:
         return any(name == one or name.endswith(f".{one}") for one in said)
     if said.lower() == _ALL_LINEAR:
         return name.split(".")[-1] not in _NOT_LINEAR
-    return compiled(said).fullmatch(name) is not None
-
-
-def compiled(pattern: str) -> re.Pattern[str]:
-    """A regular expression.
-
-    Raises:
-        InputError: it is none, or so large or deep that Python refuses it.
-    """
-    try:
-        return re.compile(pattern)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise InputError(f"{shown(pattern)} is no regular expression: {error}") from error
+    return fullmatch(said, name) is not None
 
 
 def _names(config: dict[str, Any], key: str) -> str | tuple[str, ...]:
@@ -95,4 +95,5 @@ def _names(config: dict[str, Any], key: str) -> str | tuple[str, ...]:
         return value
     if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
         raise InputError(f"{key} must be a text or a list of texts, not {shown(value)}")
+    check_count(key, value)
     return tuple(value)

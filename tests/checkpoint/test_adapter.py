@@ -229,6 +229,17 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "no regular expression": (lambda d: edited(d, target_modules="*"), "is no regular expression"),
     "flags within": (lambda d: edited(d, rank_pattern={"(?i)a": 4}), "global flags not at the st"),
     "repetition": (lambda d: edited(d, target_modules=f"a{{{2**80}}}"), "number is too large"),
+    "endless": (
+        lambda d: edited(d, target_modules="([a-z_.0-9]|[a-z]+)*!"),
+        r"adapter_config.json: the regular expression '\(.*' takes more than 2 seconds",
+    ),
+    "two groups": (
+        lambda d: edited(d, layers_pattern=["(?P<number>h)"], layers_to_transform=[1]),
+        "redefinition of group name 'number'",
+    ),
+    "control": (lambda d: edited(d, target_modules="(?\x1b"), r"'unknown extension \?\\x1b"),
+    "huge rank": (lambda d: edited(d, r=10**400), "r must be a whole number of at least 1"),
+    "many": (lambda d: edited(d, target_modules=["a"] * 5000), "has 5000 entries, and at most"),
     "depth": (lambda d: edited(d, target_modules="(" * 5000 + ")" * 5000), "is no regular expr"),
     "huge alpha": (lambda d: edited(d, lora_alpha=10**400), "lora_alpha must be a number, not 10"),
     "long base": (lambda d: edited(d, base_model_name_or_path="a" * 5000), "File name too long"),
