@@ -1,6 +1,5 @@
 """Lines without an end: what is shown of them, when, and what host stands before it."""
 
-import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,8 +10,8 @@ import pytest
 
 from tests.podrun.hosts import PODRUN, Hosts
 from tests.podrun.launch import wait_until
+from tests.podrun.parts import podrun
 
-podrun = SimpleNamespace(**runpy.run_path(str(PODRUN), run_name="podrun"))
 LIMIT = 1000
 # From a small process: the memory of one that forks counts as its child's too.
 MEASURE = """
