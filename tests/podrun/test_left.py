@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.podrun.hosts import Hosts, is_agent, parent
+from tests.podrun.hosts import Hosts, is_agent, parent, runs_agent
 from tests.podrun.launch import Launch, wait_until
 
 
@@ -97,3 +97,20 @@ def test_many_orphans_leave_no_zombies(pod: Hosts) -> None:
     launch = pod.run("sh", "-c", orphans + count, hosts="h0")
     if hasattr(pod, "prefix"):  # a host with processes of its own
         assert launch.stdout == "h0| 0\n"
+
+
+def test_what_a_start_up_file_has_started_goes_on(pod: Hosts, daemon: Daemon) -> None:
+    """Though it is a child of what the shell becomes: the keeper."""
+    ssh = pod.folder / "start-up" / "ssh"
+    ssh.parent.mkdir()
+    sleep = f"sleep {daemon.seconds} </dev/null >/dev/null 2>&1 &"
+    ssh.write_text(f'#!/bin/bash\n{sleep}\nexec sh -c "exec ${{@: -1}}"\n', "utf-8")
+    ssh.chmod(0o755)
+    path = f"{ssh.parent}:{os.environ['PATH']}"
+    launch = pod.launch("sh", "-c", "echo started; sleep 0.5; exit 3", hosts="h0", PATH=path)
+    launch.wait_for("started")
+    (other,) = daemon.processes()
+    assert runs_agent(parent(other))
+    assert launch.end(within_seconds=3) == 3
+    assert daemon.processes() == [other]
+    os.kill(other, signal.SIGKILL)
