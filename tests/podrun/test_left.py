@@ -103,8 +103,9 @@ def test_what_a_start_up_file_has_started_goes_on(pod: Hosts, daemon: Daemon) ->
     """Though it is a child of what the shell becomes: the keeper."""
     ssh = pod.folder / "start-up" / "ssh"
     ssh.parent.mkdir()
-    sleep = f"sleep {daemon.seconds} </dev/null >/dev/null 2>&1 &"
-    ssh.write_text(f'#!/bin/bash\n{sleep}\nexec sh -c "exec ${{@: -1}}"\n', "utf-8")
+    first = f"sleep {daemon.seconds} </dev/null >/dev/null 2>&1 & exec"
+    words = '"${@:1:$#-1}" "' + first + ' ${@: -1}"'
+    ssh.write_text(f"#!/bin/bash\nexec {pod.folder}/bin/ssh {words}\n", "utf-8")
     ssh.chmod(0o755)
     path = f"{ssh.parent}:{os.environ['PATH']}"
     launch = pod.launch("sh", "-c", "echo started; sleep 0.5; exit 3", hosts="h0", PATH=path)
@@ -112,5 +113,6 @@ def test_what_a_start_up_file_has_started_goes_on(pod: Hosts, daemon: Daemon) ->
     (other,) = daemon.processes()
     assert runs_agent(parent(other))
     assert launch.end(within_seconds=3) == 3
+    wait_until(lambda: set(pod.processes()) <= {other}, 2, lambda: "the keeper is left")
     assert daemon.processes() == [other]
     os.kill(other, signal.SIGKILL)
