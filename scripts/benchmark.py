@@ -23,8 +23,10 @@ from neox_eqx import GPTNeoX, InputError, load
 from neox_eqx.checkpoint.origin import OriginOptions
 from neox_eqx.command_line import run
 from neox_eqx.generation.loop import decode_all, prefill
+from neox_eqx.generation.not_a_number import not_numbers
 from neox_eqx.generation.options import GenerationOptions
 from neox_eqx.generation.run import pad_prompts, strategy_of
+from neox_eqx.generation.stopping import ERROR
 from neox_eqx.presets import preset
 
 
@@ -161,6 +163,8 @@ def ours(model: GPTNeoX, prompts: np.ndarray, options: Options, room: int) -> Ro
         if state.count >= options.gen_len:
             break
     found, _ = strategy.results(state.rows, state.memory)
+    if (np.asarray(found.finish) == ERROR).any():  # it took less time than its text would
+        raise InputError(not_numbers("a row", model.dtype))
     generated = np.asarray(found.tokens)[:: options.num_beams, : options.gen_len]
     end = time.perf_counter()
     cache = sum(leaf.nbytes for leaf in jax.tree.leaves((prompt.kv, state.generated.kv)))

@@ -159,10 +159,7 @@ class NeoXLM(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: Sequence[TokenRequest], disable_tqdm: bool = False, **_: Any
     ) -> list[tuple[float, bool]]:
-        """What does not fit into the model is cut off at the beginning of the context.
-
-        What the model gives no numbers for is impossible.
-        """
+        """What does not fit is cut off at the context's beginning; without numbers it is -inf."""
         with agreed():
             pairs = [self._pair(context, tokens) for _, context, tokens in requests]
         check_equal("what to score", pairs)
@@ -172,10 +169,9 @@ class NeoXLM(TemplateLM):
             for batch in score_pairs(self._generator.model, pairs, batch_size=self._batch_size):
                 for index, score in batch:
                     answers[index] = math.fsum(score.logprobs), all(score.are_greedy)
-                    texts = requests[index][0]
                     if score.error is not None:
                         errors.append(score.error)
-                    elif texts:
+                    elif texts := requests[index][0]:
                         self.cache_hook.add_partial("loglikelihood", texts, answers[index])
                 bar.update(len(batch))
         FAILURES.add(errors, len(pairs), "a log-likelihood of -inf")
@@ -219,10 +215,7 @@ class NeoXLM(TemplateLM):
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Texts up to the first of their `until`, by greedy choice or as their options say."""
         with agreed():
-            asked = [
-                self._continuation(*request.args, seed=number)
-                for number, request in enumerate(requests)
-            ]
+            asked = [self._continuation(*own.args, seed=n) for n, own in enumerate(requests)]
         check_equal("what to continue", asked)
         answers: dict[int, str] = {}
         errors = []
@@ -230,14 +223,13 @@ class NeoXLM(TemplateLM):
             for batch in continue_texts(self._generator, asked, batch_size=self._batch_size):
                 for index, text in batch:
                     if isinstance(text, InputError):
-                        answers[index] = ""
                         errors.append(str(text))
-                        continue
-                    answers[index] = text
-                    self.cache_hook.add_partial("generate_until", requests[index].args, text)
+                    else:
+                        answers[index] = text
+                        self.cache_hook.add_partial("generate_until", requests[index].args, text)
                 bar.update(len(batch))
         FAILURES.add(errors, len(asked), "an empty text")
-        return [answers[index] for index in range(len(asked))]
+        return [answers.get(index, "") for index in range(len(asked))]
 
     def _continuation(self, context: str, settings: dict[str, Any], *, seed: int) -> Continuation:
         """A context and the harness's settings as a request, and the texts at which it ends.

@@ -157,6 +157,7 @@ class TextGenerator:
         A prompt is a text, or a list of messages with role and content, which the model's chat
         template writes. `options` are for all prompts or one for each; where they name no `stop`,
         a conversation stops where its template says. `batch_size` prompts run together.
+        One that fails has the `finish_reason` "error" and an `error`; the others are not touched.
         `progress` shows a bar on stderr if that is a terminal, where it stays if no other one
         is above it.
 

@@ -9,7 +9,10 @@ import sys
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
+from tokenizers import Tokenizer
 
 from neox_eqx import DEMO_MODEL
 from tests.sharding.processes import ROOT, finish, finish_by_force, podrun_environments, start
@@ -51,6 +54,25 @@ def test_the_output_file_is_written_once_with_the_samples_of_one_process(tmp_pat
         for path in (directories[0] / "out.jsonl", tmp_path / "alone.jsonl")
     )
     assert [row["tokens"] for row in rows] == [row["tokens"] for row in expected]
+
+
+@pytest.mark.slow
+def test_a_row_that_fails_is_told_once_and_the_others_are_written(tmp_path: Path) -> None:
+    """It is on the devices of one process, and all agree about it."""
+    model = shutil.copytree(DEMO_MODEL, tmp_path / "model")
+    tensors = load_file(model / "model.safetensors")
+    (token,) = Tokenizer.from_file(str(model / "tokenizer.json")).encode("Z").ids
+    tensors["gpt_neox.embed_in.weight"][token] = np.nan
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    output = tmp_path / "out.jsonl"
+    ask = ["--model", model, "--prompt", "Tom has 3", "Anna", "Z", "Joe", "--output", output]
+    ended = finish(start([GENERATE, *ask, "--mesh", "data=4,model=1"], 2))
+    assert [(one.status, one.out) for one in ended] == [(2, "")] * 2, ended
+    told = [CHATTER.sub("", one.err) for one in ended]
+    assert told[0].startswith("generate.py: error: 1 of 4 completions failed, the first that of ")
+    assert (told[0].count("\n"), told[1]) == (1, "")
+    rows = [json.loads(line) for line in output.read_text("utf-8").splitlines()]
+    assert [row["finish_reason"] == "error" for row in rows] == [False, False, True, False]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 import dataclasses
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -143,6 +145,18 @@ def test_exact_match_counts_the_answers_that_transformers_gets_right() -> None:
         for number, problem in enumerate(problems)
     ]
     assert exact_match(TextGenerator.load(DEMO_MODEL), examples, 96) == right / len(problems)
+
+
+def test_an_answer_that_fails_is_not_right() -> None:
+    generator = TextGenerator.load(DEMO_MODEL)
+    (bad,) = generator.tokenizer.encode("Z").ids
+    embeddings = generator.model.embed_in.weight.at[bad].set(jnp.nan)
+    model = eqx.tree_at(lambda m: m.embed_in.weight, generator.model, embeddings)
+    generator = dataclasses.replace(generator, model=model)
+    question = "How many legs do 3 cats have?"
+    right = generator.generate([question])[0].text
+    examples = [Example(0, question, right), Example(1, f"{question} Z", "")]
+    assert exact_match(generator, examples, 96) == 1 / 2
 
 
 def test_of_a_chat_what_is_said_before_the_stop_text_counts() -> None:
