@@ -103,6 +103,7 @@ def test_a_prompt_that_fails_has_its_error_in_its_row_and_the_others_are_whole(
         assert row == expected and "error" not in row
 
 
+@pytest.mark.slow
 def test_on_the_terminal_what_failed_before_its_first_token_is_not_there(
     model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

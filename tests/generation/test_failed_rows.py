@@ -58,7 +58,7 @@ def assert_failed(row: Row, token: int) -> None:
 @pytest.mark.parametrize(
     ("way", "size"),
     [
-        ("greedy", 8),
+        pytest.param("greedy", 8, marks=pytest.mark.slow),
         ("sampled", 4),
         ("beams", 4),
         pytest.param("greedy on a mesh", 4, marks=pytest.mark.slow),
@@ -144,6 +144,7 @@ def test_what_the_loop_makes_of_a_row_after_its_end_is_no_part_of_it() -> None:
     assert after.scores[0, 0] == expected.scores[0, 0]
 
 
+@pytest.mark.slow
 def test_a_cache_of_prefixes_keeps_no_row_that_failed() -> None:
     cache = PrefixCache(with_bad(BAD), 2**30)
     result = cache.prefill(Chunk.of([(BAD, 1, 2, 3), (4, 5, 6)]))
@@ -155,6 +156,7 @@ def test_a_cache_of_prefixes_keeps_no_row_that_failed() -> None:
     np.testing.assert_allclose(again.scores[1, 1:4], whole.scores[1, 1:4], atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_conversation_goes_on_after_an_answer_that_failed() -> None:
     asked = request(FIRST, max_new_tokens=NEW, suppress_tokens=(0,))
     *_, row = KeptText(MODEL).answer(asked, eos=(ENDLESS,))
@@ -188,6 +190,7 @@ def test_another_dtype_is_advised_where_it_would_differ(dtype: Any, advice: str)
     assert re.search(advice, message)
 
 
+@pytest.mark.slow
 def test_float16_that_overflows_in_one_row_ends_that_row() -> None:
     """A token is read as something so large that a layer overflows in float16, and only there."""
     large = eqx.tree_at(

@@ -147,6 +147,7 @@ def test_exact_match_counts_the_answers_that_transformers_gets_right() -> None:
     assert exact_match(TextGenerator.load(DEMO_MODEL), examples, 96) == right / len(problems)
 
 
+@pytest.mark.slow
 def test_an_answer_that_fails_is_not_right() -> None:
     generator = TextGenerator.load(DEMO_MODEL)
     (bad,) = generator.tokenizer.encode("Z").ids
