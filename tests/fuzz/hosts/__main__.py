@@ -57,13 +57,13 @@ def _fuzz(pod: NamespaceHosts, disk: Path, options: argparse.Namespace) -> int:
     counts: collections.Counter[str] = collections.Counter()
     finds = 0
     while time.monotonic() < end:
-        task: Task = draw.choice([Generate, Train])(disk, draw.choice([2, 4]))
+        task: Task = draw.choice([Generate, Train])(disk, draw.choice([2, 2, 4]))
         if not task.reference.exists():
             if wrong := rounds.undisturbed(task):
                 print(f"  FIND: {wrong}", flush=True)
                 return 1
             task.keep_as_reference()
-        for _ in range(draw.randint(1, 2)):
+        for _ in range(draw.randint(1, 4)):
             result = rounds.disturbed(task, options.only)
             print(result, flush=True)
             counts[result.fault.partition(" (")[0]] += 1

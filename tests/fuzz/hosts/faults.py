@@ -6,7 +6,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.fuzz.hosts import clock, machines
@@ -30,12 +30,17 @@ class Scene:
         return machines.rank(self.pod, self.host)
 
 
+Act = Callable[[Scene], contextlib.AbstractContextManager[None]]
+Prepare = Callable[[NamespaceHosts, str, Path], None]
+"""Of a host, for a launch with this output."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Fault:
     """What is done, until the block that `act` gives is left."""
 
     name: str
-    act: Callable[[Scene], contextlib.AbstractContextManager[None]]
+    act: Act
     status: int | None
     """podrun's exit status; None where the command may also succeed in spite of it."""
     reason: str | None
@@ -44,7 +49,7 @@ class Fault:
     """From the fault until podrun has ended: what the launch allows, and a busy machine's share."""
     hosts_seconds: float = 3
     """From then until nothing runs on any host."""
-    before: Callable[[NamespaceHosts, str, Path], None] = lambda pod, host, output: None
+    before: Prepare = lambda pod, host, output: None
     """What is made ready before the launch."""
     needs_rank: bool = True
     """Whether it can only happen to a command that runs."""
@@ -52,7 +57,7 @@ class Fault:
 
 def _sent(number: signal.Signals, seconds: float, reason: str) -> Fault:
     def act(scene: Scene) -> contextlib.AbstractContextManager[None]:
-        machines.send([scene.rank or 0][:1] if scene.rank else [], number)
+        machines.send([pid for pid in [scene.rank] if pid], number)
         return contextlib.nullcontext()
 
     return Fault(f"{number.name} of a process", act, 128 + number, f"HOST: {reason}", seconds)
@@ -73,7 +78,7 @@ def _kill_session(scene: Scene) -> contextlib.AbstractContextManager[None]:
     return contextlib.nullcontext()
 
 
-def _launcher(number: signal.Signals) -> Callable[[Scene], contextlib.AbstractContextManager[None]]:
+def _launcher(number: signal.Signals) -> Act:
     def act(scene: Scene) -> contextlib.AbstractContextManager[None]:
         os.killpg(scene.launch.process.pid, number)
         return contextlib.nullcontext()
@@ -92,7 +97,7 @@ def _cut_for_a_while(scene: Scene) -> contextlib.AbstractContextManager[None]:
 
 
 @contextlib.contextmanager
-def _power_off(scene: Scene):  # type: ignore[no-untyped-def]
+def _power_off(scene: Scene) -> Iterator[None]:
     scene.pod.power_off(scene.host)
     try:
         yield
@@ -101,7 +106,7 @@ def _power_off(scene: Scene):  # type: ignore[no-untyped-def]
 
 
 @contextlib.contextmanager
-def _full_disk(scene: Scene):  # type: ignore[no-untyped-def]
+def _full_disk(scene: Scene) -> Iterator[None]:
     filling = scene.disk / "filling"
     with open(filling, "wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
@@ -112,7 +117,7 @@ def _full_disk(scene: Scene):  # type: ignore[no-untyped-def]
         filling.unlink()
 
 
-def _small_disk(at: Callable[[Path], Path]) -> tuple:
+def _small_disk(at: Callable[[Path], Path]) -> tuple[Prepare, Act]:
     """Before the launch a small disk; then that it is full."""
 
     def before(pod: NamespaceHosts, host: str, output: Path) -> None:
@@ -121,7 +126,7 @@ def _small_disk(at: Callable[[Path], Path]) -> tuple:
         machines.mount_small_disk(pod, host, at(output))
 
     @contextlib.contextmanager
-    def act(scene: Scene):  # type: ignore[no-untyped-def]
+    def act(scene: Scene) -> Iterator[None]:
         machines.fill(scene.pod, scene.host, at(scene.output))
         try:
             yield
