@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.podrun.hosts import Hosts, is_agent
+from tests.podrun.hosts import Hosts, is_agent, parent
 from tests.podrun.launch import Launch, wait_until
 
 START_SECONDS = 20  # until all hosts print, on a busy machine
@@ -120,6 +120,15 @@ def test_a_killed_agent_leaves_nothing_behind(pod: Hosts) -> None:
     assert launch.end(STOP_SECONDS) == 255
     (reason,) = reasons(launch)
     assert "connection lost, or its agent was killed" in reason
+
+
+def test_a_command_ends_where_agent_and_keeper_are_killed_at_once(pod: Hosts) -> None:
+    launch = start_all(pod, "import time; print('started'); time.sleep(1000)")
+    agent = next(pid for pid in pod.processes() if is_agent(pid))
+    for pid in (parent(agent), agent):
+        os.kill(pid, signal.SIGKILL)
+    assert launch.end(STOP_SECONDS) == 255
+    pod.expect_nothing_left()
 
 
 def test_an_agent_that_stops_answering_is_named(pod: Hosts) -> None:

@@ -68,6 +68,8 @@ def _fuzz(pod: NamespaceHosts, disk: Path, options: argparse.Namespace) -> int:
             print(result, flush=True)
             counts[result.fault.partition(" (")[0]] += 1
             finds += len(result.finds)
+            if result.status == 0:  # it is whole
+                break
         wrong = rounds.undisturbed(task)
         print("and then undisturbed: " + ("; ".join(wrong) or "equal"), flush=True)
         finds += len(wrong)

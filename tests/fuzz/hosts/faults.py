@@ -161,8 +161,7 @@ FAULTS = (
     _sent(signal.SIGSEGV, 6, "signal SIGSEGV"),
     _sent(signal.SIGSTOP, 14, r"stopped \(SIGSTOP\) for 5 s, process \d+"),
     Fault("agent killed", _kill_agent, 255, f"HOST: {_LOST}"),
-    # What is left on its host ends when JAX misses the other processes.
-    Fault("agent and keeper killed", _kill_agent_and_keeper, 255, f"HOST: {_LOST}", 6, 35),
+    Fault("agent and keeper killed", _kill_agent_and_keeper, 255, f"HOST: {_LOST}"),
     Fault("ssh session killed", _kill_session, 255, f"HOST: {_LOST}"),
     Fault("podrun killed", _launcher(signal.SIGKILL), -9, None, 3, 16, needs_rank=False),
     Fault("Ctrl-C", _launcher(signal.SIGINT), 130, None, 16, needs_rank=False),
