@@ -7,6 +7,7 @@ the cost of the chunks that hold them, so that loading is the same as from any o
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ import numpy as np
 
 from neox_eqx.checkpoint import safetensors_file
 from neox_eqx.checkpoint.entry import check_name
+from neox_eqx.checkpoint.safetensors_file import MAX_RANK
 from neox_eqx.errors import InputError
 from neox_eqx.shown import shown
 from neox_eqx.small_files import read_json
@@ -24,7 +26,10 @@ if TYPE_CHECKING:
 
 PARAMETERS = "parameters"
 METADATA = "_METADATA"
+ARRAY = "zarr.json"
 _DTYPES = {dtype.name: dtype for dtype in safetensors_file.DTYPES.values()}
+# Those that leave the bytes as they are.
+_CODECS = ({"bytes"}, {"bytes", "crc32c"})
 CHUNK_BYTES = 8 * 2**20
 """A chunk is a file and is read as a whole; none of this package's is larger."""
 
@@ -39,6 +44,8 @@ class NativeEntry:
     dtype: np.dtype
     granule: int
     """The rows of a chunk: to begin or end a read within one costs all of it."""
+    chunk_bytes: int
+    """Of a chunk's file, with its checksum."""
 
     def read(self, index: tuple[slice, ...]) -> np.ndarray:
         """As `Entry.read`. Only the chunks that hold a part of it are read.
@@ -49,6 +56,8 @@ class NativeEntry:
         # As NumPy cuts what goes beyond the end; tensorstore would complain.
         ranges = [part.indices(size) for part, size in zip(index, self.shape, strict=True)]
         within = tuple(slice(first, max(first, last)) for first, last, _ in ranges)
+        rows = within[0] if within else slice(0, 1)
+        self._check_chunks(rows.start, rows.stop)
         try:
             return self._store[within].read().result()
         except (ValueError, OSError) as error:
@@ -61,6 +70,19 @@ class NativeEntry:
         # A chunk that is not there is an error, and no zeros.
         spec = {"driver": "zarr3", "kvstore": _file(self.path), "fill_missing_data_reads": False}
         return tensorstore.open(spec, open=True, read=True).result()
+
+    def _check_chunks(self, first: int, last: int) -> None:
+        """That the files of these rows are there and of the one size that they can have.
+
+        tensorstore waits where one is a pipe, and ends the process where memory is short.
+        """
+        for number in range(first // self.granule, -(-last // self.granule)):
+            place = [number, *[0] * (len(self.shape) - 1)] if self.shape else []
+            file = self.path / ".".join(["c", *map(str, place)])
+            if not file.exists():
+                raise _corrupt(self.path, f"{file.name} is missing")
+            if not file.is_file() or file.stat().st_size != self.chunk_bytes:
+                raise _corrupt(self.path, f"{file.name} is no file of {self.chunk_bytes} bytes")
 
 
 def read_entries(directory: Path) -> list[NativeEntry]:
@@ -93,16 +115,20 @@ def _names(path: Path, metadata: dict[str, Any]) -> Iterator[str]:
 
 def _entry(directory: Path, name: str) -> NativeEntry:
     path = directory / name
-    array = read_json(path / "zarr.json")
+    array = read_json(path / ARRAY)
     try:
         dtype, shape = _DTYPES[array["data_type"]], tuple(array["shape"])
         chunk = tuple(array["chunk_grid"]["configuration"]["chunk_shape"])
         plain = all(type(size) is int and size >= 0 for size in (*shape, *chunk))
+        codecs = {codec["name"] for codec in array["codecs"]}
     except (KeyError, TypeError) as error:
-        raise _corrupt(path / "zarr.json", "it gives no shape, chunks and dtype") from error
-    if not plain or len(chunk) != len(shape) or 0 in chunk:
-        raise _corrupt(path / "zarr.json", "its shape or that of its chunks cannot be")
-    return NativeEntry(path, name, shape, dtype, chunk[0] if chunk else 1)
+        raise _corrupt(path / ARRAY, "it gives no shape, chunks, dtype and codecs") from error
+    if not plain or len(chunk) != len(shape) or 0 in chunk or len(shape) > MAX_RANK:
+        raise _corrupt(path / ARRAY, "its shape or that of its chunks cannot be")
+    if codecs not in _CODECS or chunk[1:] != shape[1:]:
+        raise _corrupt(path / ARRAY, "its chunks are not as this package writes them")
+    chunk_bytes = math.prod(chunk) * dtype.itemsize + 4 * ("crc32c" in codecs)
+    return NativeEntry(path, name, shape, dtype, chunk[0] if chunk else 1, chunk_bytes)
 
 
 def _file(path: Path) -> dict[str, str]:

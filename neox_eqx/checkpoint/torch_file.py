@@ -51,6 +51,10 @@ class MemoryEntry:
         return np.asarray(self.array[index])  # an array even of a scalar
 
 
+# Settings lie in the dict of a run's arguments, and some of them are dicts.
+_MOST_LEVELS = 2
+
+
 class Inert:
     """Stands in for an object of a training run: takes what its pickle gives it, and does nothing.
 
@@ -117,20 +121,26 @@ def read_states(path: Path) -> tuple[list[Entry], dict[str, Any]]:
     """
     starts = data_starts(path)
     states = _unpickle(path, starts, stand_ins=OF_A_TRAINING_RUN)
-    module = states.get("module", states) or {}
+    module = states.get("module", states)
+    module = {} if module is None else module
     if not isinstance(module, Mapping):
         raise InputError(f"{path}: its module is no dict of tensors; save the checkpoint again")
-    tensors = {str(name): tensor for name, tensor in module.items() if _is_tensor(tensor)}
+    tensors = {
+        name if isinstance(name, str) else shown(name): tensor
+        for name, tensor in module.items()
+        if _is_tensor(tensor)
+    }
     entries = [_entry(path, name, tensor, starts) for name, tensor in tensors.items()]
     return entries, _plain({key: value for key, value in states.items() if key != "module"})
 
 
-def _plain(values: Mapping) -> dict[str, Any]:
+def _plain(values: Mapping, levels: int = _MOST_LEVELS) -> dict[str, Any]:
+    """What a pickle has for names; it may repeat one dict over and over, or within itself."""
     plain: dict[str, Any] = {}
     for key, value in values.items():
         value = value.attributes if isinstance(value, Inert) else value
-        if isinstance(key, str) and isinstance(value, Mapping):
-            plain[key] = _plain(value)
+        if isinstance(key, str) and isinstance(value, Mapping) and levels:
+            plain[key] = _plain(value, levels - 1)
         elif isinstance(key, str) and isinstance(value, str | int | float | None):
             plain[key] = value
     return plain

@@ -9,8 +9,9 @@ from neox_eqx.errors import InputError
 from neox_eqx.shown import shown
 from neox_eqx.small_files import check_file
 
-# Of a member that is read whole, which all are but the tensors' data; as of a safetensors header.
-MAX_PICKLE_BYTES = 100_000_000
+# Of a member that is read whole, which all are but the tensors' data. A thousand tensors take some
+# hundred kilobytes, and a byte can stand for an object of a hundred.
+MAX_PICKLE_BYTES = 20_000_000
 _DATA = re.compile("[^/]+/data/[^/]+")
 
 

@@ -1,6 +1,7 @@
 """The native layout: restored into any sharding, each reader reading what it holds."""
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -177,6 +178,12 @@ def of_type(value: object) -> Callable[[Path], None]:
     return lambda d: edit(d / NORM / "zarr.json", data_type=value)
 
 
+def of_chunks(rows: int) -> Callable[[Path], None]:
+    """Gives an array chunks of so many rows, whatever is in them."""
+    grid = {"name": "regular", "configuration": {"chunk_shape": [rows]}}
+    return lambda d: edit(d / NORM / "zarr.json", chunk_grid=grid)
+
+
 def of_name(value: object) -> Callable[[Path], None]:
     """Gives a tensor this name."""
     leaf = {"key_metadata": [{"key": value, "key_type": 2}]}
@@ -200,13 +207,20 @@ def flip(path: Path) -> None:
         (lambda d: flip(d / NORM / "c.0"), f"{NORM}: is incomplete or corrupt: .* mismatch"),
         (lambda d: (d / NORM / "c.0").write_bytes(b"abc"), f"{NORM}: is incomplete or corrupt"),
         (lambda d: (d / NORM / "zarr.json").unlink(), "zarr.json: cannot be read"),
-        (lambda d: (d / NORM / "zarr.json").write_text("{}"), "gives no shape, chunks and dtype"),
+        (
+            lambda d: (d / NORM / "zarr.json").write_text("{}"),
+            "it gives no shape, chunks",
+        ),
         (lambda d: (d / "_METADATA").unlink(), "_METADATA: cannot be read"),
         (lambda d: (d / "_METADATA").write_text("{}"), "is not stored as this package stores"),
         (lambda d: shutil.rmtree(d / NORM), "zarr.json: cannot be read"),
-        *(
-            (of_type(text), "gives no shape, chunks and dtype")
-            for text in ("(2,", "O", "\ud800", [])
+        *((of_type(text), "it gives no shape, chunks") for text in ("(2,", "O", [])),
+        (of_chunks(2**31), "c.0 is no file of [0-9]+ bytes"),
+        (lambda d: edit(d / NORM / "zarr.json", codecs=[{"name": "zstd"}]), "its chunks are not"),
+        (lambda d: os.truncate(d / NORM / "c.0", 2**40), "c.0 is no file of [0-9]+ bytes"),
+        (
+            lambda d: ((d / NORM / "c.0").unlink(), os.mkfifo(d / NORM / "c.0")),
+            "c.0 is no file of [0-9]+",
         ),
         *((of_name(name), "cannot be a tensor's name") for name in (True, None, "n" * 300, "../x")),
     ],

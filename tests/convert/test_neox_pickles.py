@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from neox_eqx.checkpoint.torch_file import read_states
 from neox_eqx.convert.neox_in import read_neox
 from neox_eqx.errors import InputError
 from tests.convert.neox_checkpoints import STEP, neox, state_dict
@@ -143,3 +144,16 @@ def test_nothing_is_held_that_was_not_asked_for(tmp_path: Path) -> None:
     np.testing.assert_array_equal(first, whole[:96])
     with pytest.raises(InputError, match="layer_02-model_01-model_states.pt: ends within"):
         entry.read((slice(95, 97), slice(None)))
+
+
+def test_dicts_that_a_pickle_repeats_are_not_followed_for_ever(tmp_path: Path) -> None:
+    shared: dict = {"a": 1}
+    for _ in range(60):
+        shared = {"a": shared, "b": shared}
+    endless: dict = {"iteration": 3}
+    endless["args"] = endless
+    module = {"w": torch.ones(2), (1, 2): torch.ones(3)}
+    torch.save({"module": module, "args": shared, "more": endless}, tmp_path / "a.pt")
+    entries, beside = read_states(tmp_path / "a.pt")
+    assert {entry.name: entry.shape for entry in entries} == {"w": (2,), "(1, 2)": (3,)}
+    assert beside["more"]["iteration"] == 3
