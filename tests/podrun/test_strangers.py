@@ -128,6 +128,13 @@ def test_a_check_of_programs_that_print_without_end(tmp_path: Path) -> None:
     assert len(answer.stdout) < 2000
 
 
+@pytest.mark.parametrize("number", [15, 35])
+def test_a_signal_that_python_has_no_name_for(number: int, tmp_path: Path) -> None:
+    answer = run(tmp_path, "", "sh", "-c", f"kill -{number} $$")
+    assert answer.returncode == 128 + number
+    expect_a_line(answer, f"h0: signal {'SIGTERM' if number == 15 else number}")
+
+
 def test_more_hosts_than_files_can_be_open(tmp_path: Path) -> None:
     names = ",".join(f"h{i}" for i in range(16))
     answer = run(tmp_path, "", hosts=names, limits="ulimit -n 64")
@@ -138,10 +145,12 @@ def test_more_hosts_than_files_can_be_open(tmp_path: Path) -> None:
 
 
 def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
-    script = f"exec {sys.executable} {PODRUN} --hosts h0 echo ran >/dev/full"
-    run(tmp_path, "")
-    path = f"{tmp_path}/bin:{os.environ['PATH']}"
-    answer = subprocess.run(
-        ["sh", "-c", script], capture_output=True, text=True, env=os.environ | {"PATH": path}
-    )
+    answer = run(tmp_path, "", limits="exec >/dev/full")
     expect_a_line(answer, "cannot print: No space left on device")
+
+
+@pytest.mark.parametrize("closed", ["<&- >&-", "<&- >&- 2>&-"])
+def test_closed_files_become_no_connection(tmp_path: Path, closed: str) -> None:
+    answer = run(tmp_path, "", "sh", "-c", "echo out; echo error >&2", limits=f"exec {closed}")
+    assert (answer.returncode, answer.stdout) == (0, "")
+    assert answer.stderr == ("" if "2>" in closed else "h0| error\n")
