@@ -61,23 +61,27 @@ def new_directory(directory: Path) -> Iterator[Path]:
     partial = _partial(directory)
     lock = partial.with_name(f"{partial.name}.lock")
     with _told(directory):
-        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-            raise InputError(f"{directory}: is not an empty directory; choose another name")
-        if directory == Path.cwd():
-            # It would be replaced, and the process be left in one that is no more.
-            raise InputError(f"{directory}: is the working directory; choose another name")
         if not directory.parent.exists():
             directory.parent.mkdir(parents=True, exist_ok=True)
         # A file beside it: other hosts do not see the lock of a directory on NFS.
         with open_alone(lock, of=directory):
             try:
                 shutil.rmtree(partial, ignore_errors=True)
+                _check_absent(directory)
                 partial.mkdir()
                 yield partial
                 os.replace(partial, directory)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
                 lock.unlink(missing_ok=True)
+
+
+def _check_absent(directory: Path) -> None:
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise InputError(f"{directory}: is not an empty directory; choose another name")
+    if directory == Path.cwd():
+        # It would be replaced, and the process be left in one that is no more.
+        raise InputError(f"{directory}: is the working directory; choose another name")
 
 
 def place_of(path: Path) -> tuple[Path, bool]:

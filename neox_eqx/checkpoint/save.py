@@ -21,8 +21,13 @@ from neox_eqx.errors import InputError
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.sharding.distributed import is_first
 
+Companion = Path | tuple[str, str]
+"""A file to copy, or the name and the text of one to write."""
 
-def save(model: GPTNeoX, directory: str | Path, companions: Iterable[Path] | None = None) -> None:
+
+def save(
+    model: GPTNeoX, directory: str | Path, companions: Iterable[Companion] | None = None
+) -> None:
     """Writes a checkpoint in Hugging Face's layout that transformers loads.
 
     A model knows no tokenizer: its files, and generation_config.json, are `companions` to copy
@@ -32,7 +37,7 @@ def save(model: GPTNeoX, directory: str | Path, companions: Iterable[Path] | Non
     all processes call it and the first writes.
 
     `directory` must be absent or empty. It comes into being whole: an error or an interruption
-    leaves nothing, and only a killed process a directory of another name.
+    leaves nothing, and only a killed process a hidden directory, which the next one removes.
 
     Raises:
         InputError: the directory holds something, or cannot be written; or the model is quantised.
@@ -56,7 +61,7 @@ def write(
     leaves: Sequence[Parameter],
     tensors: Iterable[np.ndarray],
     directory: Path,
-    companions: Iterable[Path],
+    companions: Iterable[Companion],
 ) -> None:
     """As `save`, of parameters of one dtype whose tensors come one at a time, in their order."""
     layout = [(name, leaf.shape, leaf.array.dtype) for leaf in leaves for name in leaf.names]
@@ -64,8 +69,12 @@ def write(
     # transformers 4 reads torch_dtype, 5 reads dtype.
     values = config.to_hf() | {"dtype": dtype, "torch_dtype": dtype}
     with new_directory(directory) as partial:
-        for path in companions:
-            shutil.copyfile(path, partial / path.name)
+        for companion in companions:
+            if isinstance(companion, Path):
+                shutil.copyfile(companion, partial / companion.name)
+            else:
+                name, text = companion
+                (partial / name).write_text(text, encoding="utf-8")
         write_tensors(partial / "model.safetensors", layout, tensors)
         text = json.dumps(values, indent=2) + "\n"
         (partial / "config.json").write_text(text, encoding="utf-8")

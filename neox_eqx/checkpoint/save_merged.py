@@ -12,7 +12,7 @@ from neox_eqx.checkpoint.load import opened
 from neox_eqx.checkpoint.merged import MergedEntry
 from neox_eqx.checkpoint.names import parameters
 from neox_eqx.checkpoint.origin import Origin
-from neox_eqx.checkpoint.save import write
+from neox_eqx.checkpoint.save import Companion, write
 from neox_eqx.checkpoint.save_adapter import gathered, lora_tensors
 from neox_eqx.checkpoint.ties import settle_tying
 from neox_eqx.model.adapt import adapted
@@ -26,7 +26,7 @@ def save_merged(
     trained: GPTNeoX,
     source: Origin,
     directory: str | Path,
-    companions: Iterable[Path] = (),
+    companions: Iterable[Companion] = (),
 ) -> None:
     """Writes the model of `source` with the A and B in `trained` merged, in float32.
 

@@ -1,14 +1,13 @@
 """A checkpoint's own defaults for generation: generation_config.json, or else config.json."""
 
-import contextlib
 import dataclasses
 import json
-import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from neox_eqx.checkpoint.save import Companion
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
 from neox_eqx.generation.options import NAMES_IN_FILES, ResolvedOptions
@@ -87,18 +86,15 @@ def read_generation_config(directory: Path) -> dict[str, Any]:
     return fields
 
 
-@contextlib.contextmanager
-def settings_file(settings: Mapping[str, Any]) -> Iterator[list[Path]]:
+def settings_file(settings: Mapping[str, Any]) -> list[Companion]:
     """A generation_config.json of settings that were read from a config.json, if there are any.
 
-    It is there within the block: to go with a model that is written with a config.json of its own,
-    which has its BOS and EOS tokens and no other settings.
+    It goes with a model that is written with a config.json of its own, which has its BOS and EOS
+    tokens and no other settings.
     """
-    with tempfile.TemporaryDirectory() as place:
-        file = Path(place) / "generation_config.json"
-        if settings.keys() - {"bos_token_id", "eos_token_id"}:
-            file.write_text(json.dumps(dict(settings), indent=2) + "\n", encoding="utf-8")
-        yield [file] if file.exists() else []
+    if not settings.keys() - {"bos_token_id", "eos_token_id"}:
+        return []
+    return [("generation_config.json", json.dumps(dict(settings), indent=2) + "\n")]
 
 
 def settings_in_config(directory: Path) -> dict[str, Any]:

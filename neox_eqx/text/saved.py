@@ -25,5 +25,4 @@ def save_with_companions(
             "save its model with neox_eqx.save and them as companions"
         )
     has_file = any(path.name == GENERATION_CONFIG for path in companions)
-    with settings_file({} if has_file else defaults) as settings:
-        save(model, directory, [*companions, *settings])
+    save(model, directory, [*companions, *settings_file({} if has_file else defaults)])

@@ -1,5 +1,6 @@
 """metrics.jsonl as a picture: how loss, exact match and learning rate went."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from neox_eqx.destination import whole_file
 from neox_eqx.training.metrics_file import read_metrics
 
 _LOSS, _HELD_OUT, _MATCH, _RATE = "#3b6ea5", "#c1532f", "#3f8f5b", "#8a8a8a"
@@ -31,7 +33,10 @@ def draw_loss(directory: Path) -> None:
         panel.grid(alpha=0.25)
         panel.spines[["top", "right"]].set_visible(False)
     figure.align_ylabels()
-    figure.savefig(directory / "loss.png", dpi=120)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=120)
+    with whole_file(directory / "loss.png") as file:
+        file.buffer.write(picture.getvalue())
 
 
 def _draw_loss(axes: Axes, rows: list[dict[str, Any]]) -> None:

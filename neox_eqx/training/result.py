@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from neox_eqx.checkpoint.origin import Origin
-from neox_eqx.checkpoint.save import save
+from neox_eqx.checkpoint.save import Companion, save
 from neox_eqx.checkpoint.save_adapter import save_adapter
 from neox_eqx.checkpoint.save_merged import save_merged
 from neox_eqx.model.neox import GPTNeoX
@@ -20,7 +20,7 @@ def save_result(
     directory: Path,
     *,
     source: Origin,
-    companions: Iterable[Path] = (),
+    companions: Iterable[Companion] = (),
 ) -> None:
     """Writes `hf`, a model in float32 that transformers loads, and `adapter`, which PEFT loads.
 
@@ -45,9 +45,8 @@ def save_result(
         if not isinstance(trained, GPTNeoX):
             return
     assert isinstance(trained, GPTNeoX)
-    with settings_file(settings_in_config(source.directory)) as settings:
-        companions = [*companions, *settings]
-        if frozen is not None:
-            save_merged(trained, source, directory / MODEL, companions)
-        else:
-            save(trained, directory / MODEL, companions)
+    companions = [*companions, *settings_file(settings_in_config(source.directory))]
+    if frozen is not None:
+        save_merged(trained, source, directory / MODEL, companions)
+    else:
+        save(trained, directory / MODEL, companions)
