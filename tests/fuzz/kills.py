@@ -24,25 +24,13 @@ from pathlib import Path
 from tests.fuzz.kill_cases import CASES
 from tests.fuzz.kill_trials import Fault, Kills
 
-_LIBRARIES = (
-    "optax",
-    "orbax.checkpoint",
-    "tensorstore",
-    "torch",
-    "transformers",
-    "neox_eqx.training.run",
-)
+_LIBRARIES = ("optax", "orbax.checkpoint", "tensorstore", "torch", "transformers")
 _PROGRAMS = ("generate", "train", "scripts.score", "scripts.convert_params")
 
 
 def _import() -> None:
     """What children share; JAX's backend and its threads start in each of them."""
-    for name in (
-        *_LIBRARIES,
-        *_PROGRAMS,
-        "neox_eqx.training.run",
-        "neox_eqx.training.loss_picture",
-    ):
+    for name in (*_LIBRARIES, *_PROGRAMS, "neox_eqx.training.loss_picture"):
         importlib.import_module(name)
     gc.collect()
     gc.freeze()
