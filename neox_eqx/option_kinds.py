@@ -11,6 +11,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 
 from neox_eqx.errors import InputError
 from neox_eqx.shown import shown
+from neox_eqx.small_files import parse_json, read_text
 from neox_eqx.tokenizer import id_of_text
 
 RULES = ConstructorRegistry()
@@ -103,12 +104,11 @@ def _mapping(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
 
 
 def _numbers_by_id(path: Path) -> dict[int, float]:
+    text = read_text(path, by_user=True)
     try:
-        text = path.read_text("utf-8")
-        entries = json.loads(text, object_pairs_hook=tuple)  # a dict would hide what comes twice
-    except (OSError, ValueError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) else f"is not valid JSON: {error}"
-        raise InputError(f"{path}: {reason}") from error
+        entries = parse_json(text, pairs=tuple)  # a dict would hide what comes twice
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     if not isinstance(entries, tuple):
         raise InputError(f"{path}: holds no JSON object")
     numbers: dict[int, float] = {}

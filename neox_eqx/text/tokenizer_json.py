@@ -10,7 +10,7 @@ from tokenizers import models, processors
 
 from neox_eqx.errors import InputError
 from neox_eqx.shown import shown
-from neox_eqx.small_files import MOST_TOKENIZER_BYTES, read_json
+from neox_eqx.small_files import MOST_TOKENIZER_BYTES, read_bytes, read_json
 from neox_eqx.text.added_tokens import CONFIG, AddedTokens, read_added_tokens
 from neox_eqx.text.tokenizer_class import GPT2, LLAMA, NEOX, SPECIAL_TOKENS, build, flag
 from neox_eqx.tokenizer import broken_as_input_error, check_vocabulary
@@ -53,6 +53,8 @@ def read_vocab_and_merges(directory: Path, name: str, options: Mapping[str, Any]
             f"{directory}: has vocab.json and merges.txt, which are for {NEOX} or {GPT2}, and its "
             f"class is {shown(name)}; save it with transformers to get a tokenizer.json"
         )
+    for file in (path, directory / "merges.txt"):
+        read_bytes(file, MOST_TOKENIZER_BYTES)  # the library reads one of any size
     with broken_as_input_error(f"{path}, {directory / 'merges.txt'}: are no vocabulary"):
         vocabulary, merges = models.BPE.read_file(str(path), str(directory / "merges.txt"))
         tokenizer = build(name, vocabulary, merges, options)
