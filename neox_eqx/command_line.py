@@ -22,7 +22,7 @@ import jax
 import tyro
 from jax.experimental import multihost_utils
 
-from neox_eqx.errors import InputError, Stopped
+from neox_eqx.errors import InputError, Stopped, one_line
 from neox_eqx.option_kinds import RULES
 from neox_eqx.shown import shown
 
@@ -59,7 +59,9 @@ def run_program(program: str, main: Callable[[], None]) -> None:
     status of its own. A process of a pod that fails ends at once, and so the others do.
     """
     _interrupt_until_it_ends()
-    warnings.formatwarning = lambda message, *_, **__: f"{program}: warning: {message}\n"
+    warnings.formatwarning = lambda message, *_, **__: (
+        f"{program}: warning: {one_line(str(message))}\n"
+    )
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal may not know Korean
     try:
@@ -70,8 +72,7 @@ def run_program(program: str, main: Callable[[], None]) -> None:
                 sys.stdout.flush()  # so that a reader that left is noticed here
     except InputError as error:
         if error.mine is not False:
-            line = " ".join(str(error).splitlines())
-            print(f"{program}: error: {line}", file=sys.stderr)
+            print(f"{program}: error: {error}", file=sys.stderr)
         if error.mine is not None:
             _end_together()
         _exit(2)

@@ -1,5 +1,33 @@
 """How a program ends before its work is done."""
 
+import re
+import unicodedata
+
+_LONGEST_WORD = 200
+_LONGEST_LINE = 4000
+
+
+def one_line(message: str) -> str:
+    """A message as a line that is safe to print and to read, whatever names and values are in it.
+
+    What would act on a terminal is spelled, as \\x1b; of a word of more than 200 letters, which a
+    path or a value may be, its beginning and its end are there.
+    """
+    line = " ".join(message.splitlines())
+    line = re.sub(rf"\S{{{_LONGEST_WORD + 1},}}", lambda word: _cut(word[0], 120, 60), line)
+    line = _cut(line, _LONGEST_LINE - 60, 60) if len(line) > _LONGEST_LINE else line
+    return "".join(map(_printable, line))
+
+
+def _cut(text: str, first: int, last: int) -> str:
+    return f"{text[:first]}...{text[-last:]}"
+
+
+def _printable(letter: str) -> str:
+    """The letter, or how Python spells it; of the spaces, a wide one of Japanese is printed too."""
+    is_shown = letter.isprintable() or unicodedata.category(letter) == "Zs"
+    return letter if is_shown else letter.encode("unicode_escape").decode()
+
 
 class InputError(ValueError):
     """Something given from outside is wrong: a file, an option, a prompt.
@@ -9,7 +37,7 @@ class InputError(ValueError):
     """
 
     def __init__(self, message: str, *, mine: bool | None = None):
-        super().__init__(message)
+        super().__init__(one_line(message))
         self.mine = mine
         """Of an error that all processes of a pod raise together: whether this one tells it."""
 
@@ -21,5 +49,5 @@ class Stopped(Exception):
     """
 
     def __init__(self, message: str, status: int):
-        super().__init__(message)
+        super().__init__(one_line(message))
         self.status = status
