@@ -22,12 +22,13 @@ import jax
 import tyro
 from jax.experimental import multihost_utils
 
-from neox_eqx.errors import InputError, Stopped, one_line
+from neox_eqx.errors import InputError, Stopped, cut, one_line
 from neox_eqx.option_kinds import RULES
 from neox_eqx.shown import shown
 
 Options = TypeVar("Options")
 
+_LONGEST_PARAGRAPH = 600
 # Seconds.
 _INTERRUPT_AGAIN = 0.5
 _FIRST_ENDS_LATER = 0.2
@@ -169,6 +170,8 @@ def parse(options_type: type[Options], program: str, args: Sequence[str]) -> Opt
             raise
         # tyro names the class where its __post_init__ refused the values as a whole.
         message = _first_paragraph(report.getvalue()).removeprefix(f"{options_type.__name__}: ")
+        if len(message) > _LONGEST_PARAGRAPH:  # of long values, which tyro's box broke into words
+            message = cut(message, _LONGEST_PARAGRAPH - 200, 200)
         raise InputError(f"{message} ({program} --help explains each option)") from None
     if unknown:
         raise InputError(_about_unknown(unknown[0], options_type, program))

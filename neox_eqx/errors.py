@@ -14,12 +14,13 @@ def one_line(message: str) -> str:
     path or a value may be, its beginning and its end are there.
     """
     line = " ".join(message.splitlines())
-    line = re.sub(rf"\S{{{_LONGEST_WORD + 1},}}", lambda word: _cut(word[0], 120, 60), line)
-    line = _cut(line, _LONGEST_LINE - 60, 60) if len(line) > _LONGEST_LINE else line
+    line = re.sub(rf"\S{{{_LONGEST_WORD + 1},}}", lambda word: cut(word[0], 120, 60), line)
+    line = cut(line, _LONGEST_LINE - 60, 60) if len(line) > _LONGEST_LINE else line
     return "".join(map(_printable, line))
 
 
-def _cut(text: str, first: int, last: int) -> str:
+def cut(text: str, first: int, last: int) -> str:
+    """So many letters of its beginning and of its end."""
     return f"{text[:first]}...{text[-last:]}"
 
 

@@ -132,23 +132,25 @@ def _numbers_by_id(path: Path) -> dict[int, float]:
 
 @RULES.primitive_rule
 def _numbers(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-    """So many numbers, one after the other."""
+    """So many numbers, or any number of them, one after the other."""
     kinds = get_args(info.type)
+    is_open = len(kinds) == 2 and kinds[1] is Ellipsis
+    kinds = kinds[:1] if is_open else kinds
     if info.type_origin is not tuple or not kinds or not set(kinds) <= {int, float}:
         return None
     each = [_number(PrimitiveTypeInfo.make(kind, set())) for kind in kinds]
     specs = [spec for spec in each if isinstance(spec, PrimitiveConstructorSpec)]
 
     def read(texts: list[str]) -> tuple[Any, ...]:
-        return tuple(
-            spec.instance_from_str([text]) for spec, text in zip(specs, texts, strict=True)
-        )
+        own = specs * len(texts) if is_open else specs
+        return tuple(spec.instance_from_str([text]) for spec, text in zip(own, texts, strict=True))
 
+    metavar = " ".join(str(spec.metavar) for spec in specs)
     return PrimitiveConstructorSpec(
-        nargs=len(specs),
-        metavar=" ".join(str(spec.metavar) for spec in specs),
+        nargs="*" if is_open else len(specs),
+        metavar=f"[{metavar} ...]" if is_open else metavar,
         instance_from_str=read,
-        is_instance=lambda value: isinstance(value, tuple) and len(value) == len(specs),
+        is_instance=lambda value: isinstance(value, tuple) and (is_open or len(value) == len(each)),
         str_from_instance=lambda value: [str(number) for number in value],
     )
 
