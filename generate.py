@@ -10,7 +10,7 @@ import jax
 import tyro
 
 from neox_eqx import DEMO_MODEL, Event, GenerationOptions, InputError, TextGenerator
-from neox_eqx.checkpoint.origin import TextOriginOptions
+from neox_eqx.checkpoint.origin import Origin, TextOriginOptions
 from neox_eqx.command_line import run
 from neox_eqx.sharding.distributed import agreed, check_equal, is_first, on_every_host
 from neox_eqx.text.completion import Completion
@@ -114,14 +114,17 @@ def _chat(options: Options) -> None:
         if jax.process_count() > 1:
             raise InputError("--chat runs in one process, and this is a pod of several")
         options.generation.resolve({})
-        load_template(options.origin.find(model).tokenizer, options.template)  # before the weights
-    conversation = Conversation(_generator(options), options.generation, system=options.system)
+        origin = options.origin.find(model)
+        load_template(origin.tokenizer, options.template)  # before the weights
+    generator = _generator(options, origin)
+    conversation = Conversation(generator, options.generation, system=options.system)
     converse(conversation, options.prompt, stream=options.stream)
 
 
-def _generator(options: Options) -> TextGenerator:
+def _generator(options: Options, origin: Origin | None = None) -> TextGenerator:
+    model = DEMO_MODEL if options.model is None else options.model
     return TextGenerator.load(
-        DEMO_MODEL if options.model is None else options.model,
+        origin or model,
         **options.origin.how,
         dtype=options.dtype,
         mesh=options.mesh,

@@ -5,9 +5,6 @@ python scripts/benchmark.py --preset pythia-160m --against transformers
 
 import dataclasses
 import json
-import resource
-import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,17 +14,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from benchmark_report import Round, comparison, figures, medians, print_report
 from jaxtyping import PRNGKeyArray
 
 from neox_eqx import GPTNeoX, InputError, load
 from neox_eqx.checkpoint.origin import OriginOptions
 from neox_eqx.command_line import run
 from neox_eqx.generation.loop import decode_all, prefill
+from neox_eqx.generation.memory import check_memory
 from neox_eqx.generation.not_a_number import not_numbers
+from neox_eqx.generation.option_values import check_number
 from neox_eqx.generation.options import GenerationOptions
-from neox_eqx.generation.run import pad_prompts, strategy_of
+from neox_eqx.generation.run import Request, pad_prompts, strategy_of
 from neox_eqx.generation.stopping import ERROR
+from neox_eqx.planning.wish import LARGEST_BATCH
 from neox_eqx.presets import preset
+
+_LEAST = {"batch_size": 1, "prompt_len": 1, "gen_len": 2, "rounds": 1, "bad_words": 0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,16 +71,6 @@ class Options:
     """Write the figures here too."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Round:
-    """Seconds until the first token and for the others, and what came of it."""
-
-    prefill: float
-    decode: float
-    tokens: np.ndarray
-    cache_bytes: int = 0
-
-
 Generate = Callable[[np.ndarray], Round]
 
 
@@ -87,6 +80,9 @@ def main(options: Options) -> None:
     longest, context = options.prompt_len + options.gen_len, model.config.context_length
     if longest > context:
         raise InputError(f"--prompt-len and --gen-len are {longest} positions of {context}")
+    own = GenerationOptions(**_generation(options)).resolve({})
+    request = Request((0,) * options.prompt_len, own)
+    check_memory(model, [request] * options.batch_size)
     compilations = _CompilationCount()
     prompts = _prompts(options, options.prompt_len, model.config.vocab_size)
     rounds = _interleaved(_systems(options, model), prompts, options.rounds)
@@ -94,26 +90,30 @@ def main(options: Options) -> None:
     if options.prompt_len > 1:
         shorter = _prompts(options, options.prompt_len - 1, model.config.vocab_size)
         ours(model, shorter, options, longest)
-    report = _figures(options, model, rounds["neox_eqx"])
+    sizes = (options.batch_size, options.prompt_len, options.gen_len)
+    report = figures(model, *sizes, rounds["neox_eqx"])
     report |= {"compilations": first, "compilations_new_length": compilations.count - first}
     if options.cache_len:
-        seconds = {name: _medians(rounds[name])["decode"] for name in ("neox_eqx", "roomy")}
+        seconds = {name: medians(rounds[name])["decode"] for name in ("neox_eqx", "roomy")}
         report["roomy_decode_speed"] = seconds["neox_eqx"] / seconds["roomy"]
     if options.top_p is not None:
-        seconds = {name: _medians(rounds[name])["decode"] for name in ("neox_eqx", "greedy")}
+        seconds = {name: medians(rounds[name])["decode"] for name in ("neox_eqx", "greedy")}
         report["sampling_share"] = 1 - seconds["greedy"] / seconds["neox_eqx"]
     if options.against:
-        report |= {"peer": options.against} | _comparison(rounds["neox_eqx"], rounds["peer"])
-    _print(report)
+        report |= {"peer": options.against} | comparison(rounds["neox_eqx"], rounds["peer"])
+    print_report(report)
     if options.json:
         options.json.write_text(json.dumps(report, indent=2) + "\n")
 
 
 def _check(options: Options) -> None:
-    if options.gen_len < 2 or min(options.batch_size, options.prompt_len, options.rounds) < 1:
-        raise InputError("sizes and rounds must be at least 1, and --gen-len at least 2")
-    if options.cache_len and options.cache_len < options.prompt_len + options.gen_len:
-        raise InputError("--cache-len must be at least --prompt-len and --gen-len together")
+    for name, least in _LEAST.items():
+        option = "--" + name.replace("_", "-")
+        check_number(option, getattr(options, name), int, least, LARGEST_BATCH)
+    GenerationOptions(**_generation(options)).resolve({})
+    if options.cache_len is not None:
+        least = options.prompt_len + options.gen_len
+        check_number("--cache-len", options.cache_len, int, least, LARGEST_BATCH)
     if options.against and options.top_p is not None:
         raise InputError("--against compares equal tokens; leave out --top-p")
     if options.against and options.quantize:
@@ -200,6 +200,8 @@ def _peer(model: GPTNeoX, options: Options) -> Generate:
 def _model(options: Options) -> GPTNeoX:
     if (options.model is None) == (options.preset is None):
         raise InputError("give either --model or --preset")
+    if options.preset is not None:
+        options.origin.check_unused("--preset")
     if options.model is not None:
         return load(
             options.model, **options.origin.how, dtype=options.dtype, quantize=options.quantize
@@ -220,49 +222,6 @@ def _prompts(options: Options, length: int, vocab_size: int) -> np.ndarray:
     return np.random.default_rng(0).integers(1, vocab_size, (options.batch_size, length))
 
 
-def _figures(options: Options, model: GPTNeoX, rounds: list[Round]) -> dict[str, Any]:
-    """The figures of one system, medians over the rounds."""
-    rows, config = options.batch_size, model.config
-    seconds = _medians(rounds)
-    return {
-        "model_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(model)),
-        "cache_bytes": rounds[0].cache_bytes,
-        "hidden_bytes": rows * options.prompt_len * config.hidden_size * model.dtype.itemsize,
-        "peak_bytes": _peak_bytes(),
-        "prefill_latency": seconds["prefill"],
-        "decode_latency": seconds["decode"],
-        "total_latency": seconds["total"],
-        "prefill_throughput": rows * options.prompt_len / seconds["prefill"],
-        "decode_throughput": rows * (options.gen_len - 1) / seconds["decode"],
-        "total_throughput": rows * options.gen_len / seconds["total"],
-    }
-
-
-def _comparison(ours: list[Round], peer: list[Round]) -> dict[str, Any]:
-    own, other = _medians(ours), _medians(peer)
-    return {
-        "peer_latency": other,
-        "ratio": {stage: other[stage] / own[stage] for stage in own},
-        "equal_tokens": float(np.mean(ours[-1].tokens == peer[-1].tokens)),
-    }
-
-
-def _medians(rounds: list[Round]) -> dict[str, float]:
-    return {
-        "prefill": statistics.median(one.prefill for one in rounds),
-        "decode": statistics.median(one.decode for one in rounds),
-        "total": statistics.median(one.prefill + one.decode for one in rounds),
-    }
-
-
-def _peak_bytes() -> int:
-    """Of the device's own memory where it counts, else of this process."""
-    stats = jax.local_devices()[0].memory_stats() or {}
-    peak = stats.get("peak_bytes_in_use")
-    unit = 1 if sys.platform == "darwin" else 1024
-    return peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
 class _CompilationCount:
     """Counts XLA's compilations from its construction on."""
 
@@ -272,34 +231,6 @@ class _CompilationCount:
 
     def _listen(self, event: str, duration_secs: float, **_: Any) -> None:
         self.count += event == "/jax/core/compile/backend_compile_duration"
-
-
-def _print(report: dict[str, Any]) -> None:
-    gb = 1e9
-    print(
-        f"model size: {report['model_bytes'] / gb:.3f} GB\t"
-        f"cache size: {report['cache_bytes'] / gb:.3f} GB\t"
-        f"hidden size (prefill): {report['hidden_bytes'] / gb:.3f} GB"
-    )
-    both = " (of both systems)" if "peer" in report else ""
-    print(f"peak memory: {report['peak_bytes'] / gb:.3f} GB{both}")
-    for stage in ("prefill", "decode", "total"):
-        print(
-            f"{stage} latency: {report[f'{stage}_latency']:.4f} s\t"
-            f"{stage} throughput: {report[f'{stage}_throughput']:.2f} token/s"
-        )
-    print(
-        f"compilations: {report['compilations']}\t"
-        f"for a new prompt length in the same bucket: {report['compilations_new_length']}"
-    )
-    if "roomy_decode_speed" in report:
-        print(f"decode speed of rows that may grow on: {report['roomy_decode_speed']:.3f}")
-    if "sampling_share" in report:
-        print(f"share of a decode step that sampling takes: {report['sampling_share']:.1%}")
-    if "peer" in report:
-        ratios = "\t".join(f"{stage} {value:.2f}" for stage, value in report["ratio"].items())
-        print(f"times faster than {report['peer']}: {ratios}")
-        print(f"equal tokens: {report['equal_tokens']:.1%}")
 
 
 if __name__ == "__main__":

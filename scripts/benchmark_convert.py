@@ -26,6 +26,7 @@ from neox_eqx.convert.config_out import to_text
 from neox_eqx.convert.hf_out import write_hf
 from neox_eqx.convert.source import CONFIG
 from neox_eqx.shown import shown
+from neox_eqx.sizes import size_text
 
 ROOT = Path(__file__).parents[1]
 ALLOWED_BYTES = 2e9
@@ -76,18 +77,18 @@ def main(options: Options) -> None:
         entries = list(_entries(PRESETS[options.preset], options.dtype))
         total = sum(int(np.prod(entry.shape)) * entry.dtype.itemsize for entry in entries)
         if shutil.disk_usage(name).free < 2.2 * total:
-            raise InputError(f"{name}: has too little room for twice {total / 1e9:.1f} GB")
+            raise InputError(f"{name}: has too little room for twice {size_text(total)}")
         write_hf(entries, source, 5 * 10**9)
         (source / CONFIG).write_text(to_text(PRESETS[options.preset].to_hf()), encoding="utf-8")
         largest = max(int(np.prod(entry.shape)) * entry.dtype.itemsize for entry in entries)
-        print(f"{total / 1e9:.2f} GB of parameters, the largest tensor {largest / 1e6:.0f} MB")
+        print(f"{size_text(total)} of parameters, the largest tensor {size_text(largest)}")
         read = _seconds(source, ["cat", *map(str, sorted(source.iterdir()))])
         program = [sys.executable, str(ROOT / "scripts" / "convert_params.py")]
         command = [*program, str(source), str(result), "--to", options.to, "--no-verify"]
         took = _seconds(source, command)
         unit = 1 if sys.platform == "darwin" else 1024
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit
-        print(f"peak memory {peak / 1e6:.0f} MB (at most {ALLOWED_BYTES / 1e6:.0f})")
+        print(f"peak memory {size_text(peak)} (at most {size_text(ALLOWED_BYTES)})")
         print(f"cat {read:.1f} s, conversion {took:.1f} s: {took / read:.1f} times as long")
 
 

@@ -28,6 +28,7 @@ from neox_eqx.checkpoint.safetensors_file import write_tensors
 from neox_eqx.command_line import run
 from neox_eqx.sharding.distributed import initialize
 from neox_eqx.shown import shown
+from neox_eqx.sizes import size_text
 
 ALLOWED_SHARE, ALLOWED_BYTES = 1.15, 400e6
 
@@ -71,9 +72,9 @@ def _print(number: int, figures: dict[str, float]) -> None:
     held = figures["held_bytes"]
     bar = ALLOWED_SHARE * held + ALLOWED_BYTES
     print(
-        f"process {number}: holds {held / 1e6:.0f} MB of parameters\t"
-        f"peak memory {figures['peak_bytes'] / 1e6:.0f} MB (at most {bar / 1e6:.0f})\t"
-        f"read from disk {figures['read_bytes'] / 1e6:.0f} MB ({figures['read_bytes'] / held:.3f} "
+        f"process {number}: holds {size_text(held)} of parameters\t"
+        f"peak memory {size_text(figures['peak_bytes'])} (at most {size_text(bar)})\t"
+        f"read from disk {size_text(figures['read_bytes'])} ({figures['read_bytes'] / held:.3f} "
         f"of what it holds)\t{figures['seconds']:.1f} s"
     )
 

@@ -24,6 +24,7 @@ from neox_eqx import GPTNeoX, GPTNeoXConfig, InputError
 from neox_eqx.checkpoint.save import save
 from neox_eqx.command_line import run
 from neox_eqx.presets import preset
+from neox_eqx.sizes import size_text
 from neox_eqx.training.recipe import Recipe
 
 PROGRAMS = {"neox_eqx": "our_trainer.py", "PyTorch": "torch_trainer.py"}
@@ -194,7 +195,7 @@ def _print(report: dict[str, Any]) -> None:
         peak, added = report["peak_bytes"][name], report["added_bytes"][name]
         print(
             f"{name}: {seconds:.3f} s a step, {tokens / seconds:.0f} token/s\t"
-            f"peak memory {peak / 1e9:.3f} GB, {added / 1e9:.3f} GB above the imports"
+            f"peak memory {size_text(peak)}, {size_text(added)} above the imports"
         )
     print(f"times faster than PyTorch: {report['speed_ratio']:.2f} (at least {LEAST_SPEED})")
     print(

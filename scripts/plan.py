@@ -91,6 +91,7 @@ def _wishes(options: Options) -> list[Wish]:
     if (options.model is None) == (options.preset is None):
         raise InputError("give either --model or --preset")
     if options.preset is not None:
+        options.origin.check_unused("--preset")
         config = preset(options.preset)
     else:
         directory = options.origin.find(options.model or "", config_only=True).directory

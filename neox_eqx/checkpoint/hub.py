@@ -24,7 +24,7 @@ TOKENIZER_FILES = (
     "chat_template*",
 )
 # Chat templates by name, as transformers saves them.
-_MORE_TEMPLATES = "additional_chat_templates/*.jinja"
+MORE_TEMPLATES = "additional_chat_templates/*.jinja"
 # What goes with the weights: the configs and whatever a tokenizer may be made of.
 SMALL_FILES = ("config.json", GENERATION_CONFIG, *TOKENIZER_FILES)
 
@@ -147,7 +147,7 @@ def _wanted_files(model_id: str, place: Place, stored: list[str], wanted: Wanted
     small = [
         name
         for name in stored
-        if fnmatch.fnmatch(name, _MORE_TEMPLATES)
+        if fnmatch.fnmatch(name, MORE_TEMPLATES)
         or ("/" not in name and any(fnmatch.fnmatch(name, pattern) for pattern in patterns))
     ]
     if wanted == "tokenizer":

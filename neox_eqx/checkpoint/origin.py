@@ -3,13 +3,21 @@
 import dataclasses
 import fnmatch
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from neox_eqx.checkpoint.adapter_config import LoraSettings, read_lora_settings
 from neox_eqx.checkpoint.files import ADAPTER_CONFIG
-from neox_eqx.checkpoint.hub import GENERATION_CONFIG, TOKENIZER_FILES, Place, Wanted, resolve
+from neox_eqx.checkpoint.hub import (
+    GENERATION_CONFIG,
+    MORE_TEMPLATES,
+    TOKENIZER_FILES,
+    Place,
+    Wanted,
+    resolve,
+)
 from neox_eqx.errors import InputError
 
 _HOLD_TOKENIZERS = ("tokenizer.json", "vocab.json", "*.model")
@@ -42,7 +50,7 @@ class Origin:
     def companions(self) -> tuple[Path, ...]:
         """The tokenizer and generation files that go with the weights, by name."""
         settings = self.directory / GENERATION_CONFIG
-        both = {path.name: path for path in tokenizer_files(self.tokenizer)}
+        both = {stored_as(path): path for path in tokenizer_files(self.tokenizer)}
         both |= {GENERATION_CONFIG: settings} if settings.is_file() else {}
         return tuple(both[name] for name in sorted(both))
 
@@ -59,6 +67,19 @@ class OriginOptions:
     def find(self, source: str | Path, *, config_only: bool = False) -> Origin:
         """As `find`, with what the options say."""
         return find(source, **self.how, config_only=config_only)
+
+    def check_unused(self, option: str) -> None:
+        """Raises where one is given beside an `option` that names no model.
+
+        Raises:
+            InputError: names it.
+        """
+        for name, value in self.how.items():
+            if value is not None:
+                raise InputError(
+                    f"--{name} says where to find a model, and {option} names none; "
+                    "leave one of them out"
+                )
 
     @property
     def how(self) -> dict[str, Any]:
@@ -144,15 +165,28 @@ def _named_base(adapter: Path, settings: LoraSettings, wanted: Wanted) -> Place:
 
 
 def tokenizer_files(directory: Path) -> Iterator[Path]:
-    """What stands in a directory of all that a tokenizer may be made of."""
-    for path in sorted(directory.iterdir()):
+    """What stands in a directory of all that a tokenizer and its templates may be made of."""
+    for path in (*sorted(directory.iterdir()), *sorted(directory.glob(MORE_TEMPLATES))):
         if path.is_file() and is_tokenizers(path):
             yield path
 
 
 def is_tokenizers(path: Path) -> bool:
     """Whether a file of this name is one of a tokenizer's."""
-    return _is_one_of(path.name, TOKENIZER_FILES)
+    return _is_one_of(stored_as(path), (*TOKENIZER_FILES, MORE_TEMPLATES))
+
+
+def stored_as(path: Path) -> str:
+    """The name of a tokenizer's or settings' file within a checkpoint's directory."""
+    within = f"{path.parent.name}/{path.name}"
+    return within if fnmatch.fnmatch(within, MORE_TEMPLATES) else path.name
+
+
+def copy_companions(companions: Mapping[str, Path], directory: Path) -> None:
+    """Copies files of a tokenizer and settings into a directory, by the names that they get."""
+    for name, path in companions.items():
+        (directory / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, directory / name)
 
 
 def has_tokenizer(directory: Path) -> bool:

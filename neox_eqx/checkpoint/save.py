@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shutil
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,6 +13,7 @@ from jax.experimental import multihost_utils
 
 from neox_eqx.checkpoint.fit import model_shapes
 from neox_eqx.checkpoint.names import Parameter, parameters
+from neox_eqx.checkpoint.origin import copy_companions, stored_as
 from neox_eqx.checkpoint.safetensors_file import write_tensors
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.destination import new_directory
@@ -71,7 +71,7 @@ def write(
     with new_directory(directory) as partial:
         for companion in companions:
             if isinstance(companion, Path):
-                shutil.copyfile(companion, partial / companion.name)
+                copy_companions({stored_as(companion): companion}, partial)
             else:
                 name, text = companion
                 (partial / name).write_text(text, encoding="utf-8")

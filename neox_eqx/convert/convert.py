@@ -1,9 +1,9 @@
 """A conversion from beginning to end."""
 
-import shutil
 from pathlib import Path
 from typing import Any, Literal
 
+from neox_eqx.checkpoint.origin import copy_companions
 from neox_eqx.convert.cast import cast
 from neox_eqx.convert.certificate import certify, write_certificate
 from neox_eqx.convert.config_out import result_config, to_text
@@ -43,8 +43,7 @@ def convert(
         dtype = "float32"  # in which it is merged
     wanted = cast(found, dtype)
     with new_directory(Path(destination)) as directory:
-        for name, path in found.companions.items():
-            shutil.copyfile(path, directory / name)
+        copy_companions(found.companions, directory)
         if to == "neox":
             from neox_eqx.convert.neox_out import write_neox
 

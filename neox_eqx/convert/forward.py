@@ -17,6 +17,7 @@ from neox_eqx.checkpoint.names import HEAD, stored_name
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.convert.source import Source
 from neox_eqx.model.neox import GPTNeoX
+from neox_eqx.sizes import size_text
 
 PROMPT, NEW = 8, 32
 # Beside the parameters: the libraries themselves, activations, a tensor on its way.
@@ -80,7 +81,7 @@ def _too_large(result: Source) -> str | None:
     needed, free = 4 * parameters + _HEADROOM, psutil.virtual_memory().available
     if needed <= free:
         return None
-    return f"needs {needed / 1e9:.1f} GB of memory in float32, and {free / 1e9:.1f} GB are free"
+    return f"needs {size_text(needed)} of memory in float32, and {size_text(free)} are free"
 
 
 def _theirs(

@@ -11,6 +11,7 @@ import numpy as np
 from neox_eqx.checkpoint.entry import Entry
 from neox_eqx.checkpoint.fit import model_shapes
 from neox_eqx.checkpoint.names import EMBEDDING, HEAD, parameters
+from neox_eqx.checkpoint.origin import stored_as
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.convert.neox_config import check_intermediate_size, published, read_config
 from neox_eqx.convert.neox_files import find_step, read_ranks
@@ -78,7 +79,7 @@ def read_neox(
         config_json | {"dtype": dtype, "torch_dtype": dtype},
         entries,
         (*settings.files, *filter(Path.is_file, [root / CONFIG]), *ranks.files),
-        {path.name: path for path in find_companions(root)} | dict(vocabulary.files),
+        {stored_as(path): path for path in find_companions(root)} | dict(vocabulary.files),
     )
 
 

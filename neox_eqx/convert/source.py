@@ -10,7 +10,7 @@ from neox_eqx.checkpoint.entry import Entry
 from neox_eqx.checkpoint.files import ADAPTER_CONFIG, WEIGHT_FILES, read_entries
 from neox_eqx.checkpoint.fit import fitting
 from neox_eqx.checkpoint.native import PARAMETERS
-from neox_eqx.checkpoint.origin import Origin, find, is_tokenizers, tokenizer_files
+from neox_eqx.checkpoint.origin import Origin, find, is_tokenizers, stored_as, tokenizer_files
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
 from neox_eqx.small_files import read_json
@@ -105,7 +105,7 @@ def read_tensors(directory: Path, config_json: dict[str, Any]) -> Source:
     else:
         files = sorted(path for path in (directory / PARAMETERS).rglob("*") if path.is_file())
     layout: Layout = "hf" if weights else "native"
-    companions = {path.name: path for path in find_companions(directory)}
+    companions = {stored_as(path): path for path in find_companions(directory)}
     return Source(layout, directory, config_json, entries, tuple(files), companions)
 
 
@@ -130,7 +130,7 @@ def _with_tokenizer(found: Source, tokenizer: Path) -> dict[str, Path]:
     """The companions, of which the tokenizer's files are replaced by those of another directory."""
     companions = found.companions.items()
     others = {name: path for name, path in companions if not is_tokenizers(Path(name))}
-    return others | {path.name: path for path in tokenizer_files(tokenizer)}
+    return others | {stored_as(path): path for path in tokenizer_files(tokenizer)}
 
 
 def _name(directory: Path, path: Path) -> str:

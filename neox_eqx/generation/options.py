@@ -35,6 +35,17 @@ _OTHER_FORMS: dict[str, Callable[[str, Any], Any]] = {
 }
 
 
+class NoRoom(InputError):
+    """A prompt fills the positions of the model."""
+
+    def __init__(self, prompt_length: int, context_length: int):
+        super().__init__(
+            f"the prompt has {prompt_length} tokens, but the model has {context_length} positions; "
+            "shorten the prompt"
+        )
+        self.context_length = context_length
+
+
 @dataclasses.dataclass(frozen=True)
 class GenerationOptions:
     """Options of one request, with transformers' names and meaning.
@@ -201,10 +212,7 @@ class ResolvedOptions:
         """
         room = context_length - prompt_length
         if room < 1:
-            raise InputError(
-                f"the prompt has {prompt_length} tokens, but the model has {context_length} "
-                "positions; shorten the prompt"
-            )
+            raise NoRoom(prompt_length, context_length)
         wanted = self.max_new_tokens
         if wanted is None and self.max_length is not None:
             wanted = self.max_length - prompt_length

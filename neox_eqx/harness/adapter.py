@@ -65,13 +65,12 @@ class NeoXLM(TemplateLM):
         max_batch_size: int | None = None,
     ):
         super().__init__()
-        where: dict[str, Any] = {"revision": revision, "base": base, "tokenizer": tokenizer}
         with agreed():
             self._batch_size = batch_rows(batch_size, max_batch_size)
-            self._origin = find(pretrained, **where)
+            self._origin = find(pretrained, revision=revision, base=base, tokenizer=tokenizer)
             dtype = read_dtype(dtype, self._origin)
         self._generator = TextGenerator.load(
-            pretrained, **where, dtype=dtype, mesh=mesh, quantize=quantize
+            self._origin, dtype=dtype, mesh=mesh, quantize=quantize
         )
         config = self._generator.model.config
         self.max_length = config.context_length if max_length is None else max_length

@@ -8,6 +8,7 @@ from neox_eqx.errors import InputError
 from neox_eqx.planning.attempts import Compiler
 from neox_eqx.planning.wish import Wish
 from neox_eqx.sharding.mesh import Arrangement
+from neox_eqx.sizes import size_text
 
 GB = 1e9
 MOST_ROWS = 1024
@@ -179,11 +180,11 @@ def _room(plan: Plan) -> float:
 
 
 def _no_mesh(wish: Wish) -> str:
-    weights, room = wish.weight_bytes() / GB, wish.topology.count * wish.topology.chip.hbm_bytes
+    weights, room = wish.weight_bytes(), wish.topology.count * wish.topology.chip.hbm_bytes
     return (
         f"{wish.topology.name}: no mesh of {wish.topology.count} chips divides the model"
         + (f" and {wish.batch_size} rows" if wish.train else "")
-        + f" with room for its weights, {weights:.1f} GB of {room / GB:.1f} GB in all"
+        + f" with room for its weights, {size_text(weights)} of {size_text(room)} in all"
     )
 
 

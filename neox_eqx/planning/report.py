@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from neox_eqx.planning.chips import Topology
-from neox_eqx.planning.plan import GB, Plan
+from neox_eqx.planning.plan import Plan
 from neox_eqx.planning.slice_names import counts
 from neox_eqx.sharding.mesh import Arrangement
+from neox_eqx.sizes import size_text
 
 Row = tuple[str, Callable[[Plan], str]]
 Column = list[list[str]]
@@ -78,12 +79,8 @@ def _of(program: str, show: Callable[[dict[str, Any]], str]) -> Callable[[Plan],
     return value
 
 
-def _gb(value: float) -> str:
-    return f"{value / GB:.2f} GB"
-
-
-def _mb(value: float) -> str:
-    return f"{value / 1e6:,.1f} MB"
+def _size(value: float) -> str:
+    return size_text(value, digits=4)
 
 
 def _at_best(facts: dict[str, Any]) -> str:
@@ -116,12 +113,12 @@ def _first(show: Callable[[Any], str]) -> Callable[[Plan], str]:
 def _program(name: str, title: str, *more: Row) -> list[Row]:
     return [
         (title, lambda plan: ""),
-        ("  temporaries", _of(name, lambda facts: _mb(facts["temp_bytes"]))),
-        ("  memory traffic", _of(name, lambda facts: _gb(facts["hbm_bytes"]))),
+        ("  temporaries", _of(name, lambda facts: _size(facts["temp_bytes"]))),
+        ("  memory traffic", _of(name, lambda facts: _size(facts["hbm_bytes"]))),
         *more,
         ("  all-reduces a layer", _of(name, lambda facts: f"{facts['all_reduce_per_layer']:g}")),
         ("  other collectives", _of(name, _other_collectives)),
-        ("  bytes of collectives", _of(name, lambda facts: _mb(facts["collective_bytes"]))),
+        ("  bytes of collectives", _of(name, lambda facts: _size(facts["collective_bytes"]))),
         ("  time at best", _of(name, _at_best)),
     ]
 
@@ -133,10 +130,10 @@ def _memory(train: bool) -> list[Row]:
         ("fits", lambda plan: "yes" if plan.fits else "NO"),
         ("mesh", lambda plan: lines_of_mesh(plan.mesh)),
         ("layout", lambda plan: Arrangement.parse(plan.mesh).layout),
-        ("memory needed at most", lambda plan: _gb(plan.hbm_bytes_per_chip)),
-        ("memory there is", lambda plan: _gb(plan.wish.topology.chip.hbm_bytes)),
-        (weights, _first(lambda tried: _gb(tried.weights_bytes))),
-        ("keys and values", _first(lambda tried: _gb(tried.cache_bytes))),
+        ("memory needed at most", lambda plan: _size(plan.hbm_bytes_per_chip)),
+        ("memory there is", lambda plan: _size(plan.wish.topology.chip.hbm_bytes)),
+        (weights, _first(lambda tried: _size(tried.weights_bytes))),
+        ("keys and values", _first(lambda tried: _size(tried.cache_bytes))),
         ("largest batch at this length", _if_fits(lambda plan: plan.largest_batch_size)),
         ("longest rows in this batch", _if_fits(lambda plan: plan.largest_length)),
     ]

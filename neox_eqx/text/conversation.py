@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from neox_eqx.errors import InputError
 from neox_eqx.generation.kept_text import KeptText
-from neox_eqx.generation.options import GenerationOptions
+from neox_eqx.generation.options import GenerationOptions, NoRoom
 from neox_eqx.text.completion import GrowingText
 from neox_eqx.text.generator import TextGenerator
 
@@ -65,7 +65,13 @@ class Conversation:
             prompt, request = self.generator.request(asked, self.options)
         except InputError as error:
             turn = sum(message["role"] == "user" for message in asked)
-            raise InputError(f"turn {turn} of the conversation: {error}") from error
+            reason = str(error)
+            if isinstance(error, NoRoom):
+                reason = (
+                    f"all that was said is longer than the {error.context_length} positions that "
+                    "the model has; begin a new conversation, or say this in fewer words"
+                )
+            raise InputError(f"turn {turn} of the conversation: {reason}") from error
         growing = GrowingText(self.generator.tokenizer, 0, prompt, request, sample=0)
         spoken = Spoken(request.options.stop_strings)
         settings = self.generator.settings([request])

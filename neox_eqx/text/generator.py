@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from neox_eqx.checkpoint.load import load_found
-from neox_eqx.checkpoint.origin import find
+from neox_eqx.checkpoint.origin import Origin, find
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
 from neox_eqx.generation.options import GenerationOptions
@@ -64,7 +64,7 @@ class TextGenerator:
     @classmethod
     def load(
         cls,
-        source: str | Path,
+        source: str | Path | Origin,
         *,
         revision: str | None = None,
         base: str | Path | None = None,
@@ -81,7 +81,8 @@ class TextGenerator:
 
         `revision` is a branch, tag or commit of a Hub id, which may also stand in it, as in
         ID@step3000; `base` names the model of a LoRA adapter, if it is not where the adapter
-        says; `tokenizer` is a directory or Hub id to take the tokenizer from instead.
+        says; `tokenizer` is a directory or Hub id to take the tokenizer from instead. An `Origin`,
+        which `find` gave, says all of this itself.
         `dtype` is that of the parameters and of the computation: float32 on a CPU and bfloat16
         on an accelerator unless given. `mesh` and `quantize` are those of `load`. `soft_prompt`
         is a directory of PEFT's format with a soft prompt, or a prefix of keys and values, which
@@ -92,7 +93,8 @@ class TextGenerator:
             InputError: something is missing or broken; the message names the file.
         """
         with agreed():
-            origin = find(source, revision=revision, base=base, tokenizer=tokenizer)
+            where = {"revision": revision, "base": base, "tokenizer": tokenizer}
+            origin = source if isinstance(source, Origin) else find(source, **where)
             directory = origin.directory
             GPTNeoXConfig.from_file(directory / "config.json")  # Else it is not a model at all.
             words = load_tokenizer(origin.tokenizer)

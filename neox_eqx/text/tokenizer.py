@@ -28,6 +28,14 @@ def load_tokenizer(directory: Path) -> Tokenizer:
     Raises:
         InputError: there is no tokenizer, or it is broken.
     """
+    try:
+        return _load(directory)
+    except InputError as error:
+        where = "" if str(error).startswith(str(directory)) else f"{directory}: "
+        raise InputError(f"{where}{error}") from error
+
+
+def _load(directory: Path) -> Tokenizer:
     options = _object(directory / CONFIG)
     name = class_of(options, _object(directory / "config.json"))
     whole = directory / "tokenizer.json"

@@ -15,6 +15,7 @@ import numpy as np
 
 from neox_eqx.errors import InputError, Stopped
 from neox_eqx.sharding.distributed import agreed, is_first, told_by_first
+from neox_eqx.sizes import size_text
 from neox_eqx.training.state import TrainState
 
 # Where Orbax moves what is to go, whole: half deleted it must not look like a checkpoint.
@@ -78,8 +79,8 @@ class Checkpoints:
         free = shutil.disk_usage(self.directory).free
         if free < needed:
             raise InputError(
-                f"{self.directory}: a checkpoint takes {needed / 1e9:.2f} GB, and there is room "
-                f"for {free / 1e9:.2f}; make room, or name another --output"
+                f"{self.directory}: a checkpoint takes {size_text(needed)}, and there is room "
+                f"for {size_text(free)}; make room, or name another --output"
             )
 
     def save(self, state: TrainState) -> None:

@@ -306,3 +306,10 @@ def test_model_without_weights_is_refused(hub: Hub, tmp_path: Path) -> None:
     message = resolve(MODEL, endpoint(hub), tmp_path / "cache")
     assert message.startswith(f"refused: {MODEL}: has no weights; expected one of model.safetens")
     assert hub.downloaded == ["config.json"]
+
+
+def test_where_a_model_is_says_nothing_beside_what_is_none() -> None:
+    OriginOptions().check_unused("--preset")
+    for name in ("revision", "base"):
+        with pytest.raises(InputError, match=f"^--{name} says where .* --preset names none"):
+            OriginOptions(**{name: "main"}).check_unused("--preset")

@@ -243,7 +243,7 @@ def test_a_model_beyond_the_memory_is_not_run(source: Path) -> None:
     huge = FileEntry(source, "huge", (10**6, 10**6), np.dtype("f2"), 0, (10**6, 1))
     result = dataclasses.replace(found, entries=[*found.entries, huge])
     forward = compare(found, found, result, source)
-    assert forward["skipped"].startswith("needs 4001.0 GB of memory in float32, and ")
+    assert forward["skipped"].startswith("needs 4.00 TB of memory in float32, and ")
 
 
 WITHOUT = """

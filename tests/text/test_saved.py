@@ -23,11 +23,11 @@ def source(saved: tuple[Path, GPTNeoXForCausalLM], tmp_path: Path) -> Path:
     config = json.loads((directory / "config.json").read_text())
     settings = {"max_new_tokens": 5, "repetition_penalty": 1.5}
     (directory / "config.json").write_text(json.dumps(config | settings))
-    words = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "chat_template": "{{ messages[0].content }}!",
-    }
+    words = {"tokenizer_class": "PreTrainedTokenizerFast"}
     (directory / "tokenizer_config.json").write_text(json.dumps(words))
+    (directory / "chat_template.jinja").write_text("{{ messages[0].content }}!")
+    (directory / "additional_chat_templates").mkdir()
+    (directory / "additional_chat_templates" / "rag.jinja").write_text("RAG!")
     return directory
 
 
@@ -49,6 +49,7 @@ def test_the_same_texts_come_of_it_with_tokenizer_template_and_settings(
         theirs = hf.generate(ids, do_sample=False)[0, ids.shape[1] :]
     assert theirs.tolist() == list(completion.tokens)
     assert tokenizer.apply_chat_template(chat, tokenize=False) == "Hi!"
+    assert tokenizer.apply_chat_template(chat, chat_template="rag", tokenize=False) == "RAG!"
 
 
 def test_a_generator_that_was_not_loaded_has_no_tokenizer_to_save(
