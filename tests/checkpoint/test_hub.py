@@ -17,6 +17,9 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from transformers import GPTNeoXForCausalLM
 
+from neox_eqx.checkpoint.origin import OriginOptions
+from neox_eqx.errors import InputError
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 MODEL = "somebody/tiny-neox"
 
