@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from neox_eqx.destination import whole_file
 from neox_eqx.errors import InputError
+from neox_eqx.small_files import read_text
 
 PROJECT = "neox_eqx"
 """Where runs go unless WANDB_PROJECT says otherwise; WANDB_NAME may name them too."""
@@ -121,4 +122,4 @@ def _run_id(directory: Path) -> str:
     if not path.exists():
         with whole_file(path) as file:
             file.write(secrets.token_hex(4))
-    return path.read_text(encoding="utf-8")
+    return read_text(path)
