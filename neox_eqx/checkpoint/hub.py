@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
+from tqdm.auto import tqdm
+
 from neox_eqx.checkpoint.files import ADAPTER_CONFIG, ADAPTER_FILES, WEIGHT_FILES, read_weight_map
 from neox_eqx.errors import InputError
 from neox_eqx.shown import few, shown
@@ -48,6 +50,13 @@ class Place:
     """The branch, tag or commit of the Hub that was asked for."""
     commit: str | None = None
     """The 40 hexadecimal digits of the Hub's commit."""
+
+
+class _TerminalBar(tqdm):
+    """The Hub's own would fill the files that stderr is sent to."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **({"disable": None} | kwargs))
 
 
 def resolve(source: str | Path, revision: str | None = None, *, wanted: Wanted = "all") -> Place:
@@ -100,14 +109,16 @@ def _download(model_id: str, revision: str | None, wanted: Wanted) -> Place:
         first = _first_file(model_id, revision, _names(info), wanted)
         # Only this writes down which commit the revision is, for when there is no network.
         directory = huggingface_hub.snapshot_download(
-            model_id, revision=revision, allow_patterns=first
+            model_id, revision=revision, allow_patterns=first, tqdm_class=_TerminalBar
         )
         place = Place(Path(directory), model_id, revision, Path(directory).name)
         if info.sha != place.commit:  # Somebody has just pushed.
             info = huggingface_hub.model_info(model_id, revision=place.commit)
         files = _wanted_files(model_id, place, _names(info), wanted)
         patterns = [glob.escape(name) for name in files]  # They are taken for patterns.
-        huggingface_hub.snapshot_download(model_id, revision=place.commit, allow_patterns=patterns)
+        huggingface_hub.snapshot_download(
+            model_id, revision=place.commit, allow_patterns=patterns, tqdm_class=_TerminalBar
+        )
         return place
     except InputError:
         raise

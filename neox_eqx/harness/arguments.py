@@ -26,6 +26,8 @@ ARGUMENTS = {
 }
 """Our own, with a line of help for each."""
 
+# Python reads no number of thousands of them.
+_MOST_DIGITS = 20
 _DTYPES = {"float": "float32", "half": "float16"}
 # Where and how its transformers model is read and computed, which is not how ours is.
 _WITHOUT_EFFECT = {
@@ -120,7 +122,8 @@ def batch_rows(batch_size: int | str, max_batch_size: int | None) -> int:
     chosen, _, times = str(batch_size).partition(":")
     if chosen == "auto" and (not times or times.replace(".", "", 1).isdecimal()):
         return min(8, max_batch_size or 8)
-    if not str(batch_size).isdecimal() or int(batch_size) < 1:
+    is_number = str(batch_size).isdecimal() and len(str(batch_size)) < _MOST_DIGITS
+    if not is_number or int(batch_size) < 1:
         raise InputError(
             f"batch_size must be a whole number of at least 1, or auto, not {shown(batch_size)}"
         )

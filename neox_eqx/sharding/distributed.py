@@ -120,8 +120,11 @@ def _from_podrun() -> tuple[str, int, int] | tuple[None, None, None]:
     if on_tpu or given == [None] * 3:
         return None, None, None
     coordinator, count, number = given
-    if not (coordinator and count and number and count.isdecimal() and number.isdecimal()):
-        listed = ", ".join(f"{name}={value}" for name, value in zip(names, given, strict=True))
+    # Of a few digits: Python reads no number of thousands of them.
+    is_number = [text and text.isdecimal() and len(text) < 10 for text in (count, number)]
+    if not (coordinator and count and number and all(is_number)):
+        each = zip(names, given, strict=True)
+        listed = ", ".join(f"{name}={value!s:.80}" for name, value in each)
         raise InputError(f"{listed}: an address with a port and two whole numbers are needed")
     return coordinator, int(count), int(number)
 

@@ -158,6 +158,7 @@ def outputs(
         timeout=50,
     )
     assert process.returncode == 0, process.stderr
+    assert "Fetching" not in process.stderr  # a bar is for a terminal
     return process.stdout.splitlines()
 
 

@@ -4,6 +4,7 @@ import io
 import json
 import pickle
 import pickletools
+import warnings
 import zipfile
 from typing import Any
 
@@ -221,11 +222,10 @@ def _faulty_zip(draw: Draw, content: bytes) -> bytes:
         members[place] = info, faulty_bytes(draw, data)
     made = io.BytesIO()
     is_packed = what == "zeros" or draw(st.booleans())
-    with zipfile.ZipFile(
-        made, "w", zipfile.ZIP_DEFLATED if is_packed else zipfile.ZIP_STORED
-    ) as new:
+    kind = zipfile.ZIP_DEFLATED if is_packed else zipfile.ZIP_STORED
+    # It warns of a name that comes twice.
+    with warnings.catch_warnings(action="ignore"), zipfile.ZipFile(made, "w") as new:
         for info, data in members:
-            kind = zipfile.ZIP_DEFLATED if is_packed else zipfile.ZIP_STORED
             new.writestr(zipfile.ZipInfo(info.filename), data, kind, 1)
     return made.getvalue()
 

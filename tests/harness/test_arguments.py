@@ -104,7 +104,7 @@ def test_a_batch_size_of_auto_is_left_to_the_model() -> None:
     sizes = {"auto": 8, "auto:4": 8, "auto:0.5": 8, "3": 3, 5: 5}
     assert {given: batch_rows(given, None) for given in sizes} == sizes
     assert batch_rows("auto", 2) == 2 and batch_rows("auto", 64) == 8
-    for wrong in ("auto:x", "autos", 0, "-1", "2.5"):
+    for wrong in ("auto:x", "autos", 0, "-1", "2.5", "9" * 5000):
         with pytest.raises(InputError, match="batch_size must be a whole number of at least 1"):
             batch_rows(wrong, None)
 

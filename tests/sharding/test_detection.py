@@ -121,3 +121,7 @@ def test_half_of_what_podrun_sets_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("PODRUN_NUM_PROCESSES", "two")
     with pytest.raises(InputError, match="PODRUN_NUM_PROCESSES=two.*: an address with a port and"):
         initialize()
+    monkeypatch.setenv("PODRUN_NUM_PROCESSES", "9" * 5000)
+    monkeypatch.setenv("PODRUN_PROCESS_ID", "0")
+    with pytest.raises(InputError, match="PODRUN_NUM_PROCESSES=9{80}, .*: an address with a port"):
+        initialize()
