@@ -180,10 +180,12 @@ def _wholes(content: bytes) -> tuple[bytes, ...]:
 
 def odd_place(draw: Draw, path: str) -> Edit:
     """Something else in the place of a file."""
+    # A file that a user names may be a pipe, and then is waited for.
+    pipes = (Edit(path, "fifo"),) if "/" in path else ()
     return draw(
         st.sampled_from(
             (
-                *(Edit(path, "remove"), Edit(path, "directory"), Edit(path, "fifo")),
+                *(Edit(path, "remove"), Edit(path, "directory"), *pipes),
                 *(Edit(path, "link", to) for to in (b"nowhere", b"/dev/null", b"..", b"/dev/zero")),
                 *(
                     Edit(path, "link", to)
