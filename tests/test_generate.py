@@ -288,7 +288,10 @@ def mistakes(model: Path, place: Path) -> dict[str, tuple[list[str | Path], str]
         "foreign id": ([*to_file, "--suppress-tokens", "3", "9999"], "token id 9999 is not in the"),
         "empty stop": ([*to_file, "--stop", ""], "stop: '' is empty"),
         "stop twice": ([*to_file, "--stop", "a", "--stop", "b"], "--stop is given 2 times"),
-        "no bias file": ([*to_file, "--logit-bias", place / "absent"], "absent: No such file or"),
+        "no bias file": (
+            [*to_file, "--logit-bias", place / "absent"],
+            "absent: cannot be read: No such file or",
+        ),
         "bias of a text": (
             [*to_file, "--logit-bias", bias_file('{"3": 1, "x7": 2}')],
             "line 1: 'x7' is not a token id",
@@ -308,6 +311,10 @@ def mistakes(model: Path, place: Path) -> dict[str, tuple[list[str | Path], str]
         "bias of a foreign id": (
             [*to_file, "--logit-bias", bias_file('{"3000": 1}')],
             "logit_bias: token id 3000 is not in the model's vocabulary",
+        ),
+        "endless bias file": (
+            [*to_file, "--logit-bias", "/dev/zero"],
+            "has more than 10000000 bytes",
         ),
         "broken bias file": ([*to_file, "--logit-bias", bias_file("{")], "is not valid JSON"),
         "bias file of a list": (

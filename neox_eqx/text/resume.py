@@ -63,7 +63,7 @@ class PartialRows:
                 break  # the last that was written, and not whole
             place, _, row = line.partition(b"\t")
             is_place = place.isdigit() and len(place) < 19
-            if not (is_place and row.startswith(b"{") and row.endswith(b"}\n")):
+            if not (is_place and row.startswith(b"{") and row.endswith(b"}\n") and _is_text(row)):
                 raise self._foreign()
             self.starts[int(place)] = start
             start += len(line)
@@ -134,3 +134,11 @@ class PartialRows:
 
     def _foreign(self) -> InputError:
         return InputError(f"{self._path}: is no file of rows; remove it, or name another --output")
+
+
+def _is_text(row: bytes) -> bool:
+    try:
+        row.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -144,7 +144,8 @@ class SentencePieceTokenizer:
 
     def _piece(self, token: str) -> int | None:
         id = self._pieces.piece_to_id(token)
-        return id if self._pieces.id_to_piece(id) == token else None
+        # Of what is no piece it is that of the unknown token, which a broken model may lack.
+        return id if 0 <= id < self._size and self._pieces.id_to_piece(id) == token else None
 
     def _added(self, path: Path, options: Mapping[str, Any]) -> dict[int, AddedToken]:
         """The tokens that the files name: pieces of the model, or further ones after these."""

@@ -75,7 +75,9 @@ def test_a_file_of_someone_else_is_left_alone(tmp_path: Path, content: bytes) ->
     assert partial.read_bytes() == 2 * content
 
 
-@pytest.mark.parametrize("line", [b"\0\0\0\n", b'7\t{"a"\n', b"7\t[1}\n", b'{"a": 1}\n', b"\n"])
+@pytest.mark.parametrize(
+    "line", [b"\0\0\0\n", b'7\t{"a"\n', b"7\t[1}\n", b'{"a": 1}\n', b"\n", b"7\t{\x80}\n"]
+)
 def test_a_whole_line_that_is_no_row_is_left_alone_with_all_others(
     tmp_path: Path, line: bytes
 ) -> None:

@@ -216,6 +216,14 @@ def test_without_the_package_the_message_says_how_to_get_it(
         load_tokenizer(directory(tmp_path, rinna_model, RINNA))
 
 
+def test_a_model_whose_unknown_token_has_another_name_has_no_piece_for_what_it_lacks(
+    rinna_model: bytes, tmp_path: Path
+) -> None:
+    broken = rinna_model.replace(b"<unk>", b"<unq>")
+    tokenizer = load_tokenizer(directory(tmp_path, broken, RINNA))
+    assert tokenizer.token_to_id("no piece") is None
+
+
 def test_a_broken_model_and_several_of_them_are_input_errors(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
