@@ -45,6 +45,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--seed", type=int, default=random.randrange(10**9))
     parser.add_argument("--only", help="faults that have this in their name")
+    parser.add_argument("--count", type=int, choices=[2, 4], help="hosts of each launch")
     return parser.parse_args()
 
 
@@ -57,7 +58,8 @@ def _fuzz(pod: NamespaceHosts, disk: Path, options: argparse.Namespace) -> int:
     counts: collections.Counter[str] = collections.Counter()
     finds = 0
     while time.monotonic() < end:
-        task: Task = draw.choice([Generate, Train])(disk, draw.choice([2, 2, 4]))
+        count = options.count or draw.choice([2, 2, 4])
+        task: Task = draw.choice([Generate, Train])(disk, count)
         if not task.reference.exists():
             if wrong := rounds.undisturbed(task):
                 print(f"  FIND: {wrong}", flush=True)
