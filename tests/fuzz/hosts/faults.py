@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.fuzz.hosts import clock, machines
+from tests.fuzz.hosts.tasks import Task, Train
 from tests.podrun.launch import Launch
 from tests.podrun.networks import NamespaceHosts
 
@@ -53,6 +54,8 @@ class Fault:
     """What is made ready before the launch."""
     needs_rank: bool = True
     """Whether it can only happen to a command that runs."""
+    task: type[Task] = Task
+    """The commands that it can happen to."""
 
 
 def _sent(number: signal.Signals, seconds: float, reason: str) -> Fault:
@@ -121,8 +124,7 @@ def _small_disk(at: Callable[[Path], Path]) -> tuple[Prepare, Act]:
     """Before the launch a small disk; then that it is full."""
 
     def before(pod: NamespaceHosts, host: str, output: Path) -> None:
-        if not at(output).suffix:
-            at(output).mkdir(parents=True, exist_ok=True)
+        at(output).mkdir(parents=True, exist_ok=True)
         machines.mount_small_disk(pod, host, at(output))
 
     @contextlib.contextmanager
@@ -170,7 +172,7 @@ FAULTS = (
     Fault("cable cut for a while", _cut_for_a_while, None, "h\\d: .*", 300, needs_rank=False),
     Fault("power off", _power_off, 255, f"HOST: {_LOST}", 24, 16, needs_rank=False),
     Fault("shared disk full", _full_disk, 2, "h\\d: exit 2", 300),
-    Fault("disk of W&B full", _fill_wandb, None, "h\\d: .*", 300, before=_wandb),
+    Fault("disk of W&B full", _fill_wandb, None, "h\\d: .*", 300, before=_wandb, task=Train),
     Fault("/tmp full", _fill_tmp, None, "h\\d: .*", 300, before=_tmp),
     Fault("clock jumps", _clock_jumps, 0, None, 300),
     Fault("slow host", _slow, None, "h\\d: .*", 300),

@@ -61,7 +61,8 @@ class Rounds:
 
     def disturbed(self, task: Task, only: str | None = None) -> Result:
         """Runs the command with a drawn fault at a drawn moment."""
-        fault = self.draw.choice([f for f in FAULTS if only is None or only in f.name])
+        faults = [fault for fault in FAULTS if isinstance(task, fault.task)]
+        fault = self.draw.choice([fault for fault in faults if only is None or only in fault.name])
         moment = self.draw.choice(MOMENTS)
         host = self.draw.choice(self.pod.names[: task.count])
         fault.before(self.pod, host, task.output)
