@@ -29,7 +29,7 @@ def main() -> None:
         # What is mounted here goes with this process, whatever ends it.
         around = ["unshare", "--mount", "--propagation", "private"]
         command = [*around, sys.executable, "-m", "tests.fuzz.hosts", *sys.argv[1:]]
-        sys.exit(subprocess.run(command, env={**os.environ, INSIDE: "1"}).returncode)
+        os.execvpe(command[0], command, {**os.environ, INSIDE: "1"})
     with tempfile.TemporaryDirectory(prefix="fuzz-hosts-", dir="/var/tmp") as disk:
         subprocess.run(["mount", "-t", "tmpfs", "-o", DISK, "tmpfs", disk], check=True)
         try:
