@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.fuzz.hosts.rounds import Rounds
 from tests.fuzz.hosts.tasks import Generate, Task, Train
-from tests.podrun.networks import NamespaceHosts, has_namespaces, pod_of
+from tests.podrun.networks import PREFIX, NamespaceHosts, has_namespaces, pod_of
 
 INSIDE = "FUZZ_HOSTS_INSIDE"
 DISK = "size=2g"
@@ -30,7 +30,7 @@ def main() -> None:
         around = ["unshare", "--mount", "--propagation", "private"]
         command = [*around, sys.executable, "-m", "tests.fuzz.hosts", *sys.argv[1:]]
         os.execvpe(command[0], command, {**os.environ, INSIDE: "1"})
-    with tempfile.TemporaryDirectory(prefix="fuzz-hosts-", dir="/var/tmp") as disk:
+    with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-", dir="/var/tmp") as disk:
         subprocess.run(["mount", "-t", "tmpfs", "-o", DISK, "tmpfs", disk], check=True)
         try:
             with pod_of(4, private_tmp=True) as pod:
