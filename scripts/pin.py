@@ -86,7 +86,7 @@ def _uv(directory: Path) -> Path:
 def _hashes(uv: Path, requirements: str, *options: str) -> dict[str, list[str]]:
     """The hashes of all files of each release, for every platform."""
     pins = "\n".join(line.rstrip(" \\") for line in requirements.splitlines() if "==" in line)
-    command = [uv, "pip", "compile", "-", "--quiet", "--universal", "--generate-hashes"]
+    command = [str(uv), "pip", "compile", "-", "--quiet", "--universal", "--generate-hashes"]
     command += ["--python-version", OLDEST_PYTHON, "--no-header", "--no-annotate", *options]
     ran = subprocess.run(command, input=pins, stdout=subprocess.PIPE, text=True, check=True)
     return pinned_hashes(ran.stdout)

@@ -139,7 +139,7 @@ def yes_or_no(name: str, value: Any) -> bool:
 
 def _id_of_key(name: str, key: Any) -> int:
     """JSON has texts for keys."""
-    id = id_of_text(key) if isinstance(key, str) else key
+    id: Any = id_of_text(key) if isinstance(key, str) else key
     if not _is_id(id):
         raise InputError(f"{name}: {shown(key)} is not {_ID}")
     return id
