@@ -1,9 +1,10 @@
 """Draws cases of each kind in turn, runs them and keeps what is found."""
 
 import dataclasses
+import itertools
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 
 import hypothesis
 from hypothesis import strategies as st
@@ -14,8 +15,8 @@ from tests.fuzz.kinds import KINDS, Bases
 from tests.fuzz.runner import Outcome, Runner
 from tests.fuzz.verdict import fault, signature
 
-# Cases of a kind that are drawn together, before the next kind's turn.
-_TOGETHER = 4
+# Cases of a kind that are drawn together, of which the first is the simplest and is left out.
+_TOGETHER = 9
 
 
 @dataclasses.dataclass
@@ -36,43 +37,46 @@ def fuzz(
     kinds: Collection[str] = tuple(KINDS),
     tell: Callable[[Case, str, Outcome], None] = lambda *_: None,
 ) -> Found:
-    """Runs drawn cases for so long; the same seed draws the same ones in the same order."""
+    """Runs a case of each kind in turn for so long, or until Ctrl-C; a seed draws the same ones."""
     set_hypothesis_home_dir(runner.place / "hypothesis")
     found = Found()
     end = time.monotonic() + seconds
-    while True:
-        for kind in kinds:
-            for case in draw_cases(kind, seed, runner.bases):
-                if time.monotonic() > end:
-                    return found
-                outcome = runner.run(case)
-                found.cases[kind] += 1
-                found.statuses[kind, outcome.status] += 1
-                what = fault(case, outcome)
-                if what and (mark := signature(case, what)) not in found.faults:
-                    found.faults[mark] = case, what
-                    tell(case, what, outcome)
-        seed += 1
+    drawn = [draw_cases(kind, seed, runner.bases) for kind in kinds]
+    try:
+        for case in itertools.chain.from_iterable(zip(*drawn, strict=True)):
+            if time.monotonic() > end:
+                break
+            outcome = runner.run(case)
+            found.cases[case.kind] += 1
+            found.statuses[case.kind, outcome.status] += 1
+            what = fault(case, outcome)
+            if what and (mark := signature(case, what)) not in found.faults:
+                found.faults[mark] = case, what
+                tell(case, what, outcome)
+    except KeyboardInterrupt:
+        pass  # what was seen is told
+    return found
 
 
-def draw_cases(kind: str, seed: int, bases: Bases) -> list[Case]:
-    """Some cases of a kind. Hypothesis only draws: it keeps nothing, and shrinks nothing."""
-    cases: list[Case] = []
+def draw_cases(kind: str, seed: int, bases: Bases) -> Iterator[Case]:
+    """Endless cases of a kind. Hypothesis only draws: it keeps nothing, and shrinks nothing."""
+    for own in itertools.count(seed):
+        cases: list[Case] = []
 
-    @hypothesis.seed(seed)
-    @hypothesis.settings(
-        max_examples=_TOGETHER,
-        database=None,
-        deadline=None,
-        phases=[hypothesis.Phase.generate],
-        suppress_health_check=list(hypothesis.HealthCheck),
-    )
-    @hypothesis.given(st.data())
-    def add(data: st.DataObject) -> None:
-        cases.append(KINDS[kind](data.draw, bases))
+        @hypothesis.seed(own)
+        @hypothesis.settings(
+            max_examples=_TOGETHER,
+            database=None,
+            deadline=None,
+            phases=[hypothesis.Phase.generate],
+            suppress_health_check=list(hypothesis.HealthCheck),
+        )
+        @hypothesis.given(st.data())
+        def add(data: st.DataObject, cases: list[Case] = cases) -> None:
+            cases.append(KINDS[kind](data.draw, bases))
 
-    add()
-    return cases
+        add()
+        yield from cases[1:]
 
 
 def reduced(runner: Runner, case: Case, what: str, most: int = 20) -> Case:
