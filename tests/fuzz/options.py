@@ -1,6 +1,7 @@
 """Options of every program, drawn from the fields of its own dataclass: a new one is drawn too."""
 
 import importlib.util
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -13,6 +14,8 @@ from tests.fuzz.case import Case
 from tests.fuzz.faults import NUMBERS, TEXTS, Draw
 
 ROOT = Path(__file__).parents[2]
+# Where scripts find the files beside them.
+sys.path.append(str(ROOT / "scripts"))
 
 
 def _options_of(program: str) -> type:
