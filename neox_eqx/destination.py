@@ -58,6 +58,8 @@ def new_directory(directory: Path) -> Iterator[Path]:
         directory = Path(os.path.expanduser(directory)).resolve()
     except (OSError, ValueError, RuntimeError) as error:  # A loop of links is a RuntimeError.
         raise InputError(f"{shown(str(directory))}: cannot be a directory: {error}") from error
+    if not directory.name:  # the root of all, which has no place beside it
+        raise InputError(f"{directory}: is not an empty directory; choose another name")
     partial = _partial(directory)
     lock = partial.with_name(f"{partial.name}.lock")
     with _told(directory):
