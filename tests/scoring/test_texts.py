@@ -1,5 +1,6 @@
 """Texts and completions as tokens to score, and what is told of them."""
 
+import itertools
 import math
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from transformers import GPTNeoXForCausalLM
 
 from neox_eqx.errors import InputError
 from neox_eqx.scoring.encode import Text, encode_text
-from neox_eqx.scoring.pairs import Pair
+from neox_eqx.scoring.pairs import Pair, score_pairs
 from neox_eqx.scoring.texts import score_texts
 from neox_eqx.text.generator import TextGenerator
 from tests.text.checkpoints import BOS, byte_level, save_checkpoint
@@ -58,6 +59,18 @@ def test_scores_come_in_the_order_of_the_texts_and_are_those_of_transformers(
         assert (score.logprobs[0], score.candidates[0]) == (None, None) or not is_whole
     assert (scores[3].num_tokens, scores[3].sum_logprob, scores[3].is_greedy) == (0, 0.0, True)
     assert score_texts(generator, texts[:1])[0].candidates is None
+
+
+def test_what_is_scored_already_changes_no_bit_of_the_rest(
+    saved: tuple[TextGenerator, GPTNeoXForCausalLM],
+) -> None:
+    model = saved[0].model
+    # Of lengths in several buckets, so that batches of the rest alone would have other shapes.
+    pairs = [Pair((2,), tuple(range(3 + n, 10 + n + 8 * (n % 7)))[:60]) for n in range(20)]
+    whole = dict(itertools.chain(*score_pairs(model, pairs, batch_size=4)))
+    done = set(range(20)) - {1, 3, 6, 13, 16}
+    rest = dict(itertools.chain(*score_pairs(model, pairs, batch_size=4, done=done)))
+    assert rest == {index: whole[index] for index in set(range(20)) - done}
 
 
 def test_a_completion_is_greedy_if_all_its_tokens_are(
