@@ -150,7 +150,7 @@ def _told(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno is None:
             raise  # a library's own, which says nothing of a file
-        # Writing to a file that is open names none.
-        if error.filename and _partial(path).name not in str(error.filename):
+        # Writing to a file that is open names none, and copying one names both.
+        if error.filename and _partial(path).name not in f"{error.filename} {error.filename2}":
             raise InputError(f"{error.filename}: {error.strerror}") from error
         raise InputError(f"{path}: cannot be written: {error.strerror}") from error

@@ -134,3 +134,9 @@ def test_a_link_in_the_place_of_what_is_half_written_is_not_followed(tmp_path: P
         with whole_file(tmp_path / "out"):
             pass
     assert (tmp_path / "precious").read_text() == "years"
+
+
+def test_a_copy_that_the_disk_does_not_take_is_told_of_where_it_goes(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="result: cannot be written: No space"):
+        with new_directory(tmp_path / "result") as partial:
+            raise OSError(28, "No space left on device", "model/a", None, str(partial / "a"))

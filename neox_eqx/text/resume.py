@@ -54,9 +54,12 @@ class PartialRows:
         Raises:
             InputError: they come of something else, or the file is none of these.
         """
+        self._header = json.dumps(subject).encode() + b"\n"
         self._file.seek(0)
         first = self._file.readline(_HEADER_BYTES)
-        others = self._differences(first, subject) if first else ""
+        # A full disk may have taken the beginning of it alone.
+        is_ours = self._header.startswith(first)
+        others = "" if is_ours else self._differences(first, subject)
         start = len(first)
         for line in self._file:
             if not line.endswith(b"\n"):
@@ -74,7 +77,6 @@ class PartialRows:
                 f"{self._path}: has rows of {others}; remove it, or name another --output"
             )
         self._file.truncate(start)
-        self._header = json.dumps(subject).encode() + b"\n"
 
     def are_there(self, count: int) -> Bool[np.ndarray, " N"]:
         """Of each of so many places, whether its row is there.

@@ -157,6 +157,8 @@ def _check_end(how: str, status: int, place: Path, whole: Whole) -> None:
 
 
 def _check(case: Case, place: Path, whole: Whole) -> None:
+    if not (place / "work" / OUT).exists():
+        raise Fault(f"nothing came of it: {_said(place)}")
     result = case.result(place / "work")
     if result != whole.result:
         raise Fault(f"{str(result)[:500]}\n  is not {str(whole.result)[:500]}")

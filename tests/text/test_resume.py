@@ -42,6 +42,15 @@ def test_a_run_goes_on_with_the_rows_that_are_whole(tmp_path: Path, torn: bytes)
     assert os.listdir(tmp_path) == ["out.jsonl"]
 
 
+def test_a_run_whose_first_line_a_full_disk_cut_begins_anew(tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    (tmp_path / "out.jsonl.partial").write_bytes(b'{"model": "a", "in')
+    add(output, 0)
+    with partial_rows(output) as rows:
+        rows.begin(SUBJECT)
+        assert set(rows.starts) == {0}
+
+
 def test_rows_of_something_else_are_refused_and_kept(tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     add(output, 0)
