@@ -59,24 +59,29 @@ def fuzz(
 
 
 def draw_cases(kind: str, seed: int, bases: Bases) -> Iterator[Case]:
-    """Endless cases of a kind. Hypothesis only draws: it keeps nothing, and shrinks nothing."""
+    """Endless cases of a kind."""
     for own in itertools.count(seed):
-        cases: list[Case] = []
+        yield from _draw(kind, own, bases)
 
-        @hypothesis.seed(own)
-        @hypothesis.settings(
-            max_examples=_TOGETHER,
-            database=None,
-            deadline=None,
-            phases=[hypothesis.Phase.generate],
-            suppress_health_check=list(hypothesis.HealthCheck),
-        )
-        @hypothesis.given(st.data())
-        def add(data: st.DataObject, cases: list[Case] = cases) -> None:
-            cases.append(KINDS[kind](data.draw, bases))
 
-        add()
-        yield from cases[1:]
+def _draw(kind: str, seed: int, bases: Bases) -> list[Case]:
+    """Some cases. Hypothesis only draws: it keeps nothing, and shrinks nothing."""
+    cases: list[Case] = []
+
+    @hypothesis.seed(seed)
+    @hypothesis.settings(
+        max_examples=_TOGETHER,
+        database=None,
+        deadline=None,
+        phases=[hypothesis.Phase.generate],
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    @hypothesis.given(st.data())
+    def add(data: st.DataObject) -> None:
+        cases.append(KINDS[kind](data.draw, bases))
+
+    add()
+    return cases[1:]
 
 
 def reduced(runner: Runner, case: Case, what: str, most: int = 20) -> Case:
