@@ -51,9 +51,10 @@ def continue_texts(
                 _text(generator.tokenizer, row, until)
                 for row, until in zip(rows, untils, strict=True)
             ]
-            if None not in texts:
+            ended = [text for text in texts if text is not None]
+            if len(ended) == len(texts):
                 break
-        yield list(zip(batch.indices, texts, strict=True))
+        yield list(zip(batch.indices, ended, strict=True))
 
 
 def _text(tokenizer: Tokenizer, row: Row, until: list[str]) -> str | InputError | None:

@@ -93,8 +93,10 @@ class TextGenerator:
             InputError: something is missing or broken; the message names the file.
         """
         with agreed():
-            where = {"revision": revision, "base": base, "tokenizer": tokenizer}
-            origin = source if isinstance(source, Origin) else find(source, **where)
+            if isinstance(source, Origin):
+                origin = source
+            else:
+                origin = find(source, revision=revision, base=base, tokenizer=tokenizer)
             directory = origin.directory
             GPTNeoXConfig.from_file(directory / "config.json")  # Else it is not a model at all.
             words = load_tokenizer(origin.tokenizer)

@@ -32,8 +32,8 @@ def converse(conversation: Conversation, first: Iterable[str] = (), *, stream: b
             warnings.warn(f"answer {count} failed: {error}", stacklevel=2)
         print(flush=True)
     if failed:
-        first, error = next(iter(failed.items()))
-        raise InputError(f"{len(failed)} of {count} answers failed, the first, {first}: {error}")
+        number, why = next(iter(failed.items()))
+        raise InputError(f"{len(failed)} of {count} answers failed, the first, {number}: {why}")
 
 
 def _lines() -> Iterator[str]:
