@@ -17,8 +17,9 @@ from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.sizes import size_text
 
 _NUMBER = 4
-_SCORES = 3
-"""Scores, their softmax, and a copy on the way: measured with 1,000 beams on a CPU."""
+_CPU_COPIES = 3
+"""Of scores, their softmax and a copy on the way, measured with 1,000 beams. An accelerator's
+compiler fuses them in other ways: one is counted, as nothing is refused that may run."""
 
 
 def check_memory(
@@ -63,12 +64,13 @@ def bytes_needed(
     slot = 2 * config.num_hidden_layers * heads * config.head_dim * model.dtype.itemsize
     slots = bucket(max(len(request.tokens) for request in requests))
     seen = slots + FIRST_SLOTS * beams  # beams see the slots of all beams of their prompt
+    copies = _CPU_COPIES if _devices(model)[0].platform == "cpu" else 1
     reading = prompts * slots * (heads * slots + config.intermediate_size)
     choosing = rows * (heads * seen + config.vocab_size)
     return {
         f"the keys and values of {rows} {kind}": slot * (prompts * slots + rows * FIRST_SLOTS),
         f"what {rows} {kind} see of them": rows * seen,
-        f"the scores of {rows} {kind}": _SCORES * _NUMBER * max(reading, choosing),
+        f"the scores of {rows} {kind}": copies * _NUMBER * max(reading, choosing),
         "bad_words": _words([row.bad_words_ids for row in every], rows),
         "logit_bias": _words([[ids for ids, _ in row.sequence_bias] for row in every], rows),
         "stop": _words([row.stop_sequences for row in every], rows)
@@ -77,12 +79,21 @@ def bytes_needed(
 
 
 def free_bytes(model: GPTNeoX) -> int:
-    """What the devices of the model have free, or the host where they are in its memory."""
-    devices = model.mesh.devices.flat if model.mesh else jax.local_devices()[:1]
-    stats = [device.memory_stats() for device in devices if device.platform != "cpu"]
+    """What the devices of the model have free, or the hosts where they are in their memory.
+
+    Each process of a pod can ask for its own alone, and takes the others to be like it.
+    """
+    stats = [device.memory_stats() for device in _devices(model) if device.platform != "cpu"]
     if stats and all(own and "bytes_limit" in own for own in stats):
-        return sum(own["bytes_limit"] - own["bytes_in_use"] for own in stats)
-    return psutil.virtual_memory().available * jax.process_count()
+        free = sum(own["bytes_limit"] - own["bytes_in_use"] for own in stats)
+    else:
+        free = psutil.virtual_memory().available
+    return free * jax.process_count()
+
+
+def _devices(model: GPTNeoX) -> list[jax.Device]:
+    """Those of this process."""
+    return list(model.mesh.local_devices) if model.mesh else jax.local_devices()[:1]
 
 
 def _words(every: Sequence[Sequence[tuple[int, ...]]], rows: int) -> int:
