@@ -21,7 +21,7 @@ from tests.fuzz.runner import Runner
 CONFIG: dict[str, Any] = {
     "architectures": ["GPTNeoXForCausalLM"],
     "model_type": "gpt_neox",
-    "vocab_size": 512,
+    "vocab_size": 520,  # of which the tokenizer has 512
     "hidden_size": 8,
     "num_hidden_layers": 1,
     "num_attention_heads": 2,
@@ -38,6 +38,8 @@ CONFIG: dict[str, Any] = {
     "rotary_emb_base": 10000,
     "torch_dtype": "float32",
 }
+
+_TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
 
 
 def tensors() -> dict[str, np.ndarray]:
@@ -72,8 +74,9 @@ def write_model(directory: Path) -> None:
     save_file(tensors(), model / "model.safetensors", metadata={"format": "pt"})
     settings = {"bos_token_id": 0, "eos_token_id": 0, "max_new_tokens": 3}
     (model / "generation_config.json").write_text(json.dumps(settings))
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(DEMO_MODEL / name, model)
+    shutil.copy(DEMO_MODEL / "tokenizer.json", model)
+    words = json.loads((DEMO_MODEL / "tokenizer_config.json").read_text())
+    (model / "tokenizer_config.json").write_text(json.dumps(words | {"chat_template": _TEMPLATE}))
 
 
 def _write_dressed(directory: Path) -> None:
@@ -82,7 +85,7 @@ def _write_dressed(directory: Path) -> None:
     model = directory / "model"
     special = {"eos_token": {"content": "<|endoftext|>", "lstrip": False}, "pad_token": "<pad>"}
     (model / "special_tokens_map.json").write_text(json.dumps(special))
-    (model / "added_tokens.json").write_text(json.dumps({"<new>": 511, "<pad>": 510}))
+    (model / "added_tokens.json").write_text(json.dumps({"<new>": 512, "<pad>": 513}))
 
 
 def _write_sentence_piece(directory: Path) -> None:
@@ -146,7 +149,7 @@ def _write_prompts(directory: Path) -> None:
     said = [{"role": "user", "content": "How many?", "context": "Two cats."}]
     _write_lines(directory / "prompts.jsonl", {"prompt": "Tom"}, {"prompt": "Two", **options})
     _write_lines(directory / "prompts.messages.jsonl", {"messages": said, "seed": 2})
-    (directory / "scored.txt").write_text("Tom has 3 apples.\n\nTwo cats went home.\n")
+    (directory / "scored.txt").write_text("Tom has 3 apples.\nTwo cats went home.\n")
     _write_lines(
         directory / "scored.jsonl", {"text": "Two"}, {"prompt": "Tom", "completion": " has"}
     )
