@@ -4,7 +4,8 @@ import re
 import unicodedata
 
 _LONGEST_WORD = 200
-_LONGEST_LINE = 4000
+_LONGEST_LINE = 1900
+"""With what a command prints before it, 2,000 at most."""
 
 
 def one_line(message: str) -> str:
@@ -15,8 +16,12 @@ def one_line(message: str) -> str:
     """
     line = " ".join(message.splitlines())
     line = re.sub(rf"\S{{{_LONGEST_WORD + 1},}}", lambda word: cut(word[0], 120, 60), line)
-    line = cut(line, _LONGEST_LINE - 60, 60) if len(line) > _LONGEST_LINE else line
-    return "".join(map(_printable, line))
+    # What is spelled is longer: what may be long is cut before and after.
+    return _bounded("".join(map(_printable, _bounded(line))))
+
+
+def _bounded(line: str) -> str:
+    return cut(line, _LONGEST_LINE - 60, 57) if len(line) > _LONGEST_LINE else line
 
 
 def cut(text: str, first: int, last: int) -> str:

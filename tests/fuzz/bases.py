@@ -1,130 +1,28 @@
 """The valid files that cases begin with: a tiny model in every layout, and what goes with it."""
 
-import io
+import contextlib
 import json
 import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow
 import pyarrow.parquet
-import sentencepiece
-import torch
-from safetensors.numpy import save_file
 
-from neox_eqx import DEMO_MODEL
+from neox_eqx.text.resume import partial_rows
+from tests.fuzz import readers
 from tests.fuzz.case import Case, Edit
 from tests.fuzz.runner import Runner
-
-CONFIG: dict[str, Any] = {
-    "architectures": ["GPTNeoXForCausalLM"],
-    "model_type": "gpt_neox",
-    "vocab_size": 520,  # of which the tokenizer has 512
-    "hidden_size": 8,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 16,
-    "hidden_act": "gelu",
-    "max_position_embeddings": 64,
-    "initializer_range": 0.2,
-    "layer_norm_eps": 1e-05,
-    "bos_token_id": 0,
-    "eos_token_id": 0,
-    "tie_word_embeddings": False,
-    "use_parallel_residual": True,
-    "rotary_pct": 1.0,
-    "rotary_emb_base": 10000,
-    "torch_dtype": "float32",
-}
-
-_TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
-
-
-def tensors() -> dict[str, np.ndarray]:
-    """Those of the model that CONFIG describes, by Hugging Face's names."""
-    random = np.random.default_rng(0)
-    size, wide = CONFIG["hidden_size"], CONFIG["intermediate_size"]
-    shapes: dict[str, tuple[int, ...]] = {
-        "gpt_neox.embed_in.weight": (CONFIG["vocab_size"], size),
-        "embed_out.weight": (CONFIG["vocab_size"], size),
-        "gpt_neox.final_layer_norm.weight": (size,),
-        "gpt_neox.final_layer_norm.bias": (size,),
-    }
-    for layer in range(CONFIG["num_hidden_layers"]):
-        for name, shape in {
-            "input_layernorm": (size,),
-            "post_attention_layernorm": (size,),
-            "attention.query_key_value": (3 * size, size),
-            "attention.dense": (size, size),
-            "mlp.dense_h_to_4h": (wide, size),
-            "mlp.dense_4h_to_h": (size, wide),
-        }.items():
-            shapes[f"gpt_neox.layers.{layer}.{name}.weight"] = shape
-            shapes[f"gpt_neox.layers.{layer}.{name}.bias"] = shape[:1]
-    return {name: random.normal(0, 0.2, shape).astype(np.float32) for name, shape in shapes.items()}
-
-
-def write_model(directory: Path) -> None:
-    """The model in Hugging Face's layout, with a tokenizer."""
-    model = directory / "model"
-    model.mkdir()
-    (model / "config.json").write_text(json.dumps(CONFIG))
-    save_file(tensors(), model / "model.safetensors", metadata={"format": "pt"})
-    settings = {"bos_token_id": 0, "eos_token_id": 0, "max_new_tokens": 3}
-    (model / "generation_config.json").write_text(json.dumps(settings))
-    shutil.copy(DEMO_MODEL / "tokenizer.json", model)
-    words = json.loads((DEMO_MODEL / "tokenizer_config.json").read_text())
-    (model / "tokenizer_config.json").write_text(json.dumps(words | {"chat_template": _TEMPLATE}))
-
-
-def _write_dressed(directory: Path) -> None:
-    """With the other files that a tokenizer may come with."""
-    write_model(directory)
-    model = directory / "model"
-    special = {"eos_token": {"content": "<|endoftext|>", "lstrip": False}, "pad_token": "<pad>"}
-    (model / "special_tokens_map.json").write_text(json.dumps(special))
-    (model / "added_tokens.json").write_text(json.dumps({"<new>": 512, "<pad>": 513}))
-
-
-def _write_sentence_piece(directory: Path) -> None:
-    """With SentencePiece's model alone, as rinna's are."""
-    write_model(directory)
-    model = directory / "model"
-    (model / "tokenizer.json").unlink()
-    pieces = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(["Two cats and three dogs went home.", "How many are they?"] * 20),
-        model_writer=pieces,
-        vocab_size=300,
-        byte_fallback=True,
-        hard_vocab_limit=False,
-        minloglevel=2,
-    )
-    (model / "tokenizer.model").write_bytes(pieces.getvalue())
-    settings = {"tokenizer_class": "T5Tokenizer", "eos_token": "</s>", "unk_token": "<unk>"}
-    (model / "tokenizer_config.json").write_text(json.dumps(settings))
-
-
-def _write_sharded(directory: Path) -> None:
-    write_model(directory)
-    model, weight_map = directory / "model", {}
-    (model / "model.safetensors").unlink()
-    names = sorted(tensors())
-    for number, shard in enumerate((names[::2], names[1::2])):
-        file = f"model-{number}.safetensors"
-        save_file({name: tensors()[name] for name in shard}, model / file)
-        weight_map |= dict.fromkeys(shard, file)
-    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
-
-
-def _write_bin(directory: Path, *, is_zip: bool) -> None:
-    write_model(directory)
-    (directory / "model" / "model.safetensors").unlink()
-    values = {name: torch.from_numpy(value) for name, value in tensors().items()}
-    path = directory / "model" / "pytorch_model.bin"
-    torch.save(values, path, _use_new_zipfile_serialization=is_zip)
+from tests.fuzz.tiny_model import (
+    write_adapter,
+    write_bin,
+    write_dressed,
+    write_model,
+    write_sentence_piece,
+    write_sharded,
+    write_soft_prompt,
+)
 
 
 def _write_texts(directory: Path) -> None:
@@ -169,6 +67,21 @@ def _write_data(directory: Path) -> None:
     pyarrow.parquet.write_table(table, directory / "data.parquet")
 
 
+def _write_partial_rows(directory: Path) -> None:
+    with contextlib.suppress(KeyboardInterrupt), partial_rows(directory / "out.jsonl") as rows:
+        rows.begin(readers.SUBJECT)
+        for place in range(2):
+            rows.add(place, {"prompt": "Tom", "text": " has", "tokens": [5], "error": None})
+        raise KeyboardInterrupt
+
+
+def _write_run_files(directory: Path) -> None:
+    out = directory / "out"
+    out.mkdir()
+    (out / "run.json").write_text(json.dumps(readers.SETTINGS))
+    _write_lines(out / "metrics.jsonl", {"step": 1, "loss": 2.5}, {"step": 1, "eval loss": None})
+
+
 def _write_lines(path: Path, *rows: Any) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
@@ -177,14 +90,18 @@ def add_bases(runner: Runner) -> None:
     """Makes all of them, those of other layouts and of runs with the project's own commands."""
     for name, write in (
         ("model", write_model),
-        ("dressed", _write_dressed),
-        ("sentencepiece", _write_sentence_piece),
-        ("sharded", _write_sharded),
-        ("bin", partial(_write_bin, is_zip=True)),
-        ("old bin", partial(_write_bin, is_zip=False)),
+        ("dressed", write_dressed),
+        ("sentencepiece", write_sentence_piece),
+        ("sharded", write_sharded),
+        ("bin", partial(write_bin, is_zip=True)),
+        ("old bin", partial(write_bin, is_zip=False)),
+        ("adapter", write_adapter),
+        ("soft prompt", write_soft_prompt),
         ("texts", _write_texts),
         ("prompts", _write_prompts),
         ("data", _write_data),
+        ("partial rows", _write_partial_rows),
+        ("run files", _write_run_files),
     ):
         runner.add_base(name, write)
     for to in ("native", "neox"):
@@ -192,8 +109,6 @@ def add_bases(runner: Runner) -> None:
     for program, options in (("score.py", "--input"), ("generate.py", "--prompt-file")):
         _add_rows(runner, program, options)
     _add_made(runner, "run", "out", "out", "train.py", *TRAIN)
-    for name, option in (("adapter", "--lora-rank"), ("soft prompt", "--prompt-tokens")):
-        _add_made(runner, name, "out/adapter", "adapter", "train.py", *TRAIN, option, "2")
 
 
 _CONVERT = ("model", "out", "--no-verify")

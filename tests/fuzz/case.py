@@ -41,7 +41,7 @@ class Edit:
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A command line over valid files (`bases`, by name) with faults (`edits`)."""
+    """A command line, or a reader, over valid files (`bases`, by name) with faults (`edits`)."""
 
     kind: str
     program: str
@@ -51,6 +51,11 @@ class Case:
     stdin: str = ""
     hub: dict[str, Any] | None = None
     """What the Hub answers otherwise, by the end of a path; see tests/fuzz/hub.py."""
+
+    @property
+    def reads(self) -> bool:
+        """Whether it calls a reader of tests/fuzz/readers.py and no command."""
+        return self.program == "read"
 
     def to_json(self) -> dict[str, Any]:
         edits = [

@@ -6,8 +6,9 @@ Each with the status that it must end with, by what was wrong.
 import json
 from typing import Any
 
-from tests.fuzz.bases import CONFIG, TRAIN
+from tests.fuzz.bases import TRAIN
 from tests.fuzz.case import Case, Edit
+from tests.fuzz.tiny_model import CONFIG
 
 _MODEL = ("--model", "model", "--max-new-tokens", "1")
 _PROMPT = (*_MODEL, "--prompt", "a")

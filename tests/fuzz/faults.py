@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from hypothesis import strategies as st
@@ -46,6 +46,7 @@ TEXTS = (
     *("model", "<|endoftext|>", "👍🏽", "(a+)+$", "*", "**/*", "C:\\x", "somebody/tiny"),
 )
 DEEP = 100_000
+_MOST_KEYS = 40
 
 
 def json_texts() -> st.SearchStrategy[str]:
@@ -117,20 +118,22 @@ def with_faults(
 
 
 def _draw_place(draw: Draw, holder: Any) -> tuple[Any, Any]:
-    """A container within a value and the key or index of something in it."""
-    key: Any = ""
-    while True:
-        inner = holder[key]
-        keys = (
-            list(inner)
-            if isinstance(inner, dict)
-            else range(len(inner))
-            if isinstance(inner, list)
-            else ()
-        )
-        if not keys or not draw(st.sampled_from((True, True, True, False))):
-            return holder, key
-        holder, key = inner, draw(st.sampled_from(keys))
+    """A container within a value and the key or index of something in it: any, as often as another.
+
+    Of very many that are alike, as the words of a vocabulary, it is one of the first or the last.
+    """
+    return draw(st.sampled_from(list(_places(holder, ""))))
+
+
+def _places(holder: Any, key: Any) -> Iterator[tuple[Any, Any]]:
+    yield holder, key
+    inner = holder[key]
+    keys = list(inner) if isinstance(inner, dict) else []
+    keys = list(range(len(inner))) if isinstance(inner, list) else keys
+    if len(keys) > _MOST_KEYS:
+        keys = [*keys[:3], keys[-1]]
+    for each in keys:
+        yield from _places(inner, each)
 
 
 def faulty_bytes(draw: Draw, content: bytes) -> bytes:

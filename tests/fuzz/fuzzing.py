@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from hypothesis.configuration import set_hypothesis_home_dir
 
 from tests.fuzz.case import Case
-from tests.fuzz.kinds import KINDS, Bases
+from tests.fuzz.kinds import KINDS, READING, Bases
 from tests.fuzz.runner import Outcome, Runner
 from tests.fuzz.verdict import fault, signature
 
-# Cases of a kind that are drawn together, of which the first is the simplest and is left out.
-_TOGETHER = 9
+# Cases of a reader that share a process.
+_TOGETHER = 50
+_READINGS = 3
 
 
 @dataclasses.dataclass
@@ -41,21 +42,47 @@ def fuzz(
     set_hypothesis_home_dir(runner.place / "hypothesis")
     found = Found()
     end = time.monotonic() + seconds
-    drawn = [draw_cases(kind, seed, runner.bases) for kind in kinds]
+    drawn = {kind: draw_cases(kind, seed, runner.bases) for kind in kinds}
     try:
-        for case in itertools.chain.from_iterable(zip(*drawn, strict=True)):
+        for kind in _in_turn(kinds):
             if time.monotonic() > end:
                 break
-            outcome = runner.run(case)
-            found.cases[case.kind] += 1
-            found.statuses[case.kind, outcome.status] += 1
-            what = fault(case, outcome)
-            if what and (mark := signature(case, what)) not in found.faults:
-                found.faults[mark] = case, what
-                tell(case, what, outcome)
+            cases = list(itertools.islice(drawn[kind], _TOGETHER if kind in READING else 1))
+            for case, outcome in zip(cases, runner.run_all(cases), strict=True):
+                found.cases[kind] += 1
+                found.statuses[kind, outcome.status] += 1
+                _judge(runner, case, outcome, found, tell)
     except KeyboardInterrupt:
         pass  # what was seen is told
     return found
+
+
+def _in_turn(kinds: Collection[str]) -> Iterator[str]:
+    """Endlessly; after several of readers, of which each is many cases, one of commands."""
+    reading = [kind for kind in kinds if kind in READING]
+    commands = itertools.cycle([kind for kind in kinds if kind not in READING])
+    for turn in itertools.count():
+        if reading:
+            yield reading[turn % len(reading)]
+        if not reading or turn % _READINGS == 0:
+            yield from itertools.islice(commands, 1)
+
+
+def _judge(
+    runner: Runner,
+    case: Case,
+    outcome: Outcome,
+    found: Found,
+    tell: Callable[[Case, str, Outcome], None],
+) -> None:
+    """Keeps a find, if it is a new one; one of many cases in a process is seen again alone."""
+    what = fault(case, outcome)
+    if what and case.reads and signature(case, what) not in found.faults:
+        outcome = runner.run(case)
+        what = fault(case, outcome)
+    if what and (mark := signature(case, what)) not in found.faults:
+        found.faults[mark] = case, what
+        tell(case, what, outcome)
 
 
 def draw_cases(kind: str, seed: int, bases: Bases) -> Iterator[Case]:
@@ -65,12 +92,15 @@ def draw_cases(kind: str, seed: int, bases: Bases) -> Iterator[Case]:
 
 
 def _draw(kind: str, seed: int, bases: Bases) -> list[Case]:
-    """Some cases. Hypothesis only draws: it keeps nothing, and shrinks nothing."""
+    """Some cases. Hypothesis only draws: it keeps nothing, and shrinks nothing.
+
+    Its first is always the simplest, and is left out.
+    """
     cases: list[Case] = []
 
     @hypothesis.seed(seed)
     @hypothesis.settings(
-        max_examples=_TOGETHER,
+        max_examples=1 + (_TOGETHER if kind in READING else _READINGS),
         database=None,
         deadline=None,
         phases=[hypothesis.Phase.generate],

@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.fuzz.bases import write_model
 from tests.fuzz.kill_cases import CASES, OUT, Case, litter
 from tests.fuzz.kill_child import start
+from tests.fuzz.tiny_model import write_model
 
 _SIGNALS = (signal.SIGKILL,) * 6 + (signal.SIGTERM, signal.SIGINT)
 # Of a process that a signal ends; train.py has statuses of its own for those that it takes.

@@ -1,5 +1,6 @@
 """Options of every program, drawn from the fields of its own dataclass: a new one is drawn too."""
 
+import dataclasses
 import importlib.util
 import sys
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ def _options_of(program: str) -> type:
     spec = importlib.util.spec_from_file_location(f"fuzzed_{Path(program).stem}", ROOT / program)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where the source of a class in it is looked for
     spec.loader.exec_module(module)
     return module.Options
 
@@ -64,6 +66,7 @@ _LEAST: dict[str, tuple[type, tuple[tuple[str, ...], ...]]] = {
         ((*_MODEL, "--topology", "v5e:1x1", "--mesh", "model=3"), ("--topology", "v5e:1x1")),
     ),
 }
+OPTIONS = {program: options_type for program, (options_type, _) in _LEAST.items()}
 _PLACES = (
     "model",
     "texts.txt",
@@ -102,6 +105,13 @@ _WORDS = (
     ),
     *("query_key_value", "all-linear", "(", "model", "texts.txt", "int8", "somebody/tiny@main"),
 )
+
+
+def of_options_alone(draw: Draw, bases: Mapping[str, Path]) -> Case:
+    """As `of_options`, of which no more is asked than that they are read."""
+    case = of_options(draw, bases)
+    args = ("options", case.program, *case.args)
+    return dataclasses.replace(case, program="read", args=args, bases=("texts",), stdin="")
 
 
 def of_options(draw: Draw, bases: Mapping[str, Path]) -> Case:

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,6 +19,9 @@ ROOT = Path(__file__).parents[2]
 # Above what the server itself takes. A model of a few thousand parameters takes a third of it.
 MOST_BYTES = 900 * 2**20
 MOST_CPU_SECONDS = 25
+# Of a reader, which shares its process with others.
+MOST_MORE_BYTES = 400 * 2**20
+MOST_READING_SECONDS = 8
 # In which a process, be the machine however busy, does nothing at all.
 MOST_IDLE_SECONDS = 10
 _SHOWN = 2**16
@@ -41,14 +44,25 @@ class Outcome:
     "removed"."""
 
 
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """Where a case runs: what is watched, the directory in it, and its standard streams."""
+
+    root: Path
+    directory: Path
+    streams: Mapping[str, Path]
+
+
 class Runner:
-    """A server of tests/fuzz/server.py and the one directory in which its cases run."""
+    """A server of tests/fuzz/server.py and the directories in which its cases run."""
 
     def __init__(self, place: Path, environment: Mapping[str, str] = {}) -> None:
         self.place = place
         self.root = place / "case"
         # Some way down, so that `..` leads to what is watched.
         self.directory = self.root / "up" / "up" / "work"
+        # Of a case of a reader, flat: there are many.
+        self._read, self._streams = place / "read", place / "streams"
         self.bases: dict[str, Path] = {}
         home = self.root / "home"
         own: dict[str, Any] = {
@@ -112,45 +126,82 @@ class Runner:
         write(self.bases[name])
 
     def run(self, case: Case) -> Outcome:
+        return self.run_all([case])[0]
+
+    def run_all(self, cases: Sequence[Case]) -> list[Outcome]:
+        """The outcomes of cases that share a process, which only those of readers can be several.
+
+        Those after one at which the process ended have a new one.
+        """
         self._clear()
-        for base in case.bases:
-            shutil.copytree(self.bases[base], self.directory, dirs_exist_ok=True, symlinks=True)
-        for edit in case.edits:
-            edit.apply(self.directory)
+        places = [self._prepare(case, number) for number, case in enumerate(cases)]
+        before = [_look(place.root) for place in places]
         self._hub.directory = self.bases["model"] / "model" if "model" in self.bases else None
-        self._hub.answers = case.hub or {}
-        stdin = self.place / "stdin"
-        stdin.write_bytes(case.stdin.encode("utf-8", "surrogateescape"))
-        for name in ("stdout", "stderr"):
-            (self.place / name).unlink(missing_ok=True)
-        before = _look(self.root)
+        self._hub.answers = cases[0].hub or {}
+        answers: list[dict[str, Any]] = []
+        while len(answers) < len(cases):
+            left = slice(len(answers), None)
+            answers += self._ask(cases[left], places[left])
+        return [
+            Outcome(
+                **answer,
+                stdout=_text(place.streams["stdout"]),
+                stderr=_text(place.streams["stderr"]),
+                changed=_difference(looked, _look(place.root)),
+            )
+            for answer, place, looked in zip(answers, places, before, strict=True)
+        ]
+
+    def _prepare(self, case: Case, number: int) -> "_Place":
+        streams = {
+            name: self._streams / f"{name}{number}" for name in ("stdin", "stdout", "stderr")
+        }
+        place = _Place(self.root, self.directory, streams)
+        if case.reads:
+            place = _Place(self._read / str(number), self._read / str(number), streams)
+        place.directory.mkdir(exist_ok=True)
+        # A reader that is not to write leaves what is linked as it is.
+        copy = os.link if case.reads and "--output" not in case.args else shutil.copyfile
+        for base in case.bases:
+            shutil.copytree(
+                self.bases[base], place.directory, dirs_exist_ok=True, copy_function=copy
+            )
+        for edit in case.edits:
+            edit.apply(place.directory)
+        streams["stdin"].write_bytes(case.stdin.encode("utf-8", "surrogateescape"))
+        return place
+
+    def _ask(self, cases: Sequence[Case], places: Sequence["_Place"]) -> list[dict[str, Any]]:
         request = {
-            "program": case.program,
-            "args": case.args,
-            "directory": str(self.directory),
+            "cases": [
+                {
+                    "program": case.program,
+                    "args": case.args,
+                    "directory": str(place.directory),
+                    **{name: str(path) for name, path in place.streams.items()},
+                }
+                for case, place in zip(cases, places, strict=True)
+            ],
+            "answers": str(self.place / "answers"),
             "most_bytes": self._before_bytes + MOST_BYTES,
-            "most_cpu_seconds": MOST_CPU_SECONDS,
+            "most_more_bytes": MOST_MORE_BYTES,
+            "most_cpu_seconds": MOST_READING_SECONDS if cases[0].reads else MOST_CPU_SECONDS,
             "most_idle_seconds": MOST_IDLE_SECONDS,
-            **{name: str(self.place / name) for name in ("stdin", "stdout", "stderr")},
         }
         assert self._server.stdin
         print(json.dumps(request), file=self._server.stdin, flush=True)
-        answer = self._answer()
-        return Outcome(
-            **answer,
-            stdout=_text(self.place / "stdout"),
-            stderr=_text(self.place / "stderr"),
-            changed=_difference(before, _look(self.root)),
-        )
+        return self._answer()
 
-    def _answer(self) -> dict:
+    def _answer(self) -> Any:
         assert self._server.stdout
         line = self._server.stdout.readline()
         assert line, (self.place / "server.log").read_text()
         return json.loads(line)
 
     def _clear(self) -> None:
-        shutil.rmtree(self.root, ignore_errors=True)
+        for root in (self.root, self._read, self._streams):
+            shutil.rmtree(root, ignore_errors=True)
+            root.mkdir(parents=True)
         for path in (self.directory, self.root / "home", self.root / "tmp"):
             path.mkdir(parents=True)
 
@@ -160,13 +211,17 @@ def _text(path: Path) -> str:
         return file.read(_SHOWN).decode("utf-8", "replace")
 
 
-def _look(root: Path) -> dict[str, tuple[int, ...]]:
+def _look(root: str | Path, within: str = "") -> dict[str, tuple[int, ...]]:
     """What stands below, by its path; a directory's own time is left out, as that tells nothing."""
-    found = {}
-    for path in root.rglob("*"):
-        stat = path.lstat()
-        times = () if path.is_dir() and not path.is_symlink() else (stat.st_mtime_ns, stat.st_size)
-        found[str(path.relative_to(root))] = (stat.st_mode, *times)
+    found: dict[str, tuple[int, ...]] = {}
+    with os.scandir(root) as entries:
+        for entry in entries:
+            path = f"{within}{entry.name}"
+            stat = entry.stat(follow_symlinks=False)
+            if entry.is_dir(follow_symlinks=False):
+                found |= {path: (stat.st_mode,), **_look(entry.path, f"{path}/")}
+            else:
+                found[path] = stat.st_mode, stat.st_mtime_ns, stat.st_size
     return found
 
 

@@ -1,18 +1,20 @@
-"""A process that has imported the programs, and forks a child for each command line.
+"""A process that has imported the programs, and forks a child for the cases of each request.
 
 Starting a program takes seconds, a child some hundredths of one. JAX's backend and its threads
-start in the child: a process with threads cannot be forked safely.
+start in the child: a process with threads cannot be forked safely. A command has a child of its
+own; many cases of the readers in tests/fuzz/readers.py share one.
 
 python tests/fuzz/server.py ROOT
 
-On stdin a request in JSON on each line, on stdout an answer, as `Request` and `Answer` in
-tests/fuzz/runner.py.
+On stdin a request in JSON on each line, on stdout a list of answers, one for each of its cases up
+to the one in which the child ended; as Runner.run_all asks and reads them.
 """
 
 import atexit
 import gc
 import importlib
 import json
+import math
 import os
 import resource
 import runpy
@@ -37,6 +39,8 @@ PROGRAMS = {
     "podrun": "podrun",
     "neox_eqx.harness": "neox_eqx/harness/__main__.py",
 }
+READ = "read"
+"""The program of a case of a reader, whose first argument names it."""
 # What the programs import late, which is most of what a child would take its time for.
 _LIBRARIES = ("optax", "orbax.checkpoint", "tensorstore", "torch", "transformers", "yaml")
 _POLL = 20
@@ -47,18 +51,22 @@ def serve() -> dict[str, Any]:
     """Answers requests until there are no more; returns in each child, with its request."""
     for line in sys.stdin:
         request = json.loads(line)
+        path = Path(request["answers"])
+        path.write_bytes(b"")
         pid = os.fork()
         if not pid:
             return request
         status, usage, killed = _watch(pid, request)
-        answer = {
-            "status": status,
-            "killed": killed,
-            "seconds": usage.ru_utime + usage.ru_stime,
-            "peak_bytes": usage.ru_maxrss * 1024,
-        }
-        print(json.dumps(answer), flush=True)
+        answers = [json.loads(answer) for answer in path.read_text().splitlines()]
+        if len(answers) < len(request["cases"]):
+            answers.append(_answer(status, killed, usage.ru_utime + usage.ru_stime, usage))
+        print(json.dumps(answers), flush=True)
     sys.exit()
+
+
+def _answer(status: int, killed: str | None, seconds: float, usage: Any) -> dict[str, Any]:
+    peak = usage.ru_maxrss * 1024
+    return {"status": status, "killed": killed, "seconds": seconds, "peak_bytes": peak}
 
 
 def _watch(pid: int, request: dict[str, Any]) -> tuple[int, Any, str | None]:
@@ -99,25 +107,49 @@ def _usage(pid: int) -> tuple[int, int]:
     return int(fields[21]) * _PAGE, sum(map(int, fields[11:15]))
 
 
-def run(request: dict[str, Any]) -> int:
-    """Runs the program as the process of a user's would, and returns its exit status."""
+def run_all(request: dict[str, Any]) -> int:
+    """Runs the cases one after another, and returns the exit status of a last that is a command.
+
+    An answer is written for each that leaves this process as it was, which is a reader's.
+    """
     os.setsid()
-    os.chdir(request["directory"])
+    status = 0
+    with open(request["answers"], "a", buffering=1) as answers:
+        for case in request["cases"]:
+            before = resource.getrusage(resource.RUSAGE_SELF)
+            used = before.ru_utime + before.ru_stime
+            most = math.ceil(used + request["most_cpu_seconds"])
+            resource.setrlimit(resource.RLIMIT_CPU, (most, resource.RLIM_INFINITY))
+            status = run(case)
+            if case["program"] == READ:
+                after = resource.getrusage(resource.RUSAGE_SELF)
+                more = (after.ru_maxrss - before.ru_maxrss) * 1024
+                killed = "memory" if more > request["most_more_bytes"] else None
+                seconds = after.ru_utime + after.ru_stime - used
+                print(json.dumps(_answer(status, killed, seconds, after)), file=answers)
+    return status
+
+
+def run(case: dict[str, Any]) -> int:
+    """Runs a case as the process of a user's would, and returns its exit status."""
+    os.chdir(case["directory"])
     for descriptor, name, flags in (
         (0, "stdin", os.O_RDONLY),
         (1, "stdout", os.O_WRONLY | os.O_CREAT),
         (2, "stderr", os.O_WRONLY | os.O_CREAT),
     ):
-        os.dup2(os.open(request[name], flags, 0o600), descriptor)
+        own = os.open(case[name], flags, 0o600)
+        os.dup2(own, descriptor)
+        os.close(own)
     sys.stdin = open(0, closefd=False)
     sys.stdout = open(1, "w", closefd=False)
     sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)
-    seconds = int(request["most_cpu_seconds"])
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
-    program = ROOT / PROGRAMS[request["program"]]
-    sys.argv = [request["program"], *request["args"]]
+    sys.argv = [case["program"], *case["args"]]
     try:
-        runpy.run_path(str(program), run_name="__main__")
+        if case["program"] == READ:
+            importlib.import_module("tests.fuzz.readers").main()
+        else:
+            runpy.run_path(str(ROOT / PROGRAMS[case["program"]]), run_name="__main__")
     except SystemExit as exit:
         return exit.code if isinstance(exit.code, int) else int(exit.code is not None)
     except BaseException:
@@ -128,7 +160,7 @@ def run(request: dict[str, Any]) -> int:
 
 def main() -> None:
     sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
-    for name in (*_LIBRARIES, "neox_eqx.harness.__main__", "neox_eqx.training.trained"):
+    for name in (*_LIBRARIES, "neox_eqx.harness.__main__", "tests.fuzz.readers"):
         importlib.import_module(name)
     for program in PROGRAMS.values():
         if "harness" not in program and program != "podrun":
@@ -138,7 +170,7 @@ def main() -> None:
     sys.unraisablehook = sys.__unraisablehook__
     print(json.dumps({"threads": threading.active_count(), "bytes": _usage(os.getpid())[0]}))
     sys.stdout.flush()
-    status = run(serve())
+    status = run_all(serve())
     # As Python ends, but for taking down all that was imported.
     threading._shutdown()
     atexit._run_exitfuncs()

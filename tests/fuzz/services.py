@@ -1,5 +1,6 @@
 """Cases of what other programs say or are told: the Hub, the harness, and podrun's hosts."""
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from neox_eqx.harness.arguments import ARGUMENTS
 from tests.fuzz import commands
-from tests.fuzz.case import Case
+from tests.fuzz.case import Case, Edit
 from tests.fuzz.faults import NUMBERS, TEXTS, Draw, faulty_bytes, faulty_json
 from tests.fuzz.hub import COMMIT, MODEL
 
@@ -81,6 +82,32 @@ def of_hub(draw: Draw, bases: Mapping[str, Path]) -> Case:
     name = draw(st.sampled_from((MODEL, MODEL, f"{MODEL}@main", f"{MODEL}@{COMMIT}", "somebody/x")))
     program, args, stdin = commands.of_model(draw, ("--model", name))
     return Case("the Hub's answers", program, args, ("texts",), (), stdin, answers)
+
+
+def of_hosts(draw: Draw, bases: Mapping[str, Path]) -> Case:
+    """A list of hosts, in podrun's file or in its option, and options beside it."""
+    values = st.one_of(
+        st.sampled_from((*TEXTS, *NUMBERS, "a..b", "-x", "me@here", "a b", "a,b,a", ",", "[::1]")),
+        st.sampled_from(("-i", "-c", "-w", "--check", "--", "--hosts", "--hosts=", "-h", "true")),
+        st.text(max_size=9),
+    )
+    lines = draw(st.lists(values, max_size=3))
+    content = (
+        draw(st.sampled_from(("\n", "\r\n", "#", "\0")))
+        .join(("a", *lines))
+        .encode(draw(st.sampled_from(("utf-8", "utf-8-sig", "utf-16"))), "surrogatepass")
+    )
+    args = draw(st.lists(values, max_size=3))
+    args = [arg.replace("\0", "").encode("utf-8", "replace").decode() for arg in args]
+    hosts = draw(st.sampled_from(((), ("--hosts", "podips.txt"), ("--hosts", "a,b"))))
+    edit = Edit("podips.txt", "bytes", content)
+    return Case("reading hosts", "read", ("hosts", *hosts, *args, "true"), (), (edit,))
+
+
+def of_harness_alone(draw: Draw, bases: Mapping[str, Path]) -> Case:
+    """As `of_harness`, of which no more is asked than that they are read."""
+    case = of_harness(draw, bases)
+    return dataclasses.replace(case, program="read", args=("harness", *case.args))
 
 
 def of_harness(draw: Draw, bases: Mapping[str, Path]) -> Case:

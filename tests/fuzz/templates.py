@@ -110,7 +110,7 @@ _MESSAGES = (
 )
 
 
-def of_template(draw: Draw, bases: Mapping[str, Path]) -> Case:
+def of_template(draw: Draw, bases: Mapping[str, Path], *, reads: bool = False) -> Case:
     """A template in its own file or in tokenizer_config.json, and a command that renders it."""
     pieces = draw(
         st.lists(
@@ -130,9 +130,12 @@ def of_template(draw: Draw, bases: Mapping[str, Path]) -> Case:
         forms = (template, {"default": template}, [{"name": "default", "template": template}])
         config["chat_template"] = draw(st.sampled_from(forms))
         edit = Edit(path, "bytes", json.dumps(config).encode())
+    edits = (edit,)
+    if reads:
+        return Case("reading chat templates", "read", ("template",), ("model",), edits)
     program, args, stdin = commands.generate(
         draw, ("--model", "model"), draw(st.sampled_from(_MESSAGES))
     )
     if draw(st.integers(0, 4)) == 0:
         program, args, stdin = commands.train("chats.jsonl")
-    return Case("chat templates", program, args, ("model", "texts"), (edit,), stdin)
+    return Case("chat templates", program, args, ("model", "texts"), edits, stdin)

@@ -7,6 +7,7 @@ import pytest
 from tests.fuzz.case import Case
 from tests.fuzz.corpus import CORPUS
 from tests.fuzz.fuzzing import fuzz
+from tests.fuzz.kinds import FILES_READ, files_of
 from tests.fuzz.runner import Outcome, Runner
 from tests.fuzz.verdict import fault
 
@@ -20,6 +21,17 @@ def test_what_was_found_once_ends_as_it_must(runner: Runner, name: str) -> None:
     outcome = runner.run(case)
     assert not fault(case, outcome), outcome.stderr
     assert outcome.status == status, outcome.stderr
+
+
+def test_files_without_faults_are_read(runner: Runner) -> None:
+    cases = [
+        Case(kind, "read", tuple(call.replace("*", path).split()), (base,))
+        for kind, base, pattern, calls in FILES_READ
+        for call in calls
+        for path in (files_of(base, pattern, runner.bases) if "*" in call else [""])
+    ]
+    for case, outcome in zip(cases, runner.run_all(cases), strict=True):
+        assert (outcome.status, outcome.stderr) == (0, ""), f"{case.kind}: {outcome.stderr}"
 
 
 def test_drawn_faults_end_in_success_or_in_one_line_and_status_2(

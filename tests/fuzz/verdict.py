@@ -6,7 +6,7 @@ import re
 from tests.fuzz.case import Case
 from tests.fuzz.runner import Outcome
 
-LONGEST_LINE = 1000
+LONGEST_LINE = 2000
 _WRITES_TO = ("--output", "--json", "--picture", "--output_path", "-o")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ufdd0]")
 # Of a run that can go on: rows that are complete, and what a run's directory holds.
@@ -112,7 +112,8 @@ def _last_frame(stderr: str) -> str:
 
 def signature(case: Case, found: str) -> str:
     """The same for finds of the same cause, mostly: without numbers and what is quoted."""
-    return re.sub(r"\d+|'[^']*'|\"[^\"]*\"", "_", f"{case.program}: {found}")[:160]
+    whose = f"{case.program} {case.args[0]}" if case.reads else case.program
+    return re.sub(r"\d+|'[^']*'|\"[^\"]*\"", "_", f"{whose}: {found}")[:160]
 
 
 def row_errors(text: str) -> int:
