@@ -1,9 +1,11 @@
 """The directory of a checkpoint that is on this machine or on the Hugging Face Hub."""
 
+import contextlib
 import dataclasses
 import fnmatch
 import glob
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -96,7 +98,6 @@ def resolve(source: str | Path, revision: str | None = None, *, wanted: Wanted =
 
 
 def _download(model_id: str, revision: str | None, wanted: Wanted) -> Place:
-    import huggingface_hub
     from huggingface_hub.errors import (
         HFValidationError,
         RepositoryNotFoundError,
@@ -104,22 +105,8 @@ def _download(model_id: str, revision: str | None, wanted: Wanted) -> Place:
     )
 
     try:
-        # First, for without network all else tries for half a minute.
-        info = huggingface_hub.model_info(model_id, revision=revision)
-        first = _first_file(model_id, revision, _names(info), wanted)
-        # Only this writes down which commit the revision is, for when there is no network.
-        directory = huggingface_hub.snapshot_download(
-            model_id, revision=revision, allow_patterns=first, tqdm_class=_TerminalBar
-        )
-        place = Place(Path(directory), model_id, revision, Path(directory).name)
-        if info.sha != place.commit:  # Somebody has just pushed.
-            info = huggingface_hub.model_info(model_id, revision=place.commit)
-        files = _wanted_files(model_id, place, _names(info), wanted)
-        patterns = [glob.escape(name) for name in files]  # They are taken for patterns.
-        huggingface_hub.snapshot_download(
-            model_id, revision=place.commit, allow_patterns=patterns, tqdm_class=_TerminalBar
-        )
-        return place
+        with _quiet():
+            return _downloaded(model_id, revision, wanted)
     except InputError:
         raise
     except HFValidationError as error:
@@ -136,6 +123,40 @@ def _download(model_id: str, revision: str | None, wanted: Wanted) -> Place:
         ) from error
     except Exception as error:  # Whatever keeps the Hub from answering, the cache may serve.
         return _cached(model_id, revision, error, wanted)
+
+
+def _downloaded(model_id: str, revision: str | None, wanted: Wanted) -> Place:
+    import huggingface_hub
+
+    # First, for without network all else tries for half a minute.
+    info = huggingface_hub.model_info(model_id, revision=revision)
+    first = _first_file(model_id, revision, _names(info), wanted)
+    # Only this writes down which commit the revision is, for when there is no network.
+    directory = huggingface_hub.snapshot_download(
+        model_id, revision=revision, allow_patterns=first, tqdm_class=_TerminalBar
+    )
+    place = Place(Path(directory), model_id, revision, Path(directory).name)
+    if info.sha != place.commit:  # Somebody has just pushed.
+        info = huggingface_hub.model_info(model_id, revision=place.commit)
+    files = _wanted_files(model_id, place, _names(info), wanted)
+    patterns = [glob.escape(name) for name in files]  # They are taken for patterns.
+    huggingface_hub.snapshot_download(
+        model_id, revision=place.commit, allow_patterns=patterns, tqdm_class=_TerminalBar
+    )
+    return place
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """What keeps the Hub from answering is told in our own line, and not by the library as well."""
+    from huggingface_hub.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _names(info: Any) -> list[str]:

@@ -79,7 +79,7 @@ def _read(path: Path, merges: Path | None) -> Vocabulary:
         # Not only whether there is a "model": GPT-2 has a token of that name.
         if isinstance(values.get("model"), dict):
             return Vocabulary(_ids(values), {TOKENIZER: path})
-        ids = {token: int(index) for token, index in values.items()}
+        ids = _checked(values)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
@@ -92,7 +92,13 @@ def _ids(tokenizer: Mapping[str, Any]) -> dict[str, int]:
     if isinstance(vocabulary, list):  # A Unigram model: tokens with scores, in the ids' order.
         vocabulary = {token: index for index, (token, _) in enumerate(vocabulary)}
     added = {token["content"]: token["id"] for token in tokenizer.get("added_tokens", ())}
-    return {token: int(index) for token, index in {**vocabulary, **added}.items()}
+    return _checked({**vocabulary, **added})
+
+
+def _checked(ids: dict[str, Any]) -> dict[str, int]:
+    if not all(type(id) is int for id in ids.values()):
+        raise TypeError("an id is no whole number")
+    return ids
 
 
 def _warn_of_another(beside: Path | None, used: Vocabulary) -> None:

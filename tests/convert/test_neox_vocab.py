@@ -155,7 +155,13 @@ def test_a_vocab_file_that_is_not_there_is_told(tmp_path: Path) -> None:
     assert (tmp_path / "hf" / "tokenizer.json").is_file()
 
 
-@pytest.mark.parametrize("text", ["[]", '{"model": {}}', '{"a": "b"}', '{"a": [1]}', "{", "\x00"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("[]", '{"model": {}}', '{"a": "b"}', '{"a": [1]}', '{"a": 1.5}', "{", "\x00"),
+        *('{"a": Infinity}', '{"model": {"vocab": {"a": 1e999}}}', '{"a": "7"}'),
+    ],
+)
 def test_what_is_no_tokenizer_is_refused(tmp_path: Path, text: str) -> None:
     root = checkpoint(tmp_path / "x", vocab_file="20B_tokenizer.json")
     (root / "20B_tokenizer.json").write_text(text)

@@ -4,7 +4,9 @@ A reader is called by name, with arguments, in a directory with the files. What 
 what a command does: it returns, or ends in one line on stderr and exit status 2.
 """
 
+import contextlib
 import dataclasses
+import io
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -23,7 +25,6 @@ from neox_eqx.command_line import parse, run_program
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.convert.check import check
 from neox_eqx.convert.source import read_source
-from neox_eqx.errors import InputError
 from neox_eqx.generation.options import GenerationOptions
 from neox_eqx.harness.arguments import batch_rows, model_arguments, read_dtype
 from neox_eqx.planning.chips import Topology
@@ -155,11 +156,16 @@ def harness(args: str, batch: str) -> None:
 
 def hosts(*args: str) -> None:
     """podrun's options and its list of hosts, of which none is asked for."""
+    told = io.StringIO()
     try:
-        own = podrun.parse(list(args))
-        podrun.check_names(podrun.listed_hosts(own.hosts or "podips.txt"), "--hosts")
+        with contextlib.redirect_stderr(told):
+            own = podrun.parse(list(args))
+            podrun.check_names(podrun.listed_hosts(own.hosts or "podips.txt"), "--hosts")
     except podrun.Failed as failure:
-        raise InputError(str(failure)) from failure
+        print(f"podrun: {failure}", file=told)
+        sys.exit(failure.status)
+    finally:
+        sys.stderr.write(told.getvalue().replace("podrun: ", "read: error: ", 1))
 
 
 READERS: dict[str, Callable[..., None]] = {

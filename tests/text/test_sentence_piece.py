@@ -3,6 +3,7 @@
 import io
 import json
 import random
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -216,10 +217,13 @@ def test_without_the_package_the_message_says_how_to_get_it(
         load_tokenizer(directory(tmp_path, rinna_model, RINNA))
 
 
-def test_a_model_whose_unknown_token_has_another_name_has_no_piece_for_what_it_lacks(
+def test_a_model_without_an_unknown_token_has_no_piece_for_what_it_lacks(
     rinna_model: bytes, tmp_path: Path
 ) -> None:
-    broken = rinna_model.replace(b"<unk>", b"<unq>")
+    # The kind of the piece: 2 is the unknown token, and 3 a control symbol.
+    kind = re.compile(rb"(<unk>\x15....\x18)\x02", re.DOTALL)
+    broken = kind.sub(b"\\1\x03", rinna_model)
+    assert sentencepiece.SentencePieceProcessor(model_proto=broken).piece_to_id("no piece") == -1
     tokenizer = load_tokenizer(directory(tmp_path, broken, RINNA))
     assert tokenizer.token_to_id("no piece") is None
 
