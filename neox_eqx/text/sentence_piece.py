@@ -76,14 +76,16 @@ class SentencePieceTokenizer:
             raise InputError(f"{path}: is not a SentencePiece model: it is empty")
         with broken_as_input_error(f"{path}: is not a SentencePiece model"):
             self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
-        self._size = self._pieces.get_piece_size()
+            self._size = self._pieces.get_piece_size()
+            # Of a broken one they may be no UTF-8.
+            self._texts = [self._pieces.id_to_piece(id) for id in range(self._size)]
         self._digest = hashlib.sha256(model).hexdigest()
         self._lower = flag(options, "do_lower_case")
         added = self._added(path, options)
         control = {id for id in range(self._size) if self._pieces.is_control(id)}
         special = {id for id, token in added.items() if token.special}
         self._special = (control | special) - {self._pieces.unk_id()}
-        self._names = {id: self._pieces.id_to_piece(id) for id in control}
+        self._names = {id: self._texts[id] for id in control}
         self._names |= {id: token.content for id, token in added.items()}
         self._by_name = {*self._names} - {self._pieces.unk_id()}
         # Of two that begin at the same place, the longer one is meant.
@@ -114,7 +116,7 @@ class SentencePieceTokenizer:
 
     def get_vocab(self, with_added_tokens: bool = True) -> dict[str, int]:
         """All tokens and their ids."""
-        pieces = {self._pieces.id_to_piece(id): id for id in range(self._size)}
+        pieces = {piece: id for id, piece in enumerate(self._texts)}
         added = {name: id for id, name in self._names.items()} if with_added_tokens else {}
         return pieces | added
 
@@ -145,7 +147,7 @@ class SentencePieceTokenizer:
     def _piece(self, token: str) -> int | None:
         id = self._pieces.piece_to_id(token)
         # Of what is no piece it is that of the unknown token, which a broken model may lack.
-        return id if 0 <= id < self._size and self._pieces.id_to_piece(id) == token else None
+        return id if 0 <= id < self._size and self._texts[id] == token else None
 
     def _added(self, path: Path, options: Mapping[str, Any]) -> dict[int, AddedToken]:
         """The tokens that the files name: pieces of the model, or further ones after these."""
@@ -158,7 +160,7 @@ class SentencePieceTokenizer:
             if id is None:
                 id, free = (free, free + 1) if piece is None else (piece, free)
             elif piece != id and (piece is not None or id < self._size):
-                its = piece if piece is not None else repr(self._pieces.id_to_piece(id))
+                its = piece if piece is not None else repr(self._texts[id])
                 raise InputError(
                     f"{path}: {shown(token.content)} has the id {id} in the files beside it, and "
                     f"the model says {its}; correct the files"

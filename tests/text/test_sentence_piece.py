@@ -228,6 +228,14 @@ def test_a_model_without_an_unknown_token_has_no_piece_for_what_it_lacks(
     assert tokenizer.token_to_id("no piece") is None
 
 
+def test_a_model_with_a_piece_that_is_no_utf_8_is_an_input_error(
+    rinna_model: bytes, tmp_path: Path
+) -> None:
+    path = directory(tmp_path, rinna_model.replace(b"[SEP]", b"[S\xebP]"), RINNA)
+    with pytest.raises(InputError, match=r"spiece.model: is not a SentencePiece model: .*utf-8"):
+        load_tokenizer(path)
+
+
 def test_a_broken_model_and_several_of_them_are_input_errors(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
