@@ -42,7 +42,7 @@ def check_memory(
         return
     most = max(needed, key=needed.__getitem__)
     raise InputError(
-        f"{len(requests)} prompts that run together need {size_text(sum(needed.values()))} of "
+        f"a batch of {len(requests)} needs {size_text(sum(needed.values()))} of "
         f"memory, {size_text(needed[most])} of it for {most}, and {size_text(free)} are free; "
         "ask for less of it, or give a smaller --batch-size"
     )
