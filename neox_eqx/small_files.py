@@ -3,6 +3,7 @@
 import codecs
 import itertools
 import json
+import os
 import re
 import stat
 from collections.abc import Callable, Iterator
@@ -36,7 +37,9 @@ def read_bytes(path: Path, most: int = MOST_BYTES, *, by_user: bool = False) -> 
         check_file(path)
     try:
         with path.open("rb") as file:
-            data = file.read(most + 1)
+            # Room for as much as is asked for is there at once; a pipe does not know its size.
+            data = file.read(min(os.fstat(file.fileno()).st_size, most) + 1)
+            data += file.read(most + 1 - len(data)) if by_user else b""
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
     if len(data) > most:

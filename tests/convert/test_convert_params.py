@@ -139,7 +139,7 @@ WEIGHTS = "model.safetensors"
         (lambda d: (d / WEIGHTS).write_bytes((d / WEIGHTS).read_bytes()[:-9]), "is truncated"),
         (lambda d: (d / "config.json").unlink(), "config.json: cannot be read: No such file"),
         (lambda d: (d / "config.json").write_text("{"), "config.json: is not valid JSON"),
-        (lambda d: edit_config(d, hidden_size=128), "{0-1}.input_layernorm.bias [64], not [128]"),
+        (lambda d: edit_config(d, hidden_size=128), "{0-1}.attention.dense.bias [64], not [128]"),
         (lambda d: edit_config(d, num_hidden_layers=3), "missing: gpt_neox.layers.2."),
         (lambda d: edit_config(d, model_type="gpt_neox_japanese"), "model_type is"),
         (lambda d: add(d, "score.weight"), "config.json; unexpected: score.weight"),
