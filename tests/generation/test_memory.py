@@ -26,7 +26,9 @@ def demo() -> TextGenerator:
 def test_a_request_beyond_all_memory_is_refused_in_one_line(
     demo: TextGenerator, own: dict[str, Any], what: str
 ) -> None:
-    message = rf"1 prompts .* need [\d.,]+ [GT]B of memory, [\d.,]+ [GT]B of it for ({what}).* free"
+    message = (
+        rf"a batch of 1 needs [\d.,]+ [GT]B of memory, [\d.,]+ [GT]B of it for ({what}).* free"
+    )
     with pytest.raises(InputError, match=message) as told:
         demo.generate(["Tom has 3 cats."], GenerationOptions(max_new_tokens=2, **own))
     assert len(str(told.value)) < 300
