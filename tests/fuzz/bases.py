@@ -11,6 +11,7 @@ import pyarrow
 import pyarrow.parquet
 
 from neox_eqx.text.resume import partial_rows
+from neox_eqx.training.checkpoints import Checkpoints
 from tests.fuzz import readers
 from tests.fuzz.case import Case, Edit
 from tests.fuzz.runner import Runner
@@ -78,8 +79,14 @@ def _write_partial_rows(directory: Path) -> None:
 def _write_run_files(directory: Path) -> None:
     out = directory / "out"
     out.mkdir()
+    (out / ".lock").touch()
     (out / "run.json").write_text(json.dumps(readers.SETTINGS))
     _write_lines(out / "metrics.jsonl", {"step": 1, "loss": 2.5}, {"step": 1, "eval loss": None})
+
+
+def _write_checkpoints(directory: Path) -> None:
+    with Checkpoints(directory / "out" / "checkpoints", 2) as checkpoints:
+        checkpoints.save(readers.state())
 
 
 def _write_lines(path: Path, *rows: Any) -> None:
@@ -102,6 +109,7 @@ def add_bases(runner: Runner) -> None:
         ("data", _write_data),
         ("partial rows", _write_partial_rows),
         ("run files", _write_run_files),
+        ("checkpoints", _write_checkpoints),
     ):
         runner.add_base(name, write)
     for to in ("native", "neox"):

@@ -89,6 +89,7 @@ FILES_READ: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("reading an old pytorch_model.bin", "old bin", "model/pytorch*", ("checkpoint model",)),
     ("reading native", "native", "model/*", ("checkpoint model", "source")),
     ("reading neox", "neox", "model/*", ("source",)),
+    ("reading neox tokenizers", "neox", "model/tokenizer.json", ("source",)),
     ("reading neox settings", "neox", "model/*.yml", ("source",)),
     ("reading certificate.json", "native", "model/certificate.json", ("certificate",)),
     ("reading an adapter", "adapter", "adapter/*", ("adapter", "checkpoint adapter")),
@@ -99,6 +100,7 @@ FILES_READ: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("reading training data", "data", "data*", ("data *",)),
     ("reading rows to go on", "partial rows", "out*", ("rows --output out.jsonl",)),
     ("reading a run to go on", "run files", "out/*", ("run_directory --output out",)),
+    ("reading checkpoints", "checkpoints", "out/*", ("checkpoints --output out",)),
 )
 READING: dict[str, Kind] = {
     **{each[0]: partial(_of_reading, *each) for each in FILES_READ},

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
+import optax
 from lm_eval.utils import simple_parse_args_string
 
 from neox_eqx.checkpoint.adapter import check_fits, read_adapter
@@ -27,6 +29,7 @@ from neox_eqx.convert.check import check
 from neox_eqx.convert.source import read_source
 from neox_eqx.generation.options import GenerationOptions
 from neox_eqx.harness.arguments import batch_rows, model_arguments, read_dtype
+from neox_eqx.model.prompt import SoftPrompt
 from neox_eqx.planning.chips import Topology
 from neox_eqx.scoring.files import read_texts
 from neox_eqx.sharding.mesh import Arrangement
@@ -38,9 +41,11 @@ from neox_eqx.text.template import load_template
 from neox_eqx.text.tokenizer import Detokenizer, load_tokenizer
 from neox_eqx.text.words import bad_word_ids, known_tokens, token_bytes
 from neox_eqx.tokenizer import text_of, token_ids
+from neox_eqx.training.checkpoints import Checkpoints
 from neox_eqx.training.metrics_file import MetricsFile
 from neox_eqx.training.reader import Reader
-from neox_eqx.training.settings import keep_settings
+from neox_eqx.training.settings import claimed, keep_settings
+from neox_eqx.training.state import TrainState
 from tests.fuzz.options import OPTIONS
 from tests.podrun.parts import podrun
 
@@ -133,8 +138,22 @@ def rows(_: str, output: str) -> None:
 
 def run_directory(_: str, output: str) -> None:
     directory = Path(output)
-    keep_settings(directory, SETTINGS, goes_on=True)
-    MetricsFile(directory, 1).finish(0)
+    with claimed(directory):
+        keep_settings(directory, SETTINGS, goes_on=True)
+        MetricsFile(directory, 1).finish(0)
+
+
+def checkpoints(_: str, output: str) -> None:
+    with Checkpoints(Path(output) / "checkpoints", 2) as own:
+        if own.latest:
+            own.restore(state())
+
+
+def state() -> TrainState:
+    """What the base "checkpoints" holds, as small as can be."""
+    prompt, count = SoftPrompt(jnp.ones((2, 8))), jnp.array(0)
+    moments = optax.ScaleByAdamState(count, prompt, prompt)
+    return TrainState(prompt, moments, jnp.array(1), count, count)
 
 
 def options(program: str, *args: str) -> None:
@@ -172,7 +191,8 @@ READERS: dict[str, Callable[..., None]] = {
     function.__name__: function
     for function in (
         *(config, generation, tokenizer, template, checkpoint, source, certificate, adapter),
-        *(soft_prompt, prompts, texts, data, rows, run_directory, options, harness, hosts),
+        *(soft_prompt, prompts, texts, data, rows, run_directory, checkpoints, options, harness),
+        hosts,
     )
 }
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from tests.fuzz.case import Case
 from tests.fuzz.hub import serving
+from tests.fuzz.places import ReadingDirectories, difference, fill, look
 
 ROOT = Path(__file__).parents[2]
 # Above what the server itself takes. A model of a few thousand parameters takes a third of it.
@@ -61,9 +62,9 @@ class Runner:
         self.root = place / "case"
         # Some way down, so that `..` leads to what is watched.
         self.directory = self.root / "up" / "up" / "work"
-        # Of a case of a reader, flat: there are many.
-        self._read, self._streams = place / "read", place / "streams"
+        self._streams = place / "streams"
         self.bases: dict[str, Path] = {}
+        self._reading = ReadingDirectories(place / "read", self.bases)
         home = self.root / "home"
         own: dict[str, Any] = {
             "HOME": home,
@@ -135,37 +136,37 @@ class Runner:
         """
         self._clear()
         places = [self._prepare(case, number) for number, case in enumerate(cases)]
-        before = [_look(place.root) for place in places]
+        before = [look(place.root) for place in places]
         self._hub.directory = self.bases["model"] / "model" if "model" in self.bases else None
         self._hub.answers = cases[0].hub or {}
         answers: list[dict[str, Any]] = []
         while len(answers) < len(cases):
             left = slice(len(answers), None)
             answers += self._ask(cases[left], places[left])
-        return [
+        outcomes = [
             Outcome(
                 **answer,
                 stdout=_text(place.streams["stdout"]),
                 stderr=_text(place.streams["stderr"]),
-                changed=_difference(looked, _look(place.root)),
+                changed=difference(looked, look(place.root)),
             )
             for answer, place, looked in zip(answers, places, before, strict=True)
         ]
+        for case, place, outcome in zip(cases, places, outcomes, strict=True):
+            if case.reads:
+                self._reading.give_back(case, place.directory, is_changed=bool(outcome.changed))
+        return outcomes
 
     def _prepare(self, case: Case, number: int) -> "_Place":
         streams = {
             name: self._streams / f"{name}{number}" for name in ("stdin", "stdout", "stderr")
         }
-        place = _Place(self.root, self.directory, streams)
         if case.reads:
-            place = _Place(self._read / str(number), self._read / str(number), streams)
-        place.directory.mkdir(exist_ok=True)
-        # A reader that is not to write leaves what is linked as it is.
-        copy = os.link if case.reads and "--output" not in case.args else shutil.copyfile
-        for base in case.bases:
-            shutil.copytree(
-                self.bases[base], place.directory, dirs_exist_ok=True, copy_function=copy
-            )
+            directory = self._reading.take(case)
+            place = _Place(directory, directory, streams)
+        else:
+            place = _Place(self.root, self.directory, streams)
+            fill(case, self.bases, place.directory, shutil.copyfile)
         for edit in case.edits:
             edit.apply(place.directory)
         streams["stdin"].write_bytes(case.stdin.encode("utf-8", "surrogateescape"))
@@ -199,7 +200,7 @@ class Runner:
         return json.loads(line)
 
     def _clear(self) -> None:
-        for root in (self.root, self._read, self._streams):
+        for root in (self.root, self._streams):
             shutil.rmtree(root, ignore_errors=True)
             root.mkdir(parents=True)
         for path in (self.directory, self.root / "home", self.root / "tmp"):
@@ -209,28 +210,3 @@ class Runner:
 def _text(path: Path) -> str:
     with path.open("rb") as file:
         return file.read(_SHOWN).decode("utf-8", "replace")
-
-
-def _look(root: str | Path, within: str = "") -> dict[str, tuple[int, ...]]:
-    """What stands below, by its path; a directory's own time is left out, as that tells nothing."""
-    found: dict[str, tuple[int, ...]] = {}
-    with os.scandir(root) as entries:
-        for entry in entries:
-            path = f"{within}{entry.name}"
-            stat = entry.stat(follow_symlinks=False)
-            if entry.is_dir(follow_symlinks=False):
-                found |= {path: (stat.st_mode,), **_look(entry.path, f"{path}/")}
-            else:
-                found[path] = stat.st_mode, stat.st_mtime_ns, stat.st_size
-    return found
-
-
-def _difference(
-    before: dict[str, tuple[int, ...]], after: dict[str, tuple[int, ...]]
-) -> dict[str, str]:
-    made = dict.fromkeys(after.keys() - before.keys(), "made")
-    removed = dict.fromkeys(before.keys() - after.keys(), "removed")
-    altered = {
-        name: "altered" for name in before.keys() & after.keys() if before[name] != after[name]
-    }
-    return made | removed | altered
