@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ def dataset_rows(source: Path) -> Iterator[Row]:
         import datasets
     except ImportError as error:
         raise InputError(f"{source}: to read a dataset, pip install datasets") from error
+    if not sys.stderr.isatty():  # the files that it is sent to would fill with bars
+        datasets.disable_progress_bars()
     try:
         if any((Path(name) / file).is_file() for file in _SAVED):
             dataset = _saved(datasets, name, split)

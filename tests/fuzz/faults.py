@@ -47,6 +47,7 @@ TEXTS = (
 )
 DEEP = 100_000
 _MOST_KEYS = 40
+_ODD_KEYS = ("", "x", "\0", "a\nb", "\x1b[31m", "x" * 300, "x" * 5000, "0", "9" * 5000, "\ud800")
 
 
 def json_texts() -> st.SearchStrategy[str]:
@@ -99,17 +100,20 @@ def with_faults(
     for number in range(draw(st.sampled_from((1, 1, 1, 2, 3)))):
         mark = f"@fault {number}@"
         inner, key = _draw_place(draw, holder)
-        what = draw(st.sampled_from(("replace", "replace", "replace", "remove", "add", "move")))
+        what = draw(
+            st.sampled_from(
+                ("replace", "replace", "replace", "remove", "add", "move", "rename", "rename")
+            )
+        )
         if what == "remove" and inner is not holder:
             del inner[key]
         elif what == "move":
             other, place = _draw_place(draw, holder)
             inner[key] = copy.deepcopy(other[place])
+        elif what == "rename" and isinstance(inner, dict) and inner is not holder:
+            inner[draw(st.sampled_from(_ODD_KEYS))] = inner.pop(key)
         elif what == "add" and isinstance(inner[key], dict):
-            odd = draw(
-                st.sampled_from(("", "x", "\x1b[31m", "x" * 5000, "0", "9" * 5000, "\ud800"))
-            )
-            inner[key][draw(st.sampled_from(names)) if names else odd] = mark
+            inner[key][draw(st.sampled_from(names or _ODD_KEYS))] = mark
             faults[mark] = draw(values)
         else:
             inner[key] = mark

@@ -30,7 +30,8 @@ class ReadingDirectories:
         """One with the files of the case's bases, which may have served another case before."""
         if self._ready[case.bases]:
             return self._ready[case.bases].pop()
-        directory = self._place / str(next(self._numbers))
+        # Below one of its own, so that `..` leads to nobody else's.
+        directory = self._place / str(next(self._numbers)) / "work"
         directory.mkdir(parents=True)
         # A reader that is not to write leaves what is linked as it is.
         fill(case, self._bases, directory, shutil.copyfile if "--output" in case.args else os.link)

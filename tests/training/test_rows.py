@@ -142,3 +142,13 @@ def test_a_package_that_is_missing_is_one_line(
         list(file_rows(tmp_path / "a.parquet"))
     with pytest.raises(InputError, match="tatsu-lab/alpaca: to read a dataset, pip install"):
         list(dataset_rows(Path("tatsu-lab/alpaca")))
+
+
+def test_a_dataset_of_many_files_fills_no_log_with_bars(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "data").mkdir()
+    for number in range(20):
+        (tmp_path / "data" / f"train-{number:05}-of-00020.jsonl").write_text('{"text": "One"}\n')
+    assert len(list(dataset_rows(tmp_path / "data"))) == 20
+    assert not capfd.readouterr().err
