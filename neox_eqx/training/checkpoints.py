@@ -16,6 +16,7 @@ import numpy as np
 from neox_eqx.errors import InputError, Stopped
 from neox_eqx.sharding.distributed import agreed, is_first, told_by_first
 from neox_eqx.sizes import size_text
+from neox_eqx.small_files import MOST_BYTES, check_file
 from neox_eqx.training.state import TrainState
 
 # Where Orbax moves what is to go, whole: half deleted it must not look like a checkpoint.
@@ -30,7 +31,8 @@ class Checkpoints:
     entered, what was begun is whole when they are left, unless by an error.
 
     Raises:
-        InputError: the directory cannot be made.
+        InputError: the directory cannot be made, or holds a pipe, a device or a file out of all
+            proportion.
     """
 
     latest: int | None
@@ -44,6 +46,9 @@ class Checkpoints:
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         self.directory = directory.resolve()
         self._args = ocp.args
+        with agreed():
+            if is_first():
+                _check_files(self.directory)
         with agreed(), self._errors("cannot be made"):
             self._manager = ocp.CheckpointManager(
                 self.directory,
@@ -143,6 +148,14 @@ class Checkpoints:
             code = re.search(r"os_error_code='(\d+)'", str(error))
             reason = os.strerror(int(code[1])) if code else " ".join(str(error).split())[:300]
             raise InputError(f"{self.directory}: {what}: {reason}") from error
+
+
+def _check_files(directory: Path) -> None:
+    """Orbax would wait for a pipe, and read what a device gives, or a file of any size, whole."""
+    for path in directory.rglob("*"):
+        check_file(path)
+        if path.name.startswith("_") and path.is_file() and path.stat().st_size > MOST_BYTES:
+            raise InputError(f"{path}: has more than {MOST_BYTES} bytes, and is no description")
 
 
 def _named(state: TrainState) -> dict[str, Any]:

@@ -24,6 +24,11 @@ _YAML = (
         "1e",
         "1e5x",
         "+e-",
+        ".e",
+        "0x1e",
+        "1e",
+        "1e5x",
+        "+e-",
         "- - -",
         "? ",
         "|\n",
@@ -143,7 +148,7 @@ _NAMES = {
 def faulty(draw: Draw, path: str, content: bytes) -> Edit:
     """A file with faults in what it means, most often, or in its bytes, or something else there."""
     how = draw(st.sampled_from(("meaning",) * 7 + ("bytes", "bytes", "place")))
-    if how == "place":
+    if how == "place" or not content:
         return odd_place(draw, path)
     if how == "meaning":
         return Edit(path, "bytes", _faulty_meaning(draw, path.rsplit("/", 1)[-1], content))
@@ -189,7 +194,7 @@ def _faulty_rows(draw: Draw, content: bytes) -> bytes:
 
 
 def _faulty_yaml(draw: Draw, content: bytes) -> bytes:
-    values = st.one_of(st.sampled_from(_YAML), json_texts())
+    values = st.booleans().flatmap(lambda own: st.sampled_from(_YAML) if own else json_texts())
     value, faults = with_faults(draw, yaml.safe_load(content), (), values)
     text = yaml.safe_dump(value, width=10**6, default_flow_style=draw(st.booleans()))
     for mark, fault in faults.items():

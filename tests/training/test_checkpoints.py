@@ -1,6 +1,7 @@
 """A state comes back as it was, on whatever mesh; what cannot be written or read is one line."""
 
 import dataclasses
+import os
 import shutil
 from pathlib import Path
 
@@ -138,6 +139,23 @@ def test_no_room_for_a_checkpoint_is_said_before_it_is_begun(
     match = rf"a checkpoint takes {needed} TB, and there is room for [\d.]+ [TGMk]?B; make room"
     with pytest.raises(InputError, match=match):
         checkpoints.check_space(huge)
+
+
+def test_a_pipe_a_device_and_a_huge_description_are_refused_unread(tmp_path: Path) -> None:
+    described = tmp_path / "1" / "_CHECKPOINT_METADATA"
+    described.parent.mkdir()
+    described.symlink_to("/dev/zero")
+    with pytest.raises(InputError, match=r"_CHECKPOINT_METADATA: is a pipe or a device"):
+        Checkpoints(tmp_path, keep=2)
+    described.unlink()
+    os.mkfifo(described)
+    with pytest.raises(InputError, match=r"_CHECKPOINT_METADATA: is a pipe or a device"):
+        Checkpoints(tmp_path, keep=2)
+    described.unlink()
+    with described.open("wb") as file:
+        file.truncate(10**11)
+    with pytest.raises(InputError, match=r"_CHECKPOINT_METADATA: has more than 10000000 bytes"):
+        Checkpoints(tmp_path, keep=2)
 
 
 def test_a_checkpoint_that_cannot_be_read_is_named_with_the_one_before(
