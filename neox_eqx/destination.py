@@ -10,6 +10,7 @@ import fcntl
 import io
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -120,6 +121,9 @@ def open_alone(path: Path, *, of: Path) -> IO[bytes]:
             number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
         except OSError as error:
             raise InputError(f"{of}: cannot be written: {error.strerror}") from error
+        if not stat.S_ISREG(os.fstat(number).st_mode):
+            os.close(number)
+            raise InputError(f"{path}: is a pipe or a device and not a file; remove it")
         file = open(number, "a+b")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,7 +1,6 @@
 """The directory of a run: whose it is, and what the run must find unchanged to go on."""
 
 import contextlib
-import fcntl
 import json
 import os
 import time
@@ -9,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from neox_eqx.destination import whole_file
+from neox_eqx.destination import open_alone, whole_file
 from neox_eqx.errors import InputError
 from neox_eqx.sharding.distributed import agreed, is_first
 from neox_eqx.small_files import read_json
@@ -55,16 +54,9 @@ def _locked(directory: Path) -> Iterator[None]:
         if not (is_of_a_run or is_new):
             raise InputError(f"{directory}: holds no run, and is not empty; name another --output")
         directory.mkdir(parents=True, exist_ok=True)
-        file = (directory / LOCK).open("w")
     except OSError as error:
         raise InputError(f"{directory}: cannot be made: {error.strerror}") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(f"{directory}: another program is at this run; wait for it") from error
-        except OSError as error:
-            raise InputError(f"{directory}: cannot be locked: {error.strerror}") from error
+    with open_alone(directory / LOCK, of=directory):
         yield
 
 

@@ -11,6 +11,7 @@ from tests.fuzz.kinds import FILES_READ, files_of
 from tests.fuzz.runner import Outcome, Runner
 from tests.fuzz.verdict import fault
 
+pytestmark = pytest.mark.xdist_group("fuzz")  # one worker, and so one server
 SECONDS = 32
 """With the start of the server it is a minute."""
 

@@ -14,7 +14,7 @@ from neox_eqx.training.settings import _is_seen, claimed, keep_settings
 def test_a_directory_belongs_to_one_program_at_a_time(tmp_path: Path) -> None:
     run = tmp_path / "deep" / "run"
     with claimed(run):
-        with pytest.raises(InputError, match="another program is at this run; wait for it"):
+        with pytest.raises(InputError, match="another process is writing it; wait for it"):
             with claimed(run):
                 pass
     with claimed(run):
@@ -38,6 +38,13 @@ def test_a_start_that_was_killed_is_gone_on_with(tmp_path: Path) -> None:
     (tmp_path / ".lock").unlink()  # as `cp run/*` leaves it
     with claimed(tmp_path):
         pass
+
+
+def test_a_pipe_in_the_place_of_the_lock_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / ".lock")
+    with pytest.raises(InputError, match=r"\.lock: is a pipe or a device and not a file"):
+        with claimed(tmp_path):
+            pass
 
 
 def test_a_name_that_no_file_can_have_is_one_line(tmp_path: Path) -> None:
