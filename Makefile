@@ -21,11 +21,11 @@ demo: $(READY)
 	$(BIN)/python generate.py
 
 test: lint $(TPU_COMPILER)
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m "not slow and not optimised" --quick-compile
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m "not slow and optimised"
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slow and not optimised" --quick-compile
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slow and optimised"
 
 test-all: lint $(TPU_COMPILER)
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+	$(BIN)/python -m pytest -n $(JOBS)
 
 # Each find is a file in fuzz-finds/, and `python -m tests.fuzz --replay FILE` runs it again.
 fuzz: $(READY)
