@@ -37,14 +37,19 @@ def fuzz(
     seed: int,
     kinds: Collection[str] = tuple(KINDS),
     tell: Callable[[Case, str, Outcome], None] = lambda *_: None,
+    *,
+    turns: int | None = None,
 ) -> Found:
-    """Runs a case of each kind in turn for so long, or until Ctrl-C; a seed draws the same ones."""
+    """Runs cases of each kind in turn for so long, for so many turns, or until Ctrl-C.
+
+    A seed draws the same ones.
+    """
     set_hypothesis_home_dir(runner.place / "hypothesis")
     found = Found()
     end = time.monotonic() + seconds
     drawn = {kind: draw_cases(kind, seed, runner.bases) for kind in kinds}
     try:
-        for kind in _in_turn(kinds):
+        for kind in itertools.islice(_in_turn(kinds), turns):
             if time.monotonic() > end:
                 break
             cases = list(itertools.islice(drawn[kind], _TOGETHER if kind in READING else 1))
