@@ -21,7 +21,7 @@ from neox_eqx import GPTNeoX, InputError, load
 from neox_eqx.checkpoint.origin import OriginOptions
 from neox_eqx.command_line import run
 from neox_eqx.generation.loop import decode_all, prefill
-from neox_eqx.generation.memory import check_memory
+from neox_eqx.generation.memory import check_memory, free_bytes
 from neox_eqx.generation.not_a_number import not_numbers
 from neox_eqx.generation.option_values import check_number
 from neox_eqx.generation.options import GenerationOptions
@@ -82,7 +82,7 @@ def main(options: Options) -> None:
         raise InputError(f"--prompt-len and --gen-len are {longest} positions of {context}")
     own = GenerationOptions(**_generation(options)).resolve({})
     request = Request((0,) * options.prompt_len, own)
-    check_memory(model, [request] * options.batch_size)
+    check_memory(model, [request] * options.batch_size, free=free_bytes(model))
     compilations = _CompilationCount()
     prompts = _prompts(options, options.prompt_len, model.config.vocab_size)
     rounds = _interleaved(_systems(options, model), prompts, options.rounds)

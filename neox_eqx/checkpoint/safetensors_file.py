@@ -18,7 +18,7 @@ import numpy as np
 from neox_eqx.checkpoint.entry import FileEntry, check_name, contiguous
 from neox_eqx.errors import InputError
 from neox_eqx.shown import shown
-from neox_eqx.small_files import parse_json
+from neox_eqx.small_files import check_file, parse_json
 
 DTYPES: dict[str, np.dtype] = {
     name: np.dtype(dtype)
@@ -50,6 +50,7 @@ def read_entries(path: Path) -> list[FileEntry]:
     Raises:
         InputError: the file cannot be read, is truncated, or breaks the format.
     """
+    check_file(path)
     try:
         with open(path, "rb") as file:
             file_bytes = path.stat().st_size

@@ -26,18 +26,19 @@ def check_memory(
     model: GPTNeoX,
     requests: Sequence[Request],
     *,
+    free: int,
     among: Sequence[ResolvedOptions] = (),
     tokens_spelled: int = 0,
 ) -> None:
     """Raises where a batch of requests needs more memory than is free, whatever it generates.
 
-    `among` are those of `run`, and `tokens_spelled` is the number of its `token_bytes`.
+    `free` is what `free_bytes` tells, asked once for many batches. `among` are those of `run`,
+    and `tokens_spelled` is the number of its `token_bytes`.
 
     Raises:
         InputError: says how much it needs, how much there is, and what it is for.
     """
     needed = bytes_needed(model, requests, among=among, tokens_spelled=tokens_spelled)
-    free = free_bytes(model)
     if sum(needed.values()) <= free:
         return
     most = max(needed, key=needed.__getitem__)

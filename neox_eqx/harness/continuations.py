@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from lm_eval.models.utils import postprocess_generated_text
 
 from neox_eqx.errors import InputError
-from neox_eqx.generation.memory import check_memory
+from neox_eqx.generation.memory import check_memory, free_bytes
 from neox_eqx.generation.run import Request, Row, run
 from neox_eqx.text.batches import batches
 from neox_eqx.text.generator import TextGenerator
@@ -37,7 +37,8 @@ def continue_texts(
     """
     requests = [own.request for own in asked]
     for batch in batches(requests, batch_size, in_order=False, bitwise=generator.bitwise):
-        check_memory(generator.model, batch.of(requests), among=batch.among)
+        free = free_bytes(generator.model)
+        check_memory(generator.model, batch.of(requests), free=free, among=batch.among)
         untils = [list(asked[index].until) for index in batch.indices]
         for rows in run(
             generator.model,

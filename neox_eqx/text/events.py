@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-from neox_eqx.generation.memory import check_memory
+from neox_eqx.generation.memory import check_memory, free_bytes
 from neox_eqx.generation.run import Request, run
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.text.batches import batches
@@ -34,10 +34,12 @@ def events_of(
         InputError: a batch needs more memory than is free, before anything runs; or as `run`.
     """
     groups = list(batches(requests, batch_size, in_order=stride is not None, bitwise=bitwise))
+    free = free_bytes(model)
     for batch in groups:
         check_memory(
             model,
             batch.of(requests),
+            free=free,
             among=batch.among,
             tokens_spelled=len(settings.get("token_bytes", ())),
         )

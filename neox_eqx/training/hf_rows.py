@@ -45,6 +45,8 @@ def dataset_rows(source: Path) -> Iterator[Row]:
         raise InputError(f"{source}: to read a dataset, pip install datasets") from error
     if not sys.stderr.isatty():  # the files that it is sent to would fill with bars
         datasets.disable_progress_bars()
+    verbosity = datasets.logging.get_verbosity()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # our own line says what is wrong
     try:
         if any((Path(name) / file).is_file() for file in _SAVED):
             dataset = _saved(datasets, name, split)
@@ -60,6 +62,8 @@ def dataset_rows(source: Path) -> Iterator[Row]:
         said = error.__cause__ if wraps else error
         reason = " ".join(str(said).split()).rstrip(".")
         raise InputError(f"{source}: is no dataset that can be loaded: {reason:.300}") from error
+    finally:
+        datasets.logging.set_verbosity(verbosity)
 
 
 def _parts(source: Path) -> tuple[str, str | None, str | None]:

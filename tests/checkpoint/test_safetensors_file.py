@@ -171,3 +171,9 @@ def test_header_length_is_limited(tmp_path: Path) -> None:
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="x.safetensors: cannot be read: No such file"):
         read_entries(tmp_path / "x.safetensors")
+
+
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match="is a pipe or a device and not a file"):
+        read_entries(tmp_path / "model.safetensors")
