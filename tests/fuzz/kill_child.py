@@ -106,11 +106,15 @@ def start(
     At the `point`, counted with or without `lines`, it gets the signal `number`. What it prints is
     in `place`/stderr, and where it `counts` its points, they are in `place`/points.
     """
+    # A Ctrl-C before the child is where it can be caught would run on in its copy of this stack.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     pid = os.fork()
     if pid:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return pid
     status = 1
     try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         os.setsid()
         os.chdir(place / "work")
         os.environ |= {"HOME": str(place / "home"), "TMPDIR": str(place / "tmp")}
@@ -130,6 +134,8 @@ def start(
         atexit._run_exitfuncs()
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()
+    except KeyboardInterrupt:
+        status = 130  # before the program has begun, or as it ends
     finally:
         os._exit(status)
 
@@ -151,7 +157,7 @@ def _run(program: Path) -> int:
     except SystemExit as exit:
         return exit.code if isinstance(exit.code, int) else int(exit.code is not None)
     except KeyboardInterrupt:
-        return 130  # before the program itself has begun
+        raise  # before the program's own handling of it
     except BaseException:
         traceback.print_exc()
         return 1

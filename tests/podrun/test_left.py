@@ -116,3 +116,4 @@ def test_what_a_start_up_file_has_started_goes_on(pod: Hosts, daemon: Daemon) ->
     wait_until(lambda: set(pod.processes()) <= {other}, 2, lambda: "the keeper is left")
     assert daemon.processes() == [other]
     os.kill(other, signal.SIGKILL)
+    expect_none(daemon)  # what was killed may take its time to end
