@@ -1,18 +1,19 @@
-# make demo          text from the bundled model
-# make test          lint, types and the tests, some minutes on two cores
+# make demo          text from the bundled model, after a set-up with what inference needs
+# make test          lint, types and the tests, some minutes on two cores, after the rest of the set-up
 # make test-all      the slow tests too, and all as XLA compiles for users
 # make fuzz          drawn faults of files and options for an hour: SECONDS=3600 SEED=1 KINDS=config
 # make fuzz-hosts    drawn faults of the hosts of a pod for half an hour, as root on Linux
 # make lint          lint and types alone
 # make tpu-compiler  what scripts/plan.py compiles with
-# make pin           writes the hashes of what requirements.txt pins
+# make pin           writes the hashes of what the lists of requirements pin
 PYTHON ?= python3
 JOBS ?= 2
 SECONDS ?= 3600
 BIN := .venv/bin
 READY := .venv/ready
+TEST_READY := .venv/test-ready
 TPU_COMPILER := .venv/tpu-compiler/ready
-INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps
+INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-compile
 
 .PHONY: demo test test-all fuzz fuzz-hosts lint tpu-compiler pin
 .DELETE_ON_ERROR:
@@ -28,34 +29,39 @@ test-all: lint $(TPU_COMPILER)
 	$(BIN)/python -m pytest -n $(JOBS)
 
 # Each find is a file in fuzz-finds/, and `python -m tests.fuzz --replay FILE` runs it again.
-fuzz: $(READY)
+fuzz: $(TEST_READY)
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) --kinds $(KINDS)
 
 fuzz-hosts: SECONDS = 1800
-fuzz-hosts: $(READY)
+fuzz-hosts: $(TEST_READY)
 	$(BIN)/python -m tests.fuzz.hosts --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
-lint: $(READY)
+lint: $(TEST_READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The stamp is newer than what it was made from, so the set-up runs once. The list is the whole
-# environment, and nothing comes that it does not have. Of torch a listed build in a directory of
-# pip's settings (PIP_FIND_LINKS), as the small one for CPUs, goes before the index's, which for Linux
-# needs the libraries of CUDA. The package itself is built with the setuptools that is there by then.
-$(READY): requirements.txt requirements-cuda.txt pyproject.toml
+# A stamp is newer than what it was made from, so each set-up runs once. A list is all that its set-up
+# installs, and nothing comes that it does not have. Python compiles a module as it is first imported,
+# which is a small part of them. The package itself is built with the setuptools that is there by then.
+$(READY): requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv
-	awk '/^[^ ]/ {own = /^torch==/} own' requirements.txt > .venv/torch.txt
-	$(INSTALL) --no-index --require-hashes -r .venv/torch.txt 2> /dev/null || true
 	$(INSTALL) --require-hashes -r requirements.txt
-	$(BIN)/python -c "import torch" 2> /dev/null || $(INSTALL) --require-hashes -r requirements-cuda.txt
 	$(INSTALL) --no-build-isolation -e .
+	touch $@
+
+# Of torch a listed build in a directory of pip's settings (PIP_FIND_LINKS), as the small one for CPUs,
+# goes before the index's, which for Linux needs the libraries of CUDA.
+$(TEST_READY): requirements-test.txt requirements-cuda.txt | $(READY)
+	awk '/^[^ ]/ {own = /^torch==/} own' requirements-test.txt > .venv/torch.txt
+	$(INSTALL) --no-index --require-hashes -r .venv/torch.txt 2> /dev/null || true
+	$(INSTALL) --require-hashes -r requirements-test.txt
+	$(BIN)/python -c "import torch" 2> /dev/null || $(INSTALL) --require-hashes -r requirements-cuda.txt
 	touch $@
 
 tpu-compiler: $(TPU_COMPILER)
 
-$(TPU_COMPILER): requirements-plan.txt $(READY)
+$(TPU_COMPILER): requirements-plan.txt | $(READY)
 	rm -rf $(@D)
 	$(INSTALL) --require-hashes --target $(@D) -r requirements-plan.txt
 	touch $@

@@ -1,8 +1,8 @@
 """Writes the hashes of all files of every pinned release beside its version, as pip checks them.
 
-Edit a version in requirements.txt or requirements-plan.txt, run `make pin`, and commit what it
-wrote. requirements-cuda.txt is made anew: what torch's own builds for Linux ask for beyond
-requirements.txt. uv does the asking, from a virtual environment that is removed again.
+Edit a version in a list, run `make pin`, and commit what it wrote. requirements-cuda.txt is made
+anew: what torch's own builds for Linux ask for beyond the others. uv does the asking, from a
+virtual environment that is removed again.
 """
 
 import re
@@ -12,8 +12,8 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-LISTS = (ROOT / "requirements.txt", ROOT / "requirements-plan.txt")
 CUDA = ROOT / "requirements-cuda.txt"
+LISTS = sorted({*ROOT.glob("requirements*.txt")} - {CUDA})
 OLDEST_PYTHON = "3.11"
 
 
@@ -23,7 +23,7 @@ def main() -> None:
         for path in LISTS:
             text = path.read_text("utf-8")
             path.write_text(with_hashes(text, _hashes(uv, text, "--no-deps")), "utf-8")
-        pins = versions(LISTS[0].read_text("utf-8"))
+        pins = versions("".join(path.read_text("utf-8") for path in LISTS))
         constraints = Path(directory) / "constraints.txt"
         constraints.write_text("".join(f"{name}=={pins[name]}\n" for name in pins), "utf-8")
         asked = _hashes(uv, f"torch=={pins['torch']}", "--constraints", str(constraints))

@@ -5,22 +5,26 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
 from jaxtyping import TypeCheckError
+from packaging.requirements import Requirement
 
 from neox_eqx.model.layers import project
 from scripts.pin import canonical, versions, with_hashes
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-
-
-LISTS = [ROOT / f"requirements{of}.txt" for of in ("", "-plan", "-cuda")]
-PINS, PLAN_PINS, _ = (versions(path.read_text("utf-8")) for path in LISTS)
+LISTS = {path.stem: path for path in ROOT.glob("requirements*.txt")}
+PINS = {
+    name: {canonical(pin): version for pin, version in versions(path.read_text("utf-8")).items()}
+    for name, path in LISTS.items()
+}
+INFERENCE, TESTS, PLAN = (PINS[f"requirements{of}"] for of in ("", "-test", "-plan"))
 
 
 def test_a_wrong_shape_raises_in_tests() -> None:
@@ -34,18 +38,40 @@ def test_tests_run_on_eight_cpu_devices_in_full_precision() -> None:
 
 
 def test_every_direct_dependency_is_pinned_above_its_lower_bound() -> None:
-    extras = PROJECT["optional-dependencies"].values()
-    for requirement in sum(extras, PROJECT["dependencies"]):
-        name, bound = re.fullmatch(r"([\w-]+)(?:\[\w+\])?>=([\d.]+).*", requirement).groups()
-        pins = {canonical(name): version for name, version in (PINS | PLAN_PINS).items()}
-        assert _numbers(pins[canonical(name)]) >= _numbers(bound), requirement
+    lists = [(INFERENCE, PROJECT["dependencies"])]
+    lists += [(INFERENCE | TESTS | PLAN, of) for of in PROJECT["optional-dependencies"].values()]
+    for pins, requirements in lists:
+        for requirement in map(Requirement, requirements):
+            pin = pins[canonical(requirement.name)]
+            assert requirement.specifier.contains(pin), requirement
 
 
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split("."))
+def test_what_inference_installs_is_what_it_needs_and_setuptools() -> None:
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["build-system"]["requires"]
+    assert {*INFERENCE} == _needed_by(PROJECT["dependencies"] + build)
 
 
-@pytest.mark.parametrize("path", LISTS, ids=lambda path: path.stem)
+def _needed_by(requirements: list[str]) -> set[str]:
+    """The packages that these ask for, and what those ask for in turn."""
+    found: set[tuple[str, str]] = set()
+    left = [*map(Requirement, requirements)]
+    while left:
+        requirement = left.pop()
+        for extra in {"", *requirement.extras}:
+            if (canonical(requirement.name), extra) in found:
+                continue
+            found.add((canonical(requirement.name), extra))
+            asked = map(Requirement, metadata.requires(requirement.name) or [])
+            left += [a for a in asked if not a.marker or a.marker.evaluate({"extra": extra})]
+    return {name for name, _ in found}
+
+
+def test_each_package_is_pinned_once() -> None:
+    names = [name for pins in PINS.values() for name in pins]
+    assert not {name for name in names if names.count(name) > 1}
+
+
+@pytest.mark.parametrize("path", LISTS.values(), ids=LISTS)
 def test_every_pin_has_hashes_and_names_no_host(path: Path) -> None:
     lines = [line for line in path.read_text("utf-8").splitlines() if not line.startswith("#")]
     text = "\n".join(filter(None, lines)) + "\n"
@@ -64,7 +90,8 @@ def test_the_hashes_of_a_new_version_take_the_place_of_the_old() -> None:
 
 
 def test_nothing_pinned_is_for_an_accelerator() -> None:
-    assert not [name for name in PINS if re.match("nvidia|cuda|triton|libtpu|jax-cuda", name)]
+    pins = INFERENCE | TESTS
+    assert not [name for name in pins if re.match("nvidia|cuda|triton|libtpu|jax-cuda", name)]
 
 
 def test_the_changelog_names_the_version() -> None:
@@ -72,8 +99,8 @@ def test_the_changelog_names_the_version() -> None:
 
 
 @pytest.mark.parametrize("target", ["demo", "test", "test-all", "lint", "tpu-compiler"])
-def test_each_make_target_sets_up_first(target: str, tmp_path: Path) -> None:
-    for name in ("Makefile", "pyproject.toml", *(path.name for path in LISTS)):
+def test_each_make_target_sets_up_what_it_needs(target: str, tmp_path: Path) -> None:
+    for name in ("Makefile", "pyproject.toml", *(path.name for path in LISTS.values())):
         (tmp_path / name).write_text((ROOT / name).read_text("utf-8"), "utf-8")
     command = ["make", "--dry-run", target, f"PYTHON={sys.executable}"]
     # Not the settings of a make that runs these tests: it would print directories, for one.
@@ -82,10 +109,11 @@ def test_each_make_target_sets_up_first(target: str, tmp_path: Path) -> None:
     plan = output.splitlines()
     assert plan[0] == f"{sys.executable} -m venv .venv"
     installs = [line for line in plan if " pip install " in line]
-    assert any(line.endswith("--require-hashes -r requirements.txt") for line in installs)
+    assert installs[0].endswith("--require-hashes -r requirements.txt")
     assert all("--no-deps" in line for line in installs)
     assert all("--require-hashes" in line or line.endswith("-e .") for line in installs)
-    assert len(plan) > 6
+    assert ("-r requirements-test.txt" in output) == (target in ("test", "test-all", "lint"))
+    assert "torch" not in output or target in ("test", "test-all", "lint")
 
 
 def test_the_examples_of_chunks_in_the_readme_are_those_that_are_tested() -> None:
