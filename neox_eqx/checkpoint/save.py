@@ -21,7 +21,7 @@ from neox_eqx.errors import InputError
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.sharding.distributed import is_first
 
-Companion = Path | tuple[str, str]
+Companion = str | Path | tuple[str, str]
 """A file to copy, or the name and the text of one to write."""
 
 
@@ -70,11 +70,11 @@ def write(
     values = config.to_hf() | {"dtype": dtype, "torch_dtype": dtype}
     with new_directory(directory) as partial:
         for companion in companions:
-            if isinstance(companion, Path):
-                copy_companions({stored_as(companion): companion}, partial)
-            else:
+            if isinstance(companion, tuple):
                 name, text = companion
                 (partial / name).write_text(text, encoding="utf-8")
+            else:
+                copy_companions({stored_as(Path(companion)): Path(companion)}, partial)
         write_tensors(partial / "model.safetensors", layout, tensors)
         text = json.dumps(values, indent=2) + "\n"
         (partial / "config.json").write_text(text, encoding="utf-8")

@@ -80,6 +80,7 @@ def test_that_the_tokenizer_is_left_behind_is_told(tmp_path: Path, model: GPTNeo
         save(model, tmp_path / "saved")
     (tmp_path / "tokenizer.json").write_text("{}")
     save(model, tmp_path / "with", companions=[tmp_path / "tokenizer.json"])
+    save(model, tmp_path / "named", companions=[str(tmp_path / "tokenizer.json")])
     assert (tmp_path / "with" / "tokenizer.json").read_text() == "{}"
 
 
