@@ -5,6 +5,7 @@
 # make fuzz-hosts    drawn faults of the hosts of a pod for half an hour, as root on Linux
 # make lint          lint and types alone
 # make tpu-compiler  what scripts/plan.py compiles with
+# make docs          the site, into site/; the script of its drawings comes by npm
 # make pin           writes the hashes of what the lists of requirements pin
 PYTHON ?= python3
 JOBS ?= 2
@@ -13,9 +14,11 @@ BIN := .venv/bin
 READY := .venv/ready
 TEST_READY := .venv/test-ready
 TPU_COMPILER := .venv/tpu-compiler/ready
+DOCS := .venv/docs
+MERMAID := docs/assets/mermaid.min.js
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-compile
 
-.PHONY: demo test test-all fuzz fuzz-hosts lint tpu-compiler pin
+.PHONY: demo test test-all fuzz fuzz-hosts lint docs tpu-compiler pin
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -40,6 +43,22 @@ lint: $(TEST_READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Beside the tests' packages, as notebooks run for it. Material says on each build that MkDocs 2 will
+# not suit it: 1.6 is pinned.
+docs: $(DOCS)/ready $(MERMAID)
+	PYTHONPATH=$(DOCS) JUPYTER_PATH=$(DOCS)/share/jupyter NO_MKDOCS_2_WARNING=1 \
+	    $(BIN)/python -m mkdocs build
+
+$(DOCS)/ready: requirements-docs.txt $(TEST_READY)
+	rm -rf $(@D)
+	$(INSTALL) --require-hashes --target $(@D) -r requirements-docs.txt
+	touch $@
+
+$(MERMAID):
+	npm pack --silent --pack-destination .venv mermaid@11.16.0
+	tar -xzf .venv/mermaid-11.16.0.tgz -C $(@D) --strip-components 2 package/dist/$(@F)
+	echo "74d7c46dabca328c2294733910a8aa1ed0c37451776e8d5295da38a2b758fb9b  $@" | sha256sum --check --quiet
 
 # A stamp is newer than what it was made from, so each set-up runs once. A list is all that its set-up
 # installs, and nothing comes that it does not have. Python compiles a module as it is first imported,

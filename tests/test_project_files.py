@@ -98,7 +98,7 @@ def test_the_changelog_names_the_version() -> None:
     assert f"## [{PROJECT['version']}]" in (ROOT / "CHANGELOG.md").read_text("utf-8")
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "test-all", "lint", "tpu-compiler"])
+@pytest.mark.parametrize("target", ["demo", "test", "test-all", "lint", "docs", "tpu-compiler"])
 def test_each_make_target_sets_up_what_it_needs(target: str, tmp_path: Path) -> None:
     for name in ("Makefile", "pyproject.toml", *(path.name for path in LISTS.values())):
         (tmp_path / name).write_text((ROOT / name).read_text("utf-8"), "utf-8")
@@ -112,8 +112,9 @@ def test_each_make_target_sets_up_what_it_needs(target: str, tmp_path: Path) -> 
     assert installs[0].endswith("--require-hashes -r requirements.txt")
     assert all("--no-deps" in line for line in installs)
     assert all("--require-hashes" in line or line.endswith("-e .") for line in installs)
-    assert ("-r requirements-test.txt" in output) == (target in ("test", "test-all", "lint"))
-    assert "torch" not in output or target in ("test", "test-all", "lint")
+    adds_tests = target in ("test", "test-all", "lint", "docs")
+    assert ("-r requirements-test.txt" in output) == adds_tests
+    assert "torch" not in output or adds_tests
 
 
 def test_the_examples_of_chunks_in_the_readme_are_those_that_are_tested() -> None:
