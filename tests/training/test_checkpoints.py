@@ -152,10 +152,14 @@ def test_a_pipe_a_device_and_a_huge_description_are_refused_unread(tmp_path: Pat
     with pytest.raises(InputError, match=r"_CHECKPOINT_METADATA: is a pipe or a device"):
         Checkpoints(tmp_path, keep=2)
     described.unlink()
-    with described.open("wb") as file:
-        file.truncate(10**11)
-    with pytest.raises(InputError, match=r"_CHECKPOINT_METADATA: has more than 10000000 bytes"):
-        Checkpoints(tmp_path, keep=2)
+    for name in ("_CHECKPOINT_METADATA", "default/array_metadatas/process_0"):
+        described = tmp_path / "1" / name
+        described.parent.mkdir(parents=True, exist_ok=True)
+        with described.open("wb") as file:
+            file.truncate(10**11)
+        with pytest.raises(InputError, match=f"{name}: has more than 10000000 bytes"):
+            Checkpoints(tmp_path, keep=2)
+        described.unlink()
 
 
 def test_a_checkpoint_that_cannot_be_read_is_named_with_the_one_before(

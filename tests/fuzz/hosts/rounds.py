@@ -95,6 +95,8 @@ class Rounds:
             wrong = task.complaint() + "; ".join(reasons)
         else:
             wrong = task.half_written()
+            if fault.may_end_first_host and host == self.pod.names[0]:
+                return [wrong] * bool(wrong)
             if fault.status is not None and status != fault.status:
                 finds.append(f"status {status}, not {fault.status}")
             expected = [] if fault.reason is None else [fault.reason.replace("HOST", host)]
