@@ -4,7 +4,7 @@
 # make fuzz          drawn faults of files and options for an hour: SECONDS=3600 SEED=1 KINDS=config
 # make fuzz-hosts    drawn faults of the hosts of a pod for half an hour, as root on Linux
 # make lint          lint and types alone
-# make tpu-compiler  what scripts/plan.py compiles with
+# make tpu-compiler  what `neox-eqx plan` compiles with
 # make docs          the site, into site/; the script of its drawings comes by npm
 # make pin           writes the hashes of what the lists of requirements pin
 PYTHON ?= python3

@@ -30,6 +30,8 @@ from neox_eqx.text.conversation import Conversation
 from neox_eqx.text.generator import TextGenerator
 from neox_eqx.text.words import token_bytes
 
+__version__ = "0.1.0"
+
 DEMO_MODEL = Path(__file__).parent / "demo_model"
 """The directory of the bundled checkpoint."""
 

@@ -1,4 +1,4 @@
-"""Command lines of a program, many in one process: starting one takes seconds."""
+"""Command lines of a command, many in one process: starting one takes seconds."""
 
 import json
 import os
@@ -10,18 +10,18 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 MANY = """
-import contextlib, importlib, io, json, os, sys
+import contextlib, importlib, io, json, sys
 from neox_eqx.command_line import run
 
-program = importlib.import_module(sys.argv[1])
-name = os.path.basename(program.__file__)
+name = sys.argv[1]
+command = importlib.import_module(f"neox_eqx.cli.{name}")
 answers = []
 for args in json.load(sys.stdin):
-    sys.argv[0] = name
+    sys.argv[0] = f"neox-eqx {name}"
     status, out, err = 0, io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            run(program.main, program.Options, args)
+            run(command.main, command.Options, args)
         except SystemExit as exit:
             status = exit.code
     answers.append((status, out.getvalue(), err.getvalue()))
@@ -30,16 +30,16 @@ json.dump(answers, sys.stdout)
 
 
 def many(
-    program: Path, commands: Sequence[Sequence[Any]], directory: Path = ROOT
+    name: str, commands: Sequence[Sequence[Any]], directory: Path = ROOT
 ) -> list[tuple[int, str, str]]:
-    """Status, output and errors of the program with each list of arguments, run in `directory`."""
+    """Status, output and errors of a command with each list of arguments, run in `directory`."""
     ran = subprocess.run(
-        [sys.executable, "-c", MANY, program.stem],
+        [sys.executable, "-c", MANY, name],
         input=json.dumps([[str(arg) for arg in args] for args in commands]),
         capture_output=True,
         text=True,
         cwd=directory,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [ROOT, program.parent]))},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert ran.returncode == 0, ran.stderr
     return [tuple(answer) for answer in json.loads(ran.stdout)]

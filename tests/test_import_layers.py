@@ -32,8 +32,11 @@ LAYERS = (
     "convert",
     "training",
     "planning",
+    "benchmarking",
     "harness",
     "__init__",
+    "cli",
+    "__main__",
 )
 NARROWER = {
     "option_kinds": {"option_kinds", "small_files", "shown", "tokenizer", "errors"},
@@ -44,8 +47,9 @@ ONLY_WHERE_USED = {"torch", "transformers"}
 
 def violations(path: str, source: str) -> list[str]:
     """What `source`, the file at `path` below the package, may not import, a line each."""
-    layer = _layer(path.removesuffix(".py").split("/"))
-    if layer not in LAYERS:
+    parts = path.removesuffix(".py").split("/")
+    layer = _layer(parts)
+    if layer == "__init__" != parts[0]:
         return [f"{path}: belongs to no layer"]
     allowed = NARROWER.get(layer, set(LAYERS[: LAYERS.index(layer) + 1]))
     tree = ast.parse(source)
@@ -61,7 +65,9 @@ def violations(path: str, source: str) -> list[str]:
 
 
 def _layer(parts: list[str]) -> str:
-    return parts[0] if parts else "__init__"
+    """Of what is no layer, as the package itself and a name in it, `__init__`."""
+    name = "__main__" if parts[-1:] == ["__main__"] else parts[0] if parts else ""
+    return name if name in LAYERS else "__init__"
 
 
 def _run_on_import(node: ast.AST) -> Iterator[ast.stmt]:
@@ -111,6 +117,9 @@ def test_every_file_imports_downwards() -> None:
         ("model/block.py", "from neox_eqx.generation.loop import generate"),
         ("model/block.py", "import neox_eqx.checkpoint.load as load"),
         ("model/block.py", "from neox_eqx import text"),
+        ("model/block.py", "from neox_eqx import DEMO_MODEL"),
+        ("harness/adapter.py", "from neox_eqx.cli.main import main"),
+        ("cli/main.py", "from neox_eqx.__main__ import main"),
         ("model/block.py", "from ..checkpoint import load"),
         ("model/block.py", "from .. import checkpoint"),
         ("model/block.py", "import neox_eqx"),
@@ -138,6 +147,8 @@ def test_a_violation_is_found(path: str, source: str) -> None:
         ("checkpoint/load.py", "def read_bin(path):\n    import torch"),
         ("checkpoint/load.py", "if TYPE_CHECKING:\n    import torch"),
         ("__init__.py", "from neox_eqx.text import continue_text"),
+        ("cli/generate.py", "from neox_eqx import DEMO_MODEL"),
+        ("harness/__main__.py", "from neox_eqx.cli.main import main"),
     ],
 )
 def test_a_downward_import_passes(path: str, source: str) -> None:

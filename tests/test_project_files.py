@@ -122,5 +122,5 @@ def test_the_examples_of_chunks_in_the_readme_are_those_that_are_tested() -> Non
     section = text.split("## Texts in chunks")[1].split("\n## ")[0]
     examples = re.findall("```python\n(.*?)```", section, re.DOTALL)
     assert len(examples) == 4
-    tested = (ROOT / "scripts" / "chunk_examples.py").read_text("utf-8")
+    tested = (ROOT / "examples" / "chunks.py").read_text("utf-8")
     assert all(example in tested for example in examples)

@@ -150,7 +150,7 @@ def _base_of(adapter: Path, base: str | Path | None, wanted: Wanted) -> Place:
     if is_adapter(place.directory):
         raise InputError(
             f"{place.directory}: is an adapter and no base of {adapter}; merge it into its model "
-            "with scripts/convert_params.py --to hf"
+            "with neox-eqx convert --to hf"
         )
     return place
 

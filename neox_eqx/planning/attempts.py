@@ -26,7 +26,10 @@ def environment() -> dict[str, str]:
     found = importlib.util.find_spec("libtpu")
     if found is None or found.origin is None:  # absent, or just a folder of that name
         if not (APART / "libtpu").is_dir():
-            raise InputError("libtpu, the TPU compiler, is not installed; run make tpu-compiler")
+            raise InputError(
+                "libtpu, the TPU compiler, is not installed; run make tpu-compiler in a checkout, "
+                "or pip install libtpu"
+            )
         paths.insert(0, str(APART))
     return os.environ | {
         "PYTHONPATH": os.pathsep.join(paths),

@@ -62,7 +62,7 @@ class Wish:
         return ("train",) if self.train else ("decode", "prefill")
 
     def meshes(self) -> list[str]:
-        """Those to try, in the form that `load` and generate.py take.
+        """Those to try, in the form that `load` and `neox-eqx generate` take.
 
         They have all chips and, if that can be, weights that leave room for more. Heads are added
         where that makes them divide, if they become half as many again at most.

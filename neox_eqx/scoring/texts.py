@@ -18,7 +18,7 @@ from neox_eqx.text.generator import TextGenerator
 class TextScore:
     """The score of a text, or of a completion after its prompt.
 
-    The fields are the keys of a line of `scripts/score.py --output`, which has no
+    The fields are the keys of a line of `neox-eqx score --output`, which has no
     `prompt_tokens` and `candidates` where they are None.
     """
 

@@ -13,7 +13,7 @@ from neox_eqx.tokenizer import Tokenizer
 
 @dataclasses.dataclass(frozen=True)
 class Completion:
-    """One completion; its fields are the keys of a line of `generate.py --output`."""
+    """One completion; its fields are the keys of a line of `neox-eqx generate --output`."""
 
     prompt: str
     prompt_tokens: tuple[int, ...]

@@ -59,7 +59,7 @@ def _tuning(tuning: Tuning, source: Origin, config: GPTNeoXConfig) -> Tuning:
     if source.adapter is not None and tuning.is_partial:
         raise InputError(
             f"{source.adapter}: is an adapter, beside which no other is trained; go on from it "
-            "with --adapter, or make one model of it with scripts/convert_params.py --to hf"
+            "with --adapter, or make one model of it with neox-eqx convert --to hf"
         )
     if not tuning.lora_rank:
         return tuning
@@ -85,7 +85,7 @@ def _tuning_of(adapter: Adapter, config: GPTNeoXConfig, dropout: float | None) -
     if adapter.whole or len(ranks) != 1:
         raise InputError(
             f"{adapter.path}: a run goes on from LoRA alone, of one rank and one alpha; make one "
-            "model of this adapter with scripts/convert_params.py --to hf, and train on that"
+            "model of this adapter with neox-eqx convert --to hf, and train on that"
         )
     ((rank, alpha),) = ranks
     try:

@@ -1,4 +1,4 @@
-"""convert_params.py as its user runs it: whole results, clear refusals, and kills at any time."""
+"""neox-eqx convert as its user runs it: whole results, clear refusals, and kills at any time."""
 
 import contextlib
 import io
@@ -17,15 +17,14 @@ import torch
 from safetensors.torch import load_file
 
 from neox_eqx import load
+from neox_eqx.cli import convert
 from neox_eqx.command_line import run
 from neox_eqx.errors import InputError
-from scripts import convert_params
 from tests.checkpoint.checkpoints import edit_config, rewrite
 from tests.convert.hf_checkpoints import raw_tensors, write, write_family
 from tests.hf_models import config_json, hf_model
 
 ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "scripts" / "convert_params.py"
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +38,7 @@ def command(*args: str | Path) -> tuple[int, str, str]:
     status = 0
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            run(convert_params.main, convert_params.Options, list(map(str, args)))
+            run(convert.main, convert.Options, list(map(str, args)))
         except SystemExit as exit:
             status = exit.code
     return status, out.getvalue(), err.getvalue()
@@ -177,10 +176,10 @@ def test_a_destination_in_use_or_impossible_is_refused(
 # The bytes that a file may have, as if the disk were full then.
 LIMITED = """
 import resource, sys
-from scripts import convert_params
+from neox_eqx.cli import convert
 from neox_eqx.command_line import run
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)), -1))
-run(convert_params.main, convert_params.Options)
+run(convert.main, convert.Options)
 """
 
 
@@ -223,7 +222,7 @@ def test_kill_9_leaves_nothing_that_loads_and_the_next_run_works(
     killed = 0
     for wait in (0, random.uniform(0, 0.1), random.uniform(0, 0.3)):
         process = subprocess.Popen(
-            [sys.executable, SCRIPT, *arguments],
+            [sys.executable, "-m", "neox_eqx", "convert", *arguments],
             stdout=subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )

@@ -25,7 +25,7 @@ from tests.fuzz.kill_cases import CASES
 from tests.fuzz.kill_trials import Fault, Kills
 
 _LIBRARIES = ("optax", "orbax.checkpoint", "tensorstore", "torch", "transformers")
-_PROGRAMS = ("generate", "train", "scripts.score", "scripts.convert_params")
+_PROGRAMS = tuple(f"neox_eqx.cli.{name}" for name in ("generate", "train", "score", "convert"))
 
 
 def _import() -> None:

@@ -1,38 +1,23 @@
 """Options of every program, drawn from the fields of its own dataclass: a new one is drawn too."""
 
 import dataclasses
-import importlib.util
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from hypothesis import strategies as st
 
+from neox_eqx.cli import benchmark, convert, generate, plan, score
 from neox_eqx.command_line import _spellings
 from neox_eqx.training.options import TrainingOptions
 from tests.fuzz.case import Case
 from tests.fuzz.faults import NUMBERS, TEXTS, Draw
 
-ROOT = Path(__file__).parents[2]
-# Where scripts find the files beside them.
-sys.path.append(str(ROOT / "scripts"))
-
-
-def _options_of(program: str) -> type:
-    spec = importlib.util.spec_from_file_location(f"fuzzed_{Path(program).stem}", ROOT / program)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where the source of a class in it is looked for
-    spec.loader.exec_module(module)
-    return module.Options
-
-
 _MODEL = ("--model", "model")
 # The least that each program needs to run, and that ends soon.
 _LEAST: dict[str, tuple[type, tuple[tuple[str, ...], ...]]] = {
     "generate.py": (
-        _options_of("generate.py"),
+        generate.Options,
         (
             (*_MODEL, "--max-new-tokens", "1", "--prompt", "How many"),
             (*_MODEL, "--max-new-tokens", "2", "--prompt", "a", "b", "--output", "out.jsonl"),
@@ -42,11 +27,11 @@ _LEAST: dict[str, tuple[type, tuple[tuple[str, ...], ...]]] = {
         ),
     ),
     "score.py": (
-        _options_of("scripts/score.py"),
+        score.Options,
         ((*_MODEL, "--input", "texts.txt", "--output", "out.jsonl"),),
     ),
     "convert_params.py": (
-        _options_of("scripts/convert_params.py"),
+        convert.Options,
         tuple(("model", "out", "--to", to, "--no-verify") for to in ("hf", "native", "neox")),
     ),
     "train.py": (
@@ -57,12 +42,12 @@ _LEAST: dict[str, tuple[type, tuple[tuple[str, ...], ...]]] = {
         ),
     ),
     "benchmark.py": (
-        _options_of("scripts/benchmark.py"),
+        benchmark.Options,
         ((*_MODEL, "--prompt-len", "4", "--gen-len", "2", "--rounds", "1"),),
     ),
     # Sizes at which nothing is compiled: the compiler takes many seconds.
     "plan.py": (
-        _options_of("scripts/plan.py"),
+        plan.Options,
         ((*_MODEL, "--topology", "v5e:1x1", "--mesh", "model=3"), ("--topology", "v5e:1x1")),
     ),
 }

@@ -159,12 +159,12 @@ def run(case: dict[str, Any]) -> int:
 
 
 def main() -> None:
-    sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
-    for name in (*_LIBRARIES, "neox_eqx.harness.__main__", "tests.fuzz.readers"):
+    sys.path.insert(0, str(ROOT))
+    from neox_eqx.cli.main import COMMANDS
+
+    commands = [f"neox_eqx.cli.{name}" for name in COMMANDS]
+    for name in (*_LIBRARIES, *commands, "tests.fuzz.readers"):
         importlib.import_module(name)
-    for program in PROGRAMS.values():
-        if "harness" not in program and program != "podrun":
-            importlib.import_module(Path(program).stem)
     gc.collect()
     gc.freeze()  # so that a child's collections do not copy what it shares
     sys.unraisablehook = sys.__unraisablehook__

@@ -110,13 +110,13 @@ def test_a_batch_size_of_auto_is_left_to_the_model() -> None:
 
 
 def test_help_begins_with_the_model_and_its_arguments(capsys: pytest.CaptureFixture[str]) -> None:
-    from neox_eqx.harness.__main__ import main
+    from neox_eqx.cli.evaluate import main
     from neox_eqx.harness.arguments import ARGUMENTS
 
     with pytest.raises(SystemExit) as ended:
         main(["--help"])
     told = capsys.readouterr().out
-    assert not ended.value.code and told.startswith("usage: python -m neox_eqx.harness --model_arg")
+    assert not ended.value.code and told.startswith("usage: neox-eqx evaluate --model_args")
     own, theirs = told.split("All other options are the harness's own:")
     assert all(f"\n  {name} " in own for name in ARGUMENTS)
     assert max(map(len, own.splitlines())) < 100 and "--apply_chat_template" in theirs
@@ -130,7 +130,7 @@ def test_help_begins_with_the_model_and_its_arguments(capsys: pytest.CaptureFixt
     ],
 )
 def test_a_mistake_that_the_harness_finds_is_one_line(line: str, message: str) -> None:
-    from neox_eqx.harness.__main__ import main
+    from neox_eqx.cli.evaluate import main
 
     with pytest.raises(InputError, match=message) as raised:
         main(["--model_args", f"pretrained={DEMO_MODEL}", *line.split()])
@@ -139,7 +139,7 @@ def test_a_mistake_that_the_harness_finds_is_one_line(line: str, message: str) -
 
 def test_an_error_in_the_midst_of_the_work_keeps_its_traceback() -> None:
     """Control: only what the harness says of its options becomes a line."""
-    from neox_eqx.harness.__main__ import _is_mistake
+    from neox_eqx.cli.evaluate import _is_mistake
 
     with pytest.raises(ValueError) as raised:
         json.loads("{")

@@ -104,7 +104,7 @@ def _start(place: Path, backend: str) -> subprocess.Popen[str]:
     if backend != "neox_eqx":
         command += ["--model", backend, "--device", "cpu"]
     return subprocess.Popen(
-        [sys.executable, "-m", "neox_eqx.harness", *command, "--tasks", ",".join(TASKS)],
+        [sys.executable, "-m", "neox_eqx", "evaluate", *command, "--tasks", ",".join(TASKS)],
         cwd=place,
         env={**os.environ, **_offline(place), "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
@@ -174,7 +174,7 @@ def test_on_several_hosts_the_first_writes_and_a_mistake_is_one_line(
         environments = [{**own, **quiet} for own in podrun_environments(2)]
         command = "--tasks local_choice --log_samples --output_path out --include_path"
         options = [*command.split(), place, "--model_args", model_args]
-        running = start(["-m", "neox_eqx.harness", *options], 2, directories, environments)
+        running = start(["-m", "neox_eqx", "evaluate", *options], 2, directories, environments)
         return finish(running, within=300)
 
     own = {"dtype": "float32", "mesh": "data=2,model=2"}
@@ -191,7 +191,7 @@ def test_on_several_hosts_the_first_writes_and_a_mistake_is_one_line(
     ended = run(f"pretrained={place / 'model'},step=3000")
     assert [one.status for one in ended] == [2, 2], ended
     said = "".join(CHATTER.sub("", one.err) for one in ended)
-    assert said.startswith("neox_eqx.harness: error: ") and said.count("\n") == 1, said
+    assert said.startswith("neox-eqx evaluate: error: ") and said.count("\n") == 1, said
     assert "model_args: there is no step; there are pretrained, revision, base, token" in said
 
 
@@ -199,7 +199,7 @@ def test_on_several_hosts_the_first_writes_and_a_mistake_is_one_line(
 def test_what_cannot_be_asked_is_said_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     from lm_eval.api.instance import Instance
 
-    from neox_eqx.harness.__main__ import main, with_defaults
+    from neox_eqx.cli.evaluate import main, with_defaults
     from neox_eqx.harness.adapter import NeoXLM
 
     with pytest.raises(InputError, match="^./absent: no such directory"):

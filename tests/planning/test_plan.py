@@ -1,4 +1,4 @@
-"""scripts/plan.py: a table, a file and a picture of what a pod would do; and which mesh is best."""
+"""neox-eqx plan: a table, a file and a picture of what a pod would do; and which mesh is best."""
 
 import json
 import subprocess
@@ -18,13 +18,13 @@ from neox_eqx.planning.wish import Wish
 from neox_eqx.presets import PRESETS
 from tests.commands import many
 
-PLAN = Path(__file__).parents[2] / "scripts" / "plan.py"
+PLAN = ("-m", "neox_eqx", "plan")
 COUNTS = ("all_gather", "all_to_all", "collective_permute", "collective_bytes")
 BYTES = ("hbm_bytes", "hbm_bytes_minimum", "temp_bytes")
 
 
 def plan(*options: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, PLAN, *options], capture_output=True, text=True)
+    return subprocess.run([sys.executable, *PLAN, *options], capture_output=True, text=True)
 
 
 def wish(name: str, topology: str, **options: Any) -> Wish:
@@ -137,10 +137,10 @@ MISTAKES: list[tuple[list[str], str]] = [
 
 
 def test_a_wrong_wish_is_one_line(tmp_path: Path) -> None:
-    answers = many(PLAN, [options for options, _ in MISTAKES], tmp_path)
+    answers = many("plan", [options for options, _ in MISTAKES], tmp_path)
     for (_, message), (status, out, error) in zip(MISTAKES, answers, strict=True):
         assert (status, out) == (2, ""), (message, error)
-        assert error.count("\n") == 1 and error.startswith("plan.py: error: "), error
+        assert error.count("\n") == 1 and error.startswith("neox-eqx plan: error: "), error
         assert message in error
     assert not list(tmp_path.iterdir())
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from demo.word_problems import NEW_KINDS, PRETRAINING_KINDS, distinct_problems, final_result
 from neox_eqx import DEMO_MODEL, TextGenerator
 from neox_eqx.sharding.mesh import make_mesh
 from neox_eqx.sharding.rules import TRAINING_RULES, parameter_shardings
@@ -25,7 +26,6 @@ from neox_eqx.training.evaluate import (
 )
 from neox_eqx.training.examples import Example
 from neox_eqx.training.recipe import Recipe
-from scripts.word_problems import NEW_KINDS, PRETRAINING_KINDS, distinct_problems, final_result
 from tests.hf_models import pair, stack_layers
 from tests.training.documents import document
 from tests.training.peers import CONFIGS

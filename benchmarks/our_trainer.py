@@ -1,0 +1,42 @@
+"""Training as `neox-eqx train` does it, on request: a process of train.py."""
+
+import jax
+import numpy as np
+from trainer import Task, Train, serve
+
+from neox_eqx import load
+from neox_eqx.sharding.rules import TRAINING_RULES
+from neox_eqx.training.dataset import Rows, place
+from neox_eqx.training.recipe import Recipe
+from neox_eqx.training.state import TrainState
+from neox_eqx.training.step import train_step
+
+
+def begin(task: Task) -> Train:
+    recipe = Recipe(**task.recipe)
+    model = load(
+        task.checkpoint,
+        dtype="float32",
+        mesh="data=1,model=1",
+        rules=TRAINING_RULES,
+        stacked=True,
+    )
+    mesh, state = model.mesh, TrainState.start(model, recipe)
+    del model
+
+    def train(batches: list[np.ndarray]) -> list[float]:
+        nonlocal state
+        losses = []
+        for tokens in batches:
+            documents, weights = np.ones_like(tokens, np.int32), np.ones(tokens.shape, np.float32)
+            batch = place(Rows(tokens.astype(np.int32), documents, weights), mesh)
+            state, metrics = train_step(state, batch, recipe)
+            losses.append(metrics.loss)
+        jax.block_until_ready(state)
+        return [float(loss) for loss in losses]
+
+    return train
+
+
+if __name__ == "__main__":
+    serve(begin)

@@ -1,0 +1,1 @@
+"""Times of generation, beside those of a peer on the same weights."""

@@ -1,0 +1,97 @@
+"""Converts a checkpoint between layouts, bit for bit, and writes a certificate of it.
+
+neox-eqx convert EleutherAI/pythia-160m pythia-160m-native --to native
+neox-eqx convert pythia-160m-native pythia-160m-hf --to hf
+neox-eqx convert --check pythia-160m-hf
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from neox_eqx import InputError
+from neox_eqx.checkpoint.origin import TextOriginOptions
+from neox_eqx.command_line import run
+from neox_eqx.convert.check import check
+from neox_eqx.convert.convert import convert
+from neox_eqx.convert.hf_out import parse_size
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Converts a checkpoint between layouts, bit for bit, and writes a certificate of it."""
+
+    source: Annotated[str | None, tyro.conf.Positional] = None
+    """A directory in Hugging Face, native or EleutherAI's layout, or a Hub id, also ID@REVISION."""
+    destination: Annotated[Path | None, tyro.conf.Positional] = None
+    """The directory to make; it must be absent or empty."""
+    to: Literal["hf", "native", "neox"] | None = None
+    """Layout of the result: Hugging Face's, native, or EleutherAI's."""
+    origin: tyro.conf.OmitArgPrefixes[TextOriginOptions] = TextOriginOptions()
+    check: Path | None = None
+    """Instead, hold the certificate in this directory against its files."""
+    dtype: Literal["same", "float32", "bfloat16", "float16"] = "same"
+    """Of the parameters in the result; same keeps that of each tensor, and of a LoRA adapter is
+    float32."""
+    max_shard_size: str = "5GB"
+    """Largest file of a result in Hugging Face's layout."""
+    row_bias: Literal["auto", "sum", "first"] = "auto"
+    """From EleutherAI: whether the ranks' copies of an output bias are added, or one is taken."""
+    padded_vocab: Literal["keep", "cut"] = "keep"
+    """From EleutherAI: rows of embedding and head that stand for no token."""
+    fused_gelu: Literal["gelu", "gelu_fast"] = "gelu"
+    """From EleutherAI: what the activation of a run with bias_gelu_fusion is called."""
+    replicated: Literal["equal", "mean"] = "equal"
+    """From EleutherAI: ranks' copies of a norm must be equal, or their mean is taken."""
+    tensor_parallel: int = 1
+    """To EleutherAI: number of ranks that share each layer."""
+    neox_layout: Literal["pipeline", "sequential"] = "pipeline"
+    """To EleutherAI: a file for each layer, or one for all."""
+    verify: bool = True
+    """Hold the logits against those of transformers; hashes are taken in any case."""
+
+
+def main(options: Options) -> None:
+    if options.check:
+        if options.source is not None or options.to is not None:
+            raise InputError("--check DIR stands alone; there is nothing to convert with it")
+        files, tensors = check(options.check)
+        print(f"{options.check}: {files} files and {tensors} tensors are as certified")
+        return
+    if options.source is None or options.destination is None or options.to is None:
+        raise InputError("give SRC DST --to hf|native|neox, or --check DIR")
+    certificate = convert(
+        options.source,
+        options.destination,
+        **options.origin.how,
+        to=options.to,
+        dtype=options.dtype,
+        max_shard_bytes=parse_size(options.max_shard_size),
+        tensor_parallel=options.tensor_parallel,
+        neox_layout=options.neox_layout,
+        verify=options.verify,
+        row_bias=options.row_bias,
+        padded_vocab=options.padded_vocab,
+        fused_gelu=options.fused_gelu,
+        replicated=options.replicated,
+    )
+    _print(options.destination, certificate)
+
+
+def _print(destination: Path, certificate: dict[str, Any]) -> None:
+    print(f"{destination}: {len(certificate['tensors'])} tensors, each read back and compared")
+    forward = certificate["forward"]
+    if "skipped" in forward:
+        print(f"not held against transformers: {forward['skipped']}")
+        return
+    print(
+        f"logits within {forward['largest_logit_difference']:.1e} of transformers' "
+        f"(their rms is {forward['logit_rms']:.1e}); "
+        f"{forward['greedy_tokens_agreeing']} of {forward['greedy_tokens']} greedy tokens agree"
+    )
+
+
+def command() -> None:
+    run(main, Options)

@@ -1,0 +1,102 @@
+"""The harness's own command with our model for a default.
+
+neox-eqx evaluate --model_args pretrained=MODEL --tasks TASK --include_path DIRECTORY
+"""
+
+import os
+import sys
+import textwrap
+import traceback
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import jax
+from lm_eval.__main__ import cli_evaluate
+
+import neox_eqx.harness.adapter  # noqa: F401  registers the model
+from neox_eqx.command_line import run_program
+from neox_eqx.errors import InputError
+from neox_eqx.harness.arguments import ARGUMENTS
+from neox_eqx.harness.failures import FAILURES
+from neox_eqx.sharding.distributed import is_first, on_every_host
+
+_DEFAULTS = {("--model", "-M"): "neox_eqx", ("--batch_size", "-b"): "8"}
+# Where the harness, and the libraries by which it gets its data, tell of a user's mistakes.
+_TELL_OF_MISTAKES = (
+    *("lm_eval._cli", "lm_eval.api.registry", "lm_eval.config", "lm_eval.evaluator"),
+    *("lm_eval.tasks", "datasets", "huggingface_hub"),
+)
+
+
+def main(args: Sequence[str]) -> None:
+    """Runs the harness's command with `args`; of a pod the first process writes what it writes.
+
+    Raises:
+        InputError: the harness refuses what it is asked for, or cannot get its data; or its
+            results are written, and requests failed.
+    """
+    sys.argv[1:] = with_defaults(args)
+    if sys.argv[1:] == ["run", "--help"]:
+        print(about_model())
+    if jax.process_count() > 1:
+        # By it the harness knows the one of several processes that makes and writes results.
+        os.environ["LOCAL_RANK"] = str(jax.process_index())
+        if not is_first():
+            os.environ["WANDB_MODE"] = "disabled"
+    try:
+        cli_evaluate()
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError) or not _is_mistake(error):
+            raise
+        raise InputError(f"{' '.join(str(error).split()):.500}") from error
+    FAILURES.check()
+
+
+def with_defaults(args: Sequence[str]) -> list[str]:
+    """`args`, those of a run with our model and batch size where they name none."""
+    if not args or list(args) in (["-h"], ["--help"]):
+        return ["run", "--help"]
+    if args[0] in ("ls", "validate"):
+        return list(args)
+    completed = ["run", *args[args[0] == "run" :]]
+    given = {arg.split("=")[0] for arg in args}
+    if given & {"--config", "-C"}:
+        return completed
+    for names, value in _DEFAULTS.items():
+        if not given & set(names):
+            completed += [names[0], value]
+    return completed
+
+
+def about_model() -> str:
+    """What stands before the harness's own help."""
+    width = max(map(len, ARGUMENTS)) + 4
+    lines = [
+        "usage: neox-eqx evaluate --model_args pretrained=MODEL[,NAME=VALUE ...] --tasks TASK ...",
+        "",
+        "EleutherAI's lm-evaluation-harness, with neox_eqx for its default model. Its model_args:",
+        "",
+    ]
+    for name, text in ARGUMENTS.items():
+        told = textwrap.wrap(text, 96 - width)
+        lines.append(f"  {name}".ljust(width) + f"\n{' ' * width}".join(told))
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "Arguments of its model hf that change no result, as trust_remote_code, are taken too.",
+            "All other options are the harness's own:",
+            "",
+        ]
+    )
+
+
+def _is_mistake(error: Exception) -> bool:
+    """Whether the harness raised it in place of a message, and not in the midst of its work."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_globals.get("__name__", "").startswith(_TELL_OF_MISTAKES)
+
+
+def command() -> None:
+    run_program(Path(sys.argv[0]).name, partial(on_every_host(main), sys.argv[1:]))
