@@ -1,0 +1,6 @@
+"""Scores texts: `neox-eqx score`, from a checkout."""
+
+from neox_eqx.cli.main import run_command
+
+if __name__ == "__main__":
+    run_command("score")

@@ -1,0 +1,6 @@
+"""Fine-tunes a GPT-NeoX model: `neox-eqx train`, from a checkout."""
+
+from neox_eqx.cli.main import run_command
+
+if __name__ == "__main__":
+    run_command("train")
