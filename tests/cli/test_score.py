@@ -227,8 +227,8 @@ def test_lines_that_cannot_be_scored_have_an_error_in_their_row_and_the_others_a
     for status, out, error in (first, again):
         assert (status, out) == (2, "")
         assert error == (
-            "neox-eqx score: error: 7 of 9 lines could not be scored and have an error in their rows, "
-            f"the first: {source}, line 2: the text is empty\n"
+            "neox-eqx score: error: 7 of 9 lines could not be scored and have an error in their "
+            f"rows, the first: {source}, line 2: the text is empty\n"
         )
     rows = rows_of(output)
     for row, (number, message) in zip(rows[1:-1], errors.items(), strict=True):
