@@ -8,6 +8,8 @@ import shutil
 from pathlib import Path
 from typing import Any, Literal
 
+MODEL = "somebody/tiny"
+"""What the Hub has."""
 How = Literal["bytes", "remove", "directory", "fifo", "link", "hole"]
 
 
@@ -50,7 +52,7 @@ class Case:
     edits: tuple[Edit, ...] = ()
     stdin: str = ""
     hub: dict[str, Any] | None = None
-    """What the Hub answers otherwise, by the end of a path; see tests/fuzz/hub.py."""
+    """What the Hub answers otherwise, by the end of a path; see tests/hub.py."""
 
     @property
     def reads(self) -> bool:

@@ -12,9 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tests.fuzz.case import Case
-from tests.fuzz.hub import serving
+from tests.fuzz.case import MODEL, Case
 from tests.fuzz.places import ReadingDirectories, difference, fill, look
+from tests.hub import Repository, serving
 
 ROOT = Path(__file__).parents[2]
 # Above what the server itself takes. A model of a few thousand parameters takes a third of it.
@@ -137,7 +137,9 @@ class Runner:
         self._clear()
         places = [self._prepare(case, number) for number, case in enumerate(cases)]
         before = [look(place.root) for place in places]
-        self._hub.directory = self.bases["model"] / "model" if "model" in self.bases else None
+        if "model" in self.bases:
+            tiny = Repository.of(self.bases["model"] / "model")
+            self._hub.repositories["models"] = {MODEL: tiny}
         self._hub.answers = cases[0].hub or {}
         answers: list[dict[str, Any]] = []
         while len(answers) < len(cases):

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from neox_eqx.harness.arguments import ARGUMENTS
 from tests.fuzz import commands
-from tests.fuzz.case import Case, Edit
+from tests.fuzz.case import MODEL, Case, Edit
 from tests.fuzz.faults import NUMBERS, TEXTS, Draw, faulty_bytes, faulty_json
-from tests.fuzz.hub import COMMIT, MODEL
+from tests.hub import COMMIT
 
 _ENDS = (
     "*",
