@@ -1,4 +1,4 @@
-"""The presets against published parameter counts, the model's own arrays and the README."""
+"""The presets against published parameter counts, the model's own arrays and the table in docs."""
 
 import math
 import subprocess
@@ -13,7 +13,7 @@ from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.presets import PRESETS, markdown_table, parameter_count
 
-README = Path(__file__).parents[1] / "README.md"
+MODELS = Path(__file__).parents[1] / "docs" / "models.md"
 
 # What the authors publish of each model, in papers and on model cards.
 TO_THE_PARAMETER = {
@@ -101,9 +101,9 @@ def test_the_module_prints_its_table_and_nothing_else() -> None:
     assert (ran.stdout.strip(), ran.stderr) == (markdown_table(), "")
 
 
-def test_the_readme_shows_the_table_as_the_module_prints_it() -> None:
-    _, marker, after = README.read_text(encoding="utf-8").partition("<!-- presets -->\n")
-    assert marker, "README.md has no <!-- presets --> line"
+def test_the_page_of_models_shows_the_table_as_the_module_prints_it() -> None:
+    _, marker, after = MODELS.read_text(encoding="utf-8").partition("<!-- presets -->\n")
+    assert marker, "docs/models.md has no <!-- presets --> line"
     assert after.lstrip("\n").startswith(markdown_table() + "\n"), (
-        "README.md's table is out of date: paste what python -m neox_eqx.presets prints"
+        "docs/models.md's table is out of date: paste what python -m neox_eqx.presets prints"
     )

@@ -27,13 +27,8 @@ def environment() -> dict[str, str]:
     if found is None or found.origin is None:  # absent, or just a folder of that name
         if not (APART / "libtpu").is_dir():
             raise InputError(
-<<<<<<< HEAD
                 "libtpu, the TPU compiler, is not installed; run make tpu-compiler in a checkout, "
                 "or pip install libtpu"
-=======
-                "libtpu, the TPU compiler, is not installed; run pip install libtpu, or in a "
-                "checkout make tpu-compiler"
->>>>>>> 3265d8a (Pages of the site: pods and planning; who lacks the TPU compiler is told how to install it without a Makefile)
             )
         paths.insert(0, str(APART))
     return os.environ | {

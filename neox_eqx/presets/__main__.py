@@ -1,4 +1,4 @@
-"""Prints the presets as the table that README.md has."""
+"""Prints the presets as the table that docs/models.md has."""
 
 from neox_eqx.presets import markdown_table
 

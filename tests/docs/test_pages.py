@@ -129,6 +129,7 @@ def test_the_blocks_of_a_page_run_in_their_order(
     programs.mkdir()
     (programs / "neox-eqx").write_text(f'#!/bin/sh\nexec {sys.executable} -m neox_eqx "$@"\n')
     (programs / "neox-eqx").chmod(0o755)
+    (programs / "podrun").symlink_to(ROOT / "podrun")
     own = {
         **only(hub.address, home / "hub"),
         "HOME": str(home),

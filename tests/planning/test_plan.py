@@ -149,7 +149,7 @@ def test_without_the_compiler_the_error_says_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(attempts, "APART", tmp_path)
-    with pytest.raises(InputError, match="not installed; run pip install libtpu"):
+    with pytest.raises(InputError, match="not installed; run make tpu-compiler"):
         Compiler()
 
 
