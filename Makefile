@@ -17,6 +17,9 @@ TPU_COMPILER := .venv/tpu-compiler/ready
 DOCS := .venv/docs
 MERMAID := docs/assets/mermaid.min.js
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-compile
+# As pip would do by itself, but on all cores and without the tests of the packages. Files that are no
+# Python, as templates, stay as they are.
+COMPILE = $(BIN)/python -m compileall -qq -j 0 -x /tests/ .venv/lib || true
 
 .PHONY: demo test test-all fuzz fuzz-hosts lint docs tpu-compiler pin
 .DELETE_ON_ERROR:
@@ -61,12 +64,13 @@ $(MERMAID):
 	echo "74d7c46dabca328c2294733910a8aa1ed0c37451776e8d5295da38a2b758fb9b  $@" | sha256sum --check --quiet
 
 # A stamp is newer than what it was made from, so each set-up runs once. A list is all that its set-up
-# installs, and nothing comes that it does not have. Python compiles a module as it is first imported,
-# which is a small part of them. The package itself is built with the setuptools that is there by then.
+# installs, and nothing comes that it does not have. The package itself is built with the setuptools
+# that is there by then.
 $(READY): requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(INSTALL) --require-hashes -r requirements.txt
 	$(INSTALL) --no-build-isolation -e .
+	$(COMPILE)
 	touch $@
 
 # Of torch a listed build in a directory of pip's settings (PIP_FIND_LINKS), as the small one for CPUs,
@@ -76,6 +80,7 @@ $(TEST_READY): requirements-test.txt requirements-cuda.txt | $(READY)
 	$(INSTALL) --no-index --require-hashes -r .venv/torch.txt 2> /dev/null || true
 	$(INSTALL) --require-hashes -r requirements-test.txt
 	$(BIN)/python -c "import torch" 2> /dev/null || $(INSTALL) --require-hashes -r requirements-cuda.txt
+	$(COMPILE)
 	touch $@
 
 tpu-compiler: $(TPU_COMPILER)
