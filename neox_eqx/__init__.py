@@ -7,28 +7,22 @@ Example:
     >>> completion.finish_reason
     'eos'
 """
+# ruff: noqa: F403, F405
 
+import importlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from neox_eqx.checkpoint.load import load
-from neox_eqx.checkpoint.save import save
-from neox_eqx.config import GPTNeoXConfig
-from neox_eqx.errors import InputError
-from neox_eqx.generation.chunk import Chunk
-from neox_eqx.generation.chunk_result import ChunkResult
-from neox_eqx.generation.chunks import generate, prefill
-from neox_eqx.generation.options import GenerationOptions
-from neox_eqx.generation.prefix_cache import PrefixCache
-from neox_eqx.model.neox import GPTNeoX
-from neox_eqx.presets import PRESETS
-from neox_eqx.rope import RopeParameters
-from neox_eqx.scoring.texts import TextScore, score_texts
-from neox_eqx.sharding.distributed import initialize
-from neox_eqx.sharding.mesh import make_mesh
-from neox_eqx.text.completion import Completion, Event
-from neox_eqx.text.conversation import Conversation
-from neox_eqx.text.generator import TextGenerator
-from neox_eqx.text.words import token_bytes
+if TYPE_CHECKING:
+    from neox_eqx.public import *
+else:
+
+    def __getattr__(name: str) -> object:
+        """JAX takes a second to import: what needs it comes when the first of it is asked for."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(importlib.import_module("neox_eqx.public"), name)
+
 
 __version__ = "0.1.0"
 
@@ -60,3 +54,7 @@ __all__ = [
     "score_texts",
     "token_bytes",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

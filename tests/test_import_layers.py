@@ -34,6 +34,7 @@ LAYERS = (
     "planning",
     "benchmarking",
     "harness",
+    "public",
     "__init__",
     "cli",
     "__main__",
