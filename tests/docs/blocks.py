@@ -15,6 +15,7 @@ SHOWN = ("text", "json", "jsonl", "yaml", "jinja", "mermaid")
 _FENCE = re.compile(r"(?P<indent> *)```(?P<language>\S*)(?: +(?P<rest>.*))?")
 _REASON = re.compile(r" *<!-- not run: (?P<reason>.+) -->")
 _TITLE = re.compile(r'title="(?P<title>[\w./-]+)"')
+_HERE_DOCUMENT = re.compile(r"<<-? *'?(\w+)'?(.*\n)(?:.*\n)*?\1\n")
 _BETWEEN = re.compile(r"[|&;()]+")
 _REDIRECTION = re.compile(r"\d?[<>]+&?")
 
@@ -67,7 +68,7 @@ def blocks(page: Path, text: str | None = None) -> Iterator[Block]:
 
 def commands(text: str) -> Iterator[list[str]]:
     """The words of each command of a script, without its redirections."""
-    for line in text.replace("\\\n", " ").splitlines():
+    for line in _HERE_DOCUMENT.sub(r"\2", text).replace("\\\n", " ").splitlines():
         words: list[str] = []
         lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;()<>")
         lexer.whitespace_split = True
