@@ -50,8 +50,8 @@ lint: $(TEST_READY)
 # Beside the tests' packages, as notebooks run for it. Material says on each build that MkDocs 2 will
 # not suit it: 1.6 is pinned.
 docs: $(DOCS)/ready $(MERMAID)
-	PYTHONPATH=$(DOCS) JUPYTER_PATH=$(DOCS)/share/jupyter NO_MKDOCS_2_WARNING=1 \
-	    $(BIN)/python -m mkdocs build
+	PYTHONPATH=$(CURDIR)/$(DOCS) JUPYTER_PATH=$(CURDIR)/$(DOCS)/share/jupyter NO_MKDOCS_2_WARNING=1 \
+	    PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m mkdocs build
 
 $(DOCS)/ready: requirements-docs.txt $(TEST_READY)
 	rm -rf $(@D)
