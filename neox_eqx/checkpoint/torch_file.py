@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from neox_eqx.checkpoint.entry import Entry, FileEntry, check_name, extent
+from neox_eqx.checkpoint.pickled_names import check_names
 from neox_eqx.checkpoint.torch_zip import corrupt, data_starts
 from neox_eqx.errors import InputError
 from neox_eqx.shown import shown
@@ -154,6 +155,7 @@ def _unpickle(path: Path, starts: set[int] | None, stand_ins: tuple[str, ...]) -
         raise InputError(f"{path}: needs PyTorch to be read; pip install torch") from error
     import pickle
 
+    check_names(path, is_zip=starts is not None)
     device = "cpu" if starts is None else "meta"
     try:
         with torch.serialization.safe_globals([(Inert, name) for name in stand_ins]):

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from neox_eqx.checkpoint.entry import Entry, row_blocks
 from neox_eqx.errors import InputError
+from neox_eqx.small_files import check_file
 
 # Each may have a block in memory; hashing and reading go on beside Python.
 _THREADS = 2
@@ -24,6 +25,7 @@ def describe_file(path: Path) -> dict[str, Any]:
     Raises:
         InputError: it cannot be read.
     """
+    check_file(path)
     digest = hashlib.sha256()
     try:
         with open(path, "rb", buffering=0) as file:

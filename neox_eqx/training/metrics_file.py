@@ -10,7 +10,7 @@ from typing import Any
 
 from neox_eqx.destination import whole_file
 from neox_eqx.errors import InputError
-from neox_eqx.small_files import bounded_lines
+from neox_eqx.small_files import bounded_lines, check_file
 from neox_eqx.text.files import json_line
 
 NAME = "metrics.jsonl"
@@ -65,6 +65,7 @@ def read_metrics(directory: Path) -> list[dict[str, Any]]:
         InputError: it cannot be read, or a line is no row of metrics.
     """
     path = directory / NAME
+    check_file(path)
     try:
         with path.open("rb") as file:
             rows = [

@@ -153,3 +153,21 @@ def test_tensor_whose_bytes_are_not_its_values_is_refused(tmp_path: Path, zipped
         torch.save({"x": tensor}, path, _use_new_zipfile_serialization=zipped)
         with pytest.raises(InputError, match="x.bin: x is (negated or without|not where torch)"):
             read_entries(path)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_name_out_of_all_proportion_is_refused_before_torch_looks_through_it(
+    tmp_path: Path, zipped: bool
+) -> None:
+    path = tmp_path / "x.bin"
+    pickled = b"cargparse\n" + 10_000_000 * b"x" + b"\n."
+    if zipped:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("x/data.pkl", pickled)
+    else:
+        torch.save({}, path, _use_new_zipfile_serialization=False)
+        whole = path.read_bytes()
+        assert (end := whole.index(b"}q\x00.")) > 0  # of the dict without tensors
+        path.write_bytes(whole[:end] + pickled)
+    with pytest.raises(InputError, match="names 'argparse x+.*, which is no class of tensors"):
+        read_entries(path)

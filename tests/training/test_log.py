@@ -1,6 +1,7 @@
 """What a run tells: metrics.jsonl, a row at a time, and the same at Weights & Biases."""
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -105,6 +106,12 @@ def test_a_file_of_something_else_is_left_alone(tmp_path: Path, content: str, me
     with pytest.raises(InputError, match=message):
         open_log(tmp_path)
     assert (tmp_path / "metrics.jsonl").read_text() == content
+
+
+def test_a_pipe_in_its_place_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "metrics.jsonl")
+    with pytest.raises(InputError, match="metrics.jsonl: is a pipe or a device"):
+        open_log(tmp_path)
 
 
 def test_a_directory_that_is_not_there_is_one_line(tmp_path: Path) -> None:

@@ -85,7 +85,8 @@ def _kill_session(scene: Scene) -> contextlib.AbstractContextManager[None]:
 
 def _launcher(number: signal.Signals) -> Act:
     def act(scene: Scene) -> contextlib.AbstractContextManager[None]:
-        os.killpg(scene.launch.process.pid, number)
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            os.killpg(scene.launch.process.pid, number)
         return contextlib.nullcontext()
 
     return act
