@@ -1,1 +1,1 @@
-"""The commands of `neox-eqx`, a module each: `Options`, and `main` that does what they ask for."""
+"""The commands of `neox-eqx`, a module each: its `Options`, and `main` that does what they ask."""

@@ -6,7 +6,7 @@ neox-eqx benchmark --preset pythia-160m --against transformers
 import dataclasses
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from neox_eqx import GPTNeoX, InputError, load
 from neox_eqx.benchmarking.report import Round, comparison, figures, medians, print_report
 from neox_eqx.benchmarking.transformers_peer import TransformersPeer, check_installed
 from neox_eqx.checkpoint.origin import OriginOptions
-from neox_eqx.command_line import run
+from neox_eqx.command_line import parse
 from neox_eqx.generation.loop import decode_all, prefill
 from neox_eqx.generation.memory import check_memory, free_bytes
 from neox_eqx.generation.not_a_number import not_numbers
@@ -234,5 +234,5 @@ class _CompilationCount:
         self.count += event == "/jax/core/compile/backend_compile_duration"
 
 
-def command() -> None:
-    run(main, Options)
+def command(program: str, args: Sequence[str]) -> None:
+    main(parse(Options, program, args))

@@ -6,6 +6,7 @@ neox-eqx convert --check pythia-160m-hf
 """
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,7 +14,7 @@ import tyro
 
 from neox_eqx import InputError
 from neox_eqx.checkpoint.origin import TextOriginOptions
-from neox_eqx.command_line import run
+from neox_eqx.command_line import parse
 from neox_eqx.convert.check import check
 from neox_eqx.convert.convert import convert
 from neox_eqx.convert.hf_out import parse_size
@@ -93,5 +94,5 @@ def _print(destination: Path, certificate: dict[str, Any]) -> None:
     )
 
 
-def command() -> None:
-    run(main, Options)
+def command(program: str, args: Sequence[str]) -> None:
+    main(parse(Options, program, args))

@@ -9,13 +9,11 @@ import textwrap
 import traceback
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import jax
 from lm_eval.__main__ import cli_evaluate
 
 import neox_eqx.harness.adapter  # noqa: F401  registers the model
-from neox_eqx.command_line import run_program
 from neox_eqx.errors import InputError
 from neox_eqx.harness.arguments import ARGUMENTS
 from neox_eqx.harness.failures import FAILURES
@@ -29,7 +27,7 @@ _TELL_OF_MISTAKES = (
 )
 
 
-def main(args: Sequence[str]) -> None:
+def main(args: Sequence[str], program: str = "neox-eqx evaluate") -> None:
     """Runs the harness's command with `args`; of a pod the first process writes what it writes.
 
     Raises:
@@ -38,7 +36,7 @@ def main(args: Sequence[str]) -> None:
     """
     sys.argv[1:] = with_defaults(args)
     if sys.argv[1:] == ["run", "--help"]:
-        print(about_model())
+        print(about_model(program))
     if jax.process_count() > 1:
         # By it the harness knows the one of several processes that makes and writes results.
         os.environ["LOCAL_RANK"] = str(jax.process_index())
@@ -69,11 +67,11 @@ def with_defaults(args: Sequence[str]) -> list[str]:
     return completed
 
 
-def about_model() -> str:
+def about_model(program: str) -> str:
     """What stands before the harness's own help."""
     width = max(map(len, ARGUMENTS)) + 4
     lines = [
-        "usage: neox-eqx evaluate --model_args pretrained=MODEL[,NAME=VALUE ...] --tasks TASK ...",
+        f"usage: {program} --model_args pretrained=MODEL[,NAME=VALUE ...] --tasks TASK ...",
         "",
         "EleutherAI's lm-evaluation-harness, with neox_eqx for its default model. Its model_args:",
         "",
@@ -98,5 +96,5 @@ def _is_mistake(error: Exception) -> bool:
     return frame.f_globals.get("__name__", "").startswith(_TELL_OF_MISTAKES)
 
 
-def command() -> None:
-    run_program(Path(sys.argv[0]).name, partial(on_every_host(main), sys.argv[1:]))
+def command(program: str, args: Sequence[str]) -> None:
+    on_every_host(partial(main, program=program))(args)

@@ -1,7 +1,7 @@
 """Completes prompts with a GPT-NeoX model."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
@@ -11,7 +11,7 @@ import tyro
 
 from neox_eqx import DEMO_MODEL, Event, GenerationOptions, InputError, TextGenerator
 from neox_eqx.checkpoint.origin import Origin, TextOriginOptions
-from neox_eqx.command_line import run
+from neox_eqx.command_line import parse
 from neox_eqx.sharding.distributed import agreed, check_equal, is_first, on_every_host
 from neox_eqx.text.completion import Completion
 from neox_eqx.text.conversation import Conversation
@@ -176,5 +176,5 @@ def _print_live(events: Iterable[Event]) -> list[Completion]:
     return [finished[number] for number in sorted(finished)]
 
 
-def command() -> None:
-    run(on_every_host(main), Options)
+def command(program: str, args: Sequence[str]) -> None:
+    on_every_host(main)(parse(Options, program, args))

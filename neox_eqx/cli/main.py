@@ -2,12 +2,13 @@
 
 import difflib
 import importlib
-import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from neox_eqx import __version__
+from neox_eqx.command_line import run_program
+from neox_eqx.errors import InputError
 from neox_eqx.shown import shown
 
 COMMANDS = {
@@ -19,52 +20,37 @@ COMMANDS = {
     "benchmark": "times of prefill and decode, beside transformers if asked",
     "evaluate": "EleutherAI's lm-evaluation-harness with a model",
 }
-# What to install for a command beyond what all of them need.
-EXTRAS = {"train": "train", "plan": "plan", "evaluate": "eval"}
 _PROGRAM = "neox-eqx"
+# What to install for a command beyond what all of them need.
+_EXTRAS = {"train": "train", "plan": "plan", "evaluate": "eval"}
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the command that `args`, by default the process's own, begin with, or tells of all."""
     first, *rest = (sys.argv[1:] if args is None else args) or ["--help"]
-    if first in ("-h", "--help", "help"):
-        _tell(about())
-    elif first == "--version":
-        _tell(f"{_PROGRAM} {__version__}")
-    elif first in COMMANDS:
-        sys.argv = [f"{_PROGRAM} {first}", *rest]
-        run_command(first)
+    if first in COMMANDS:
+        run_command(first, f"{_PROGRAM} {first}", rest)
     else:
-        _fail(_PROGRAM, f"there is no command {shown(first)}; {_hint(first)}")
+        run_program(_PROGRAM, lambda: _answer(first))
 
 
-def run_command(name: str) -> None:
-    """Runs a command with the options in `sys.argv`, whose first entry it calls itself by."""
-    try:
-        command = importlib.import_module(f"neox_eqx.cli.{name}").command
-    except KeyboardInterrupt:
-        os._exit(130)  # as Ctrl-C ends it later
-    except ModuleNotFoundError as error:
-        missing = (error.name or "neox_eqx").split(".")[0]
-        if missing == "neox_eqx":
-            raise
-        extra = f"'neox-eqx[{EXTRAS[name]}]'" if name in EXTRAS else missing
-        reason = f"it needs {missing}, which is not installed; run pip install {extra}"
-        _fail(Path(sys.argv[0]).name, reason)
-    command()
+def run_command(name: str, program: str | None = None, args: Sequence[str] | None = None) -> None:
+    """Runs a command, which calls itself `program`, with `args`: by default, as it was started."""
+    called = Path(sys.argv[0]).name if program is None else program
+    given = sys.argv[1:] if args is None else args
+    run_program(called, lambda: _find(name)(called, given))
 
 
 def about() -> str:
     """What there is."""
     width = max(map(len, COMMANDS)) + 4
-    lines = [f"  {name}".ljust(width) + text for name, text in COMMANDS.items()]
     return "\n".join(
         [
             f"usage: {_PROGRAM} COMMAND [OPTIONS]",
             "",
             "GPT-NeoX models in JAX and Equinox, right to the token.",
             "",
-            *lines,
+            *(f"  {name}".ljust(width) + text for name, text in COMMANDS.items()),
             "",
             f"{_PROGRAM} generate, without options, shows the bundled model at work.",
             f"{_PROGRAM} COMMAND --help explains the options of a command, {_PROGRAM} --version",
@@ -73,18 +59,29 @@ def about() -> str:
     )
 
 
-def _tell(text: str) -> None:
+def _answer(word: str) -> None:
+    if word in ("-h", "--help", "help"):
+        print(about())
+    elif word == "--version":
+        print(_PROGRAM, __version__)
+    else:
+        close = difflib.get_close_matches(word, COMMANDS, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"{_PROGRAM} --help lists the commands"
+        raise InputError(f"there is no command {shown(word)}; {hint}")
+
+
+def _find(name: str) -> Callable[[str, Sequence[str]], None]:
+    """
+    Raises:
+        InputError: a library that the command needs is not installed.
+    """
     try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        os._exit(141)  # as run_program ends where a reader leaves
-
-
-def _hint(wrong: str) -> str:
-    close = difflib.get_close_matches(wrong, COMMANDS, n=1)
-    return f"did you mean {close[0]}?" if close else f"{_PROGRAM} --help lists the commands"
-
-
-def _fail(program: str, reason: str) -> None:
-    print(f"{program}: error: {reason}", file=sys.stderr)
-    sys.exit(2)
+        return importlib.import_module(f"neox_eqx.cli.{name}").command
+    except ModuleNotFoundError as error:
+        missing = (error.name or "neox_eqx").split(".")[0]
+        if missing == "neox_eqx":
+            raise
+        needed = f"'neox-eqx[{_EXTRAS[name]}]'" if name in _EXTRAS else missing
+        raise InputError(
+            f"{missing}, which {name} needs, is not installed; run pip install {needed}"
+        ) from error

@@ -7,6 +7,7 @@ import dataclasses
 import importlib.util
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +15,7 @@ import tyro
 from tqdm import tqdm
 
 from neox_eqx.checkpoint.origin import OriginOptions
-from neox_eqx.command_line import run
+from neox_eqx.command_line import parse
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
 from neox_eqx.planning.attempts import Compiler
@@ -113,5 +114,5 @@ def _wishes(options: Options) -> list[Wish]:
     ]
 
 
-def command() -> None:
-    run(main, Options)
+def command(program: str, args: Sequence[str]) -> None:
+    main(parse(Options, program, args))

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from neox_eqx import InputError, TextGenerator
 from neox_eqx.checkpoint.origin import TextOriginOptions
-from neox_eqx.command_line import run
+from neox_eqx.command_line import parse
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.scoring.bad_lines import bad_lines, check_lines, encode_lines
 from neox_eqx.scoring.encode import Text
@@ -148,5 +148,5 @@ def _row(score: TextScore) -> dict[str, Any]:
     return {name: row[name] for name in row if row[name] is not None}
 
 
-def command() -> None:
-    run(on_every_host(main), Options)
+def command(program: str, args: Sequence[str]) -> None:
+    on_every_host(main)(parse(Options, program, args))

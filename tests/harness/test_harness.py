@@ -104,7 +104,7 @@ def _start(place: Path, backend: str) -> subprocess.Popen[str]:
     if backend != "neox_eqx":
         command += ["--model", backend, "--device", "cpu"]
     return subprocess.Popen(
-        [sys.executable, "-m", "neox_eqx", "evaluate", *command, "--tasks", ",".join(TASKS)],
+        [sys.executable, "-m", "neox_eqx.harness", *command, "--tasks", ",".join(TASKS)],
         cwd=place,
         env={**os.environ, **_offline(place), "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
