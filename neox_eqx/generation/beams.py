@@ -11,8 +11,8 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from neox_eqx.generation.history import History
-from neox_eqx.generation.options import ResolvedOptions
 from neox_eqx.generation.processors.chain import Processor, Warper, processors_of, warpers_of
+from neox_eqx.generation.resolved_options import ResolvedOptions
 from neox_eqx.generation.rows import Rows
 from neox_eqx.generation.stop_strings import TokenBytes
 from neox_eqx.generation.stopping import ERROR, Ending

@@ -15,7 +15,8 @@ from neox_eqx.generation.chunk_result import ChunkResult, text_of
 from neox_eqx.generation.chunk_steps import begin, end, read
 from neox_eqx.generation.loop import decode_all
 from neox_eqx.generation.option_values import check_number
-from neox_eqx.generation.options import GenerationOptions, ResolvedOptions
+from neox_eqx.generation.options import GenerationOptions
+from neox_eqx.generation.resolved_options import ResolvedOptions
 from neox_eqx.generation.sampling import Sampler
 from neox_eqx.generation.stop_strings import TokenBytes
 from neox_eqx.generation.stopping import REASONS

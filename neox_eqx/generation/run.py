@@ -14,7 +14,7 @@ from neox_eqx.generation.beams import BeamSearch
 from neox_eqx.generation.lengths import bucket
 from neox_eqx.generation.loop import State, decode_all, prefill
 from neox_eqx.generation.not_a_number import not_numbers
-from neox_eqx.generation.options import ResolvedOptions
+from neox_eqx.generation.resolved_options import ResolvedOptions
 from neox_eqx.generation.sampling import Sampler
 from neox_eqx.generation.stop_strings import TokenBytes
 from neox_eqx.generation.stopping import REASONS

@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Hashable, Iterator, Sequence
 
 from neox_eqx.generation.lengths import bucket
-from neox_eqx.generation.options import ResolvedOptions
+from neox_eqx.generation.resolved_options import ResolvedOptions
 from neox_eqx.generation.run import Request
 
 ROWS_OF_BITWISE = 8

@@ -2,12 +2,15 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from neox_eqx.errors import InputError
 from neox_eqx.generation.kept_text import KeptText
-from neox_eqx.generation.options import GenerationOptions, NoRoom
+from neox_eqx.generation.options import GenerationOptions
+from neox_eqx.generation.resolved_options import NoRoom
 from neox_eqx.text.completion import GrowingText
 from neox_eqx.text.generator import TextGenerator
+from neox_eqx.text.prompts import given
 
 
 class AnswerFailed(InputError):
@@ -32,14 +35,15 @@ class Conversation:
         options: GenerationOptions | None = None,
         *,
         system: str | None = None,
+        **values: Any,
     ):
-        """`system` is what the system says first.
+        """`system` is what the system says first; options may also be given by name.
 
         Raises:
             InputError: the model has no chat template, or the options ask for several answers.
         """
         self.generator = generator
-        self.options = _with_room(options or GenerationOptions(), generator)
+        self.options = _with_room(given(options, values), generator)
         self.messages: list[dict[str, str]] = []
         if system is not None:
             self.messages.append({"role": "system", "content": system})

@@ -1,14 +1,16 @@
 """Requests through the loop batch by batch, and what comes of each of their tokens."""
 
 import itertools
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
+
+from tqdm import tqdm
 
 from neox_eqx.generation.memory import check_memory, free_bytes
 from neox_eqx.generation.run import Request, run
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.text.batches import batches
-from neox_eqx.text.completion import Event, GrowingText
+from neox_eqx.text.completion import Completion, Event, GrowingText
 from neox_eqx.tokenizer import Tokenizer
 
 
@@ -71,3 +73,15 @@ def events_of(
             for number, row in zip(numbers, rows, strict=True):
                 if number not in done:
                     yield from texts[number].read(row)
+
+
+def finished(events: Iterable[Event], total: int, *, progress: bool) -> list[Completion]:
+    """The `total` completions that events bring, in order; with `progress` under a bar."""
+    completions = {}
+    hidden = None if progress else True
+    with tqdm(total=total, unit=" completions", leave=None, disable=hidden) as bar:
+        for event in events:
+            if event.completion:
+                completions[event.row] = event.completion
+                bar.update()
+    return [completions[number] for number in sorted(completions)]

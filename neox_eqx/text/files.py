@@ -1,7 +1,5 @@
 """Files of prompts, line by line."""
 
-import dataclasses
-import difflib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +9,6 @@ from neox_eqx.generation.options import GenerationOptions
 from neox_eqx.small_files import bounded_lines, parse_json
 from neox_eqx.text.messages import check_messages
 from neox_eqx.text.prompts import Prompt
-
-_OPTION_NAMES = [field.name for field in dataclasses.fields(GenerationOptions)]
 
 
 def read_prompts(path: Path, options: GenerationOptions) -> list[tuple[Prompt, GenerationOptions]]:
@@ -94,13 +90,8 @@ def _request(
     fields: dict[str, Any], where: str, options: GenerationOptions
 ) -> tuple[Prompt, GenerationOptions]:
     prompt = _prompt(fields, where)
-    unknown = sorted(fields.keys() - set(_OPTION_NAMES))
-    if unknown:
-        close = difflib.get_close_matches(unknown[0], _OPTION_NAMES, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(_OPTION_NAMES)}"
-        raise InputError(f"{where}: unknown option {', '.join(unknown):.200}; {hint}")
-    own = dataclasses.replace(options, **{name: _frozen(fields[name]) for name in fields})
     try:
+        own = options.changed({name: _frozen(fields[name]) for name in fields})
         own.resolve({})
     except InputError as error:
         raise InputError(f"{where}: {error}") from error

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from neox_eqx.checkpoint.load import load_found
 from neox_eqx.checkpoint.origin import Origin, find
@@ -21,17 +20,15 @@ from neox_eqx.model.prompt import read_prompt
 from neox_eqx.model.segment import Segment
 from neox_eqx.sharding.distributed import agreed, check_equal
 from neox_eqx.text.completion import Completion, Event
-from neox_eqx.text.events import events_of
+from neox_eqx.text.events import events_of, finished
 from neox_eqx.text.generation_config import bos_token_id, eos_token_ids, read_generation_config
-from neox_eqx.text.prompts import Prompt, asked, warn_of_idle_options, with_stops
+from neox_eqx.text.prompts import Prompt, asked, given, warn_of_idle_options, with_stops
 from neox_eqx.text.saved import save_with_companions
 from neox_eqx.text.soft_prompt import agreed_prompt
 from neox_eqx.text.template import ChatTemplate, load_template
 from neox_eqx.text.tokenizer import load_tokenizer, prompt_tokens
 from neox_eqx.text.words import known_tokens, token_bytes, with_ids
 from neox_eqx.tokenizer import Tokenizer
-
-_DEFAULTS = GenerationOptions()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +37,7 @@ class TextGenerator:
 
     Example:
         >>> generator = TextGenerator.load(DEMO_MODEL)
-        >>> completion, = generator.generate(["How many legs do 3 cats have?"])
+        >>> completion, = generator.generate(["How many legs do 3 cats have?"], max_new_tokens=40)
     """
 
     model: GPTNeoX
@@ -151,16 +148,18 @@ class TextGenerator:
     def generate(
         self,
         prompts: Sequence[Prompt],
-        options: GenerationOptions | Sequence[GenerationOptions] = _DEFAULTS,
+        options: GenerationOptions | Sequence[GenerationOptions] | None = None,
         *,
         batch_size: int = 8,
         progress: bool = False,
+        **values: Any,
     ) -> list[Completion]:
         """The completions in the order of the prompts, those of one prompt next to each other.
 
         A prompt is a text, or a list of messages with role and content, which the model's chat
-        template writes. `options` are for all prompts or one for each; where they name no `stop`,
-        a conversation stops where its template says. `batch_size` prompts run together.
+        template writes. `options` are for all prompts or one for each, and those for all may be
+        given by name instead, as in `generate(prompts, max_new_tokens=10)`; where they name no
+        `stop`, a conversation stops where its template says. `batch_size` prompts run together.
         One that fails has the `finish_reason` "error" and an `error`; the others are not touched.
         `progress` shows a bar on stderr if that is a terminal, where it stays if no other one
         is above it.
@@ -168,30 +167,25 @@ class TextGenerator:
         Raises:
             InputError: an option is out of range or a prompt does not fit.
         """
-        texts, requests = asked(self.request, prompts, options)
+        texts, requests = asked(self.request, prompts, given(options, values))
         total = sum(request.options.num_completions for request in requests)
-        finished = {}
-        hidden = None if progress else True
-        with tqdm(total=total, unit=" completions", leave=None, disable=hidden) as bar:
-            for event in self.events(texts, requests, batch_size):
-                if event.completion:
-                    finished[event.row] = event.completion
-                    bar.update()
-        return [finished[number] for number in sorted(finished)]
+        return finished(self.events(texts, requests, batch_size), total, progress=progress)
 
     def stream(
         self,
         prompts: Sequence[Prompt],
-        options: GenerationOptions | Sequence[GenerationOptions] = _DEFAULTS,
+        options: GenerationOptions | Sequence[GenerationOptions] | None = None,
         *,
         batch_size: int = 8,
+        **values: Any,
     ) -> Iterator[Event]:
         """What `generate` returns, token by token as they come; those of beams at their end.
 
         Raises:
             InputError: an option is out of range or a prompt does not fit, before any token.
         """
-        return self.events(*asked(self.request, prompts, options), batch_size, stride=1)
+        texts, requests = asked(self.request, prompts, given(options, values))
+        return self.events(texts, requests, batch_size, stride=1)
 
     def request(self, prompt: Prompt, options: GenerationOptions) -> tuple[str, Request]:
         """The text of a prompt, and its tokens with options that are settled.

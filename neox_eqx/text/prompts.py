@@ -2,18 +2,35 @@
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from neox_eqx.errors import InputError
-from neox_eqx.generation.options import GenerationOptions, ResolvedOptions
+from neox_eqx.generation.options import GenerationOptions
+from neox_eqx.generation.resolved_options import ResolvedOptions
 from neox_eqx.generation.run import Request
 from neox_eqx.sharding.distributed import agreed, check_equal
 from neox_eqx.shown import shown
 from neox_eqx.text.messages import Message
 from neox_eqx.text.template import ChatTemplate
 
+Options = TypeVar("Options", bound=GenerationOptions | Sequence[GenerationOptions])
 Prompt = str | Sequence[Message]
 """A text, or the messages of a conversation whose next the assistant is to write."""
+
+
+def given(options: Options | None, values: Mapping[str, Any]) -> Options | GenerationOptions:
+    """The options, which are there as such or as values by name.
+
+    Raises:
+        InputError: both are given, or there is no option of a name.
+    """
+    named = GenerationOptions().changed(values)
+    if options is None:
+        return named
+    if values:
+        raise InputError(f"{next(iter(values))} is given beside options; put it into those")
+    return options
 
 
 def one_each(

@@ -155,9 +155,10 @@ def test_a_conversation_that_fills_the_context_ends_in_one_line(generator: TextG
 def test_one_answer_a_turn_and_a_template_are_needed(
     generator: TextGenerator, saved: tuple[Path, GPTNeoXForCausalLM]
 ) -> None:
-    for options in (GenerationOptions(num_samples=2), GenerationOptions(num_beams=2)):
-        with pytest.raises(InputError, match="is 2, but a turn has one answer"):
-            Conversation(generator, options)
+    for name in ("num_samples", "num_beams"):
+        for given in ((GenerationOptions(**{name: 2}),), ()):
+            with pytest.raises(InputError, match=f"^{name} is 2, but a turn has one answer"):
+                Conversation(generator, *given, **({} if given else {name: 2}))
     bare = dataclasses.replace(generator, directory=saved[0])
     with pytest.raises(InputError, match="no chat template; give --template NAME, one of dolly,"):
         Conversation(bare)

@@ -92,6 +92,29 @@ def test_the_batch_size_changes_no_completion(generator: TextGenerator, batch_si
         assert dataclasses.replace(one, logprob=other.logprob) == other
 
 
+def test_options_by_name_are_those_of_an_options_object(generator: TextGenerator) -> None:
+    by_name = generator.generate(
+        PROMPTS, temperature=1.2, max_new_tokens=12, num_samples=2, seed=4, batch_size=2
+    )
+    assert by_name == generator.generate(PROMPTS, WARM, batch_size=2)
+    events = generator.stream(PROMPTS[:1], max_new_tokens=2, stop=("\n",))
+    assert [*events] == [
+        *generator.stream(PROMPTS[:1], GenerationOptions(max_new_tokens=2, stop=("\n",)))
+    ]
+
+
+@pytest.mark.parametrize("ask", [TextGenerator.generate, TextGenerator.stream])
+def test_options_that_are_not_there_or_given_twice_are_refused(
+    ask: Any, generator: TextGenerator
+) -> None:
+    with pytest.raises(InputError, match="^unknown option top_q; did you mean top_p\\?$"):
+        ask(generator, ["cats"], top_q=0.5)
+    with pytest.raises(InputError, match="^seed is given beside options; put it into those$"):
+        ask(generator, ["cats"], GenerationOptions(max_new_tokens=3), seed=1)
+    with pytest.raises(InputError, match="^max_new_tokens must be a whole number of at least 1"):
+        ask(generator, ["cats"], max_new_tokens=0)
+
+
 def test_prompts_with_options_of_their_own_come_back_in_order(generator: TextGenerator) -> None:
     options = [
         GenerationOptions(max_new_tokens=3),

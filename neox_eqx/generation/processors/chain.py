@@ -16,7 +16,6 @@ from jaxtyping import Array, Float
 
 from neox_eqx.generation.history import NOTHING, History
 from neox_eqx.generation.lengths import bucket
-from neox_eqx.generation.options import ResolvedOptions
 from neox_eqx.generation.processors.bans import (
     BadWords,
     KnownTokens,
@@ -42,6 +41,7 @@ from neox_eqx.generation.processors.warpers import (
     TopP,
     TypicalP,
 )
+from neox_eqx.generation.resolved_options import ResolvedOptions
 from neox_eqx.generation.words import Words
 
 Processor = Callable[[Float[Array, "R V"], History], Float[Array, "R V"]]
