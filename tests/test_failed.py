@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Regex, decoders
 
-import generate
 from neox_eqx import Conversation, GenerationOptions, TextGenerator
+from neox_eqx.cli import generate
 from neox_eqx.command_line import run
 from neox_eqx.text.completion import Event
 from neox_eqx.text.conversation import AnswerFailed

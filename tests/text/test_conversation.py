@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import pytest
 from transformers import AutoTokenizer, GPTNeoXForCausalLM
 
-import generate
 from neox_eqx import GenerationOptions, InputError, TextGenerator
+from neox_eqx.cli import generate
 from neox_eqx.command_line import run
 from neox_eqx.text.conversation import Conversation, Spoken
 from neox_eqx.text.prompts import as_messages

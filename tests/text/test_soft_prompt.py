@@ -7,8 +7,8 @@ import peft
 import pytest
 from transformers import GPTNeoXForCausalLM
 
-import generate
 from neox_eqx import GenerationOptions, InputError, TextGenerator
+from neox_eqx.cli import generate
 from neox_eqx.command_line import run
 from tests.text.checkpoints import byte_level
 from tests.training.peft_peers import peft_tokens, trained_at_random
