@@ -1,6 +1,5 @@
 """What fails for one prompt or text alone, as users of the programs see it; the rest completes."""
 
-import importlib.util
 import io
 import json
 import sys
@@ -14,13 +13,12 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Regex, decoders
 
 from neox_eqx import Conversation, GenerationOptions, TextGenerator
-from neox_eqx.cli import generate
+from neox_eqx.cli import generate, score
 from neox_eqx.command_line import run
 from neox_eqx.text.completion import Event
 from neox_eqx.text.conversation import AnswerFailed
 from tests.text.checkpoints import byte_level, save_checkpoint
 
-ROOT = Path(__file__).parents[1]
 NAN = "Z"
 """A token that the model reads as NaN."""
 ENDLESS = "t" * 60 + "!"
@@ -49,16 +47,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tensors["gpt_neox.embed_in.weight"][tokenizer.encode(NAN).ids] = torch.nan
     save_file(tensors, file, metadata={"format": "pt"})
     return directory
-
-
-@pytest.fixture(scope="module")
-def score() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("score", ROOT / "scripts" / "score.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["score"] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def call(program: ModuleType, *args: str | Path) -> int:
@@ -121,7 +109,7 @@ def test_on_the_terminal_what_failed_before_its_first_token_is_not_there(
 
 
 def test_where_all_fail_nothing_is_written(
-    model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], score: ModuleType
+    model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     source = prompt_file(tmp_path, [f"{NAN} dogs", f"{NAN} cats"])
     before = sorted(tmp_path.iterdir())
@@ -138,7 +126,7 @@ def test_where_all_fail_nothing_is_written(
 
 
 def test_a_text_whose_scores_are_no_numbers_has_its_error_in_its_row(
-    model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], score: ModuleType
+    model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "out.jsonl"
     ask = ["--model", model, "--mesh", "data=1,model=1", "--output", output]
