@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted((ROOT / "docs").rglob("*.md"))
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 RUN = ("bash", "python")
 SHOWN = ("text", "json", "jsonl", "yaml", "jinja", "mermaid")
 """Of these a text is what the block before it prints, and one with a title is a file."""

@@ -1,6 +1,7 @@
 """Every command and snippet of the documentation works, or says why it is not tried."""
 
 import importlib
+import json
 import os
 import subprocess
 import sys
@@ -99,6 +100,10 @@ def _run_text(text: str, directory: Path) -> subprocess.CompletedProcess[str]:
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     """It gives the demo model, and its problems as a dataset, under any id and revision."""
     problems = tmp_path_factory.mktemp("dataset")
+    card = "---\nconfigs:\n- config_name: main\n  data_files: train.jsonl\n---\n"
+    (problems / "README.md").write_text(card)
+    example = {"question": "Tom has 2 boxes of 3. How many is that?", "answer": "2 x 3 = 6\n#### 6"}
+    (problems / "train.jsonl").write_text(8 * (json.dumps(example) + "\n"))
     demo, examples = (
         Repository({COMMIT: directory}, defaultdict(lambda: COMMIT))
         for directory in (DEMO_MODEL, problems)
