@@ -68,10 +68,11 @@ def _stable(work: Path) -> dict[str, bytes]:
 
 
 def training_kept(work: Path) -> set[str]:
-    """The steps of the newest checkpoint, and the rows up to there."""
+    """The steps of the newest checkpoint, and the rows up to there: without one a run begins anew."""
     steps = _checkpoints(work)
-    rows = _metrics(work) if (work / OUT / "metrics.jsonl").exists() else []
-    newest = max(steps, default=0)
+    if not steps:
+        return set()
+    rows, newest = _metrics(work), max(steps)
     return {f"step {step}" for step in range(1, newest + 1)} | {
         json.dumps(row) for row in rows if row["step"] <= newest
     }
