@@ -68,7 +68,7 @@ def _stable(work: Path) -> dict[str, bytes]:
 
 
 def training_kept(work: Path) -> set[str]:
-    """The steps of the newest checkpoint, and the rows up to there: without one a run begins anew."""
+    """The steps of the newest checkpoint and the rows up to there; without one, all begins anew."""
     steps = _checkpoints(work)
     if not steps:
         return set()
