@@ -5,11 +5,13 @@
 # make fuzz-hosts    drawn faults of the hosts of a pod for half an hour, as root on Linux
 # make lint          lint and types alone
 # make tpu-compiler  what `neox-eqx plan` compiles with
+# make package       tries the wheel with nothing but what it needs: VERSIONS=lowest PYTHON=python3.11
 # make docs          the site, into site/; the script of its drawings comes by npm
 # make pin           writes the hashes of what the lists of requirements pin
 PYTHON ?= python3
 JOBS ?= 2
 SECONDS ?= 3600
+VERSIONS ?= newest
 BIN := .venv/bin
 READY := .venv/ready
 TEST_READY := .venv/test-ready
@@ -21,7 +23,7 @@ INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-
 # Python, as templates, stay as they are.
 COMPILE = $(BIN)/python -m compileall -qq -j 0 -x /tests/ .venv/lib || true
 
-.PHONY: demo test test-all fuzz fuzz-hosts lint docs tpu-compiler pin
+.PHONY: demo test test-all package fuzz fuzz-hosts lint docs tpu-compiler pin
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -33,6 +35,9 @@ test: lint $(TPU_COMPILER)
 
 test-all: lint $(TPU_COMPILER)
 	$(BIN)/python -m pytest -n $(JOBS)
+
+package: $(READY)
+	$(BIN)/python -m tests.clean_environment --versions $(VERSIONS) --python $(PYTHON)
 
 # Each find is a file in fuzz-finds/, and `python -m tests.fuzz --replay FILE` runs it again.
 fuzz: $(TEST_READY)
