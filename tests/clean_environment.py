@@ -1,7 +1,7 @@
 """Builds the package and tries it where nothing else is installed.
 
 `python -m tests.clean_environment --versions lowest` takes the lowest version of each dependency
-that pyproject.toml allows, and `newest` what pip takes by itself, from the index that pip is set to;
+that pyproject.toml allows, and `newest` what pip takes by itself, from the index that it is set to;
 `--python` says with which Python.
 """
 
