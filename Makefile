@@ -56,7 +56,8 @@ lint: $(TEST_READY)
 # not suit it: 1.6 is pinned.
 docs: $(DOCS)/ready $(MERMAID)
 	PYTHONPATH=$(CURDIR)/$(DOCS) JUPYTER_PATH=$(CURDIR)/$(DOCS)/share/jupyter NO_MKDOCS_2_WARNING=1 \
-	    PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m mkdocs build
+	    PYTHONWARNINGS="ignore:IProgress not found" PATH="$(CURDIR)/$(BIN):$$PATH" \
+	    $(BIN)/python -m mkdocs build
 
 $(DOCS)/ready: requirements-docs.txt $(TEST_READY)
 	rm -rf $(@D)

@@ -1,6 +1,6 @@
 """GPT-NeoX models in JAX with Equinox: what a notebook needs, from a checkpoint to text.
 
-Example:
+Examples:
     >>> generator = TextGenerator.load(DEMO_MODEL)
     >>> question = "Tom has 3 boxes with 4 apples each. How many apples does Tom have?"
     >>> completion, = generator.generate([question])

@@ -66,7 +66,7 @@ def load(
             unexpected and mis-shaped tensors are named at once, before memory is taken for any.
             What is to be int8 holds NaN or infinity.
 
-    Example:
+    Examples:
         >>> model = load("EleutherAI/pythia-70m")  # doctest: +SKIP
     """
     with agreed():

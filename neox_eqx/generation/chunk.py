@@ -19,7 +19,7 @@ class Chunk:
 
     The width is a bucket, so that chunks of other lengths run the same compiled programs.
 
-    Example:
+    Examples:
         >>> chunk = Chunk.of([[5, 6, 7], [8]])
         >>> chunk.rows
         [(5, 6, 7), (8,)]

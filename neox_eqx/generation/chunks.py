@@ -39,7 +39,7 @@ def prefill(
     Without `scores`, which are NaN then, only the last token of each row takes the time that the
     whole vocabulary takes; candidates come with scores alone.
 
-    Example:
+    Examples:
         >>> model = GPTNeoX.init(GPTNeoXConfig(64, 32, 1, 4, 128), key=jax.random.key(0))
         >>> prompt = prefill(model, [], Chunk.of([[5, 6, 7]]))
         >>> tasks = prefill(model, [prompt], Chunk.of([[8, 9], [8], [10]]))

@@ -34,7 +34,7 @@ class PrefixCache:
     were of no use for the longest time. A text is found by the SHA-256 of its beginning up to any
     token, since keys and values depend on all that stands before them.
 
-    Example:
+    Examples:
         >>> model = GPTNeoX.init(GPTNeoXConfig(64, 32, 1, 4, 128), key=jax.random.key(0))
         >>> cache = PrefixCache(model, max_bytes=2**20)
         >>> first = cache.prefill(Chunk.of([[5, 6, 7, 8, 9]]))

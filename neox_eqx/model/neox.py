@@ -30,7 +30,7 @@ class GPTNeoX(eqx.Module):
     single device, and `layout` how, one of `LAYOUTS`. `heads_together` is the form of the keys
     and values that are returned, see KV.
 
-    Example:
+    Examples:
         >>> config = GPTNeoXConfig(64, 32, 2, 4, 128)
         >>> model = GPTNeoX.init(config, key=jax.random.key(0))
         >>> tokens = jnp.array([[5, 6, 7]])

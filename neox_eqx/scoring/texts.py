@@ -53,7 +53,7 @@ def score_texts(
     `batch_size` texts of similar length run together. `progress` shows a bar on stderr if that
     is a terminal.
 
-    Example:
+    Examples:
         >>> score, = score_texts(TextGenerator.load(DEMO_MODEL), [("Tom has 3", " boxes")])
         >>> score.num_tokens
         1

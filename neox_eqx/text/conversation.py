@@ -24,7 +24,7 @@ class Conversation:
     keys and values of as many as begin the last one stay. An answer may be as long as the context
     allows where neither the options nor the checkpoint say otherwise.
 
-    Example:
+    Examples:
         >>> conversation = Conversation(TextGenerator.load(DEMO_MODEL, template="alpaca"))
         >>> answer = "".join(conversation.say("How many legs do 3 cats have?"))
     """

@@ -35,7 +35,7 @@ from neox_eqx.tokenizer import Tokenizer
 class TextGenerator:
     """A model with its tokenizer and the object of its generation_config.json.
 
-    Example:
+    Examples:
         >>> generator = TextGenerator.load(DEMO_MODEL)
         >>> completion, = generator.generate(["How many legs do 3 cats have?"], max_new_tokens=40)
     """
