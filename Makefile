@@ -1,6 +1,6 @@
 # make demo          text from the bundled model, after a set-up with what inference needs
 # make test          lint, types and the tests, some minutes on two cores, after the rest of the set-up
-# make test-all      the slow tests too, and all as XLA compiles for users
+# make test-all      the slow tests and the site too, and all as XLA compiles for users
 # make fuzz          drawn faults of files and options for an hour: SECONDS=3600 SEED=1 KINDS=config
 # make fuzz-hosts    drawn faults of the hosts of a pod for half an hour, as root on Linux
 # make lint          lint and types alone
@@ -33,7 +33,7 @@ test: lint $(TPU_COMPILER)
 	$(BIN)/python -m pytest -n $(JOBS) -m "not slow and not optimised" --quick-compile
 	$(BIN)/python -m pytest -n $(JOBS) -m "not slow and optimised"
 
-test-all: lint $(TPU_COMPILER)
+test-all: lint docs $(TPU_COMPILER)
 	$(BIN)/python -m pytest -n $(JOBS)
 
 package: $(READY)
