@@ -18,6 +18,14 @@ from tests.docs.blocks import PAGES, ROOT, RUN, SHOWN, Block, blocks, commands
 from tests.hub import COMMIT, Hub, Repository, only, serving
 
 DOORS = {"generate.py": "generate", "train.py": "train"}
+GSM8K = """---
+configs:
+- config_name: main
+  data_files:
+  - split: train
+    path: train.jsonl
+---
+"""
 QUICK_START = ROOT / "docs" / "index.md"
 
 
@@ -98,8 +106,11 @@ def _run_text(text: str, directory: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
-    """It gives the demo model, and its problems as a dataset, under any id and revision."""
+    """It gives the demo model, and a dataset as GSM8K, under any id and revision."""
     problems = tmp_path_factory.mktemp("dataset")
+    (problems / "README.md").write_text(GSM8K)
+    answer = "There are 3 x 4 = 12 apples.\\n#### 12"
+    (problems / "train.jsonl").write_text(8 * f'{{"question": "3 x 4?", "answer": "{answer}"}}\n')
     card = "---\nconfigs:\n- config_name: main\n  data_files: train.jsonl\n---\n"
     (problems / "README.md").write_text(card)
     example = {"question": "Tom has 2 boxes of 3. How many is that?", "answer": "2 x 3 = 6\n#### 6"}
