@@ -35,7 +35,7 @@ def check_login(mode: Literal["online", "offline"]) -> None:
         if mode == "online" and not wandb.login(prompt=False):
             raise InputError(
                 "there is no W&B login; run `wandb login`, set WANDB_API_KEY, "
-                "or pass --wandb-mode offline"
+                "or pass --wandb-mode offline or disabled"
             )
 
 
