@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
+import yaml
 from jaxtyping import TypeCheckError
 from packaging.requirements import Requirement
 
@@ -95,8 +96,30 @@ def test_nothing_pinned_is_for_an_accelerator() -> None:
     assert not [name for name in pins if re.match("nvidia|cuda|triton|libtpu|jax-cuda", name)]
 
 
-def test_the_changelog_names_the_version() -> None:
+def test_changelog_and_citation_name_the_version() -> None:
     assert f"## [{__version__}]" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert (citation["version"], citation["license"]) == (__version__, PROJECT["license"])
+
+
+def test_ci_runs_the_tests_and_tries_the_package_from_the_oldest_python_on() -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text("utf-8"))
+    tests, package = (workflow["jobs"][name] for name in ("tests", "package"))
+    assert tests["steps"][-1] == {"run": ".ci/run"}
+    assert package["steps"][-1] == {"run": "make package VERSIONS=${{ matrix.versions }}"}
+    lowest, newest = package["strategy"]["matrix"]["include"]
+    assert (lowest["versions"], newest["versions"]) == ("lowest", "newest")
+    assert PROJECT["requires-python"] == f">={lowest['python']}"
+
+
+@pytest.mark.parametrize("form", ["bug", "checkpoint", "idea"])
+def test_an_issue_form_has_what_the_page_asks_for(form: str) -> None:
+    path = ROOT / ".github/ISSUE_TEMPLATE" / f"{form}.yml"
+    content = yaml.safe_load(path.read_text("utf-8"))
+    assert {"name", "description", "labels", "body"} == {*content}
+    fields = [field["id"] for field in content["body"]]
+    assert len(fields) == len({*fields})
+    assert all(field["attributes"]["label"] for field in content["body"])
 
 
 @pytest.mark.parametrize("target", ["demo", "test", "test-all", "lint", "docs", "tpu-compiler"])
