@@ -1,7 +1,6 @@
 """Every command and snippet of the documentation works, or says why it is not tried."""
 
 import importlib
-import json
 import os
 import subprocess
 import sys
@@ -111,10 +110,6 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     (problems / "README.md").write_text(GSM8K)
     answer = "There are 3 x 4 = 12 apples.\\n#### 12"
     (problems / "train.jsonl").write_text(8 * f'{{"question": "3 x 4?", "answer": "{answer}"}}\n')
-    card = "---\nconfigs:\n- config_name: main\n  data_files: train.jsonl\n---\n"
-    (problems / "README.md").write_text(card)
-    example = {"question": "Tom has 2 boxes of 3. How many is that?", "answer": "2 x 3 = 6\n#### 6"}
-    (problems / "train.jsonl").write_text(8 * (json.dumps(example) + "\n"))
     demo, examples = (
         Repository({COMMIT: directory}, defaultdict(lambda: COMMIT))
         for directory in (DEMO_MODEL, problems)
