@@ -90,14 +90,14 @@ def _complete(options: Options) -> list[Completion]:
             if options.output and is_first():
                 rows = stack.enter_context(partial_rows(options.output))
         check_equal("what to complete", requests)
-        work = [list(each) for each in zip(*requests, strict=True)]
+        prompts, own = map(list, zip(*requests, strict=True))
         generator = _generator(options)
         if options.output:
-            write_completions(generator, *work, rows, batch_size=options.batch_size)
+            write_completions(generator, prompts, own, rows, batch_size=options.batch_size)
             return []
         if options.stream:
-            return _print_live(generator.stream(*work, batch_size=options.batch_size))
-        completions = generator.generate(*work, batch_size=options.batch_size, progress=True)
+            return _print_live(generator.stream(prompts, own, batch_size=options.batch_size))
+        completions = generator.generate(prompts, own, batch_size=options.batch_size, progress=True)
         if all(completion.error is not None for completion in completions):
             check_completions(completions)
         for completion in completions:
