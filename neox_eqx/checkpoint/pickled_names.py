@@ -30,7 +30,7 @@ def check_names(path: Path, *, is_zip: bool) -> None:
     try:
         for pickle in _pickles(path, is_zip):
             for code, name, _ in pickletools.genops(pickle):
-                if code.name == "GLOBAL" and len(name) > _MOST_LETTERS:
+                if code.name == "GLOBAL" and len(name or "") > _MOST_LETTERS:
                     raise InputError(f"{path}: names {shown(name)}, which is no class of tensors")
     except InputError:
         raise
