@@ -2,17 +2,19 @@
 
 import importlib
 import os
+import re
 import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from neox_eqx import DEMO_MODEL, InputError
 from neox_eqx.cli.main import COMMANDS
-from neox_eqx.command_line import parse
+from neox_eqx.command_line import _spellings, parse
 from tests.docs.blocks import PAGES, ROOT, RUN, SHOWN, Block, blocks, commands
 from tests.hub import COMMIT, Hub, Repository, only, serving
 
@@ -25,6 +27,13 @@ configs:
     path: train.jsonl
 ---
 """
+OTHERS = {
+    *("help", "version"),
+    *("model_args", "apply_chat_template"),  # lm-evaluation-harness's
+    *("hosts", "check"),  # podrun's
+    *("evaluate", "processes"),  # of scripts in the repository
+}
+"""Options of other programs."""
 QUICK_START = ROOT / "docs" / "index.md"
 
 
@@ -62,6 +71,22 @@ def _check_options(words: list[str], where: str) -> None:
         except InputError as error:
             pytest.fail(f"{where}: {error}")
         return
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_each_option_that_a_page_names_exists(page: Path) -> None:
+    text = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+    named = re.findall(r"(?<=[` ])--([a-z][\w-]*)(?=[^`]*`)", text)
+    known = _known_options() | OTHERS
+    assert [name for name in named if not {name, name.removeprefix("no-")} & known] == []
+
+
+@cache
+def _known_options() -> set[str]:
+    """Those of all commands but evaluate, whose options are the harness's."""
+    modules = [importlib.import_module(f"neox_eqx.cli.{name}") for name in COMMANDS]
+    own = [module.Options for module in modules if hasattr(module, "Options")]
+    return {option[2:] for options in own for option, _ in _spellings(options)}
 
 
 @pytest.mark.parametrize(
