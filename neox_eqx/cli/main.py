@@ -1,13 +1,16 @@
-"""The command `neox-eqx`: it finds the command that is asked for, and imports that one alone."""
+"""The command `neox-eqx`: it finds the command that is asked for, and imports that one alone.
+
+Nothing is imported here that takes time: help is there at once, and Ctrl-C is noticed from then on.
+"""
 
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from neox_eqx import __version__
-from neox_eqx.command_line import run_program
 from neox_eqx.errors import InputError
 from neox_eqx.shown import shown
 
@@ -30,14 +33,25 @@ def main(args: Sequence[str] | None = None) -> None:
     first, *rest = (sys.argv[1:] if args is None else args) or ["--help"]
     if first in COMMANDS:
         run_command(first, f"{_PROGRAM} {first}", rest)
+    elif first in ("-h", "--help", "help"):
+        _tell(about())
+    elif first == "--version":
+        _tell(f"{_PROGRAM} {__version__}")
     else:
-        run_program(_PROGRAM, lambda: _answer(first))
+        close = difflib.get_close_matches(first, COMMANDS, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"{_PROGRAM} --help lists the commands"
+        print(f"{_PROGRAM}: error: there is no command {shown(first)}; {hint}", file=sys.stderr)
+        sys.exit(2)
 
 
 def run_command(name: str, program: str | None = None, args: Sequence[str] | None = None) -> None:
     """Runs a command, which calls itself `program`, with `args`: by default, as it was started."""
     called = Path(sys.argv[0]).name if program is None else program
     given = sys.argv[1:] if args is None else args
+    try:
+        from neox_eqx.command_line import run_program
+    except KeyboardInterrupt:
+        os._exit(130)  # as run_program ends
     run_program(called, lambda: _find(name)(called, given))
 
 
@@ -59,15 +73,11 @@ def about() -> str:
     )
 
 
-def _answer(word: str) -> None:
-    if word in ("-h", "--help", "help"):
-        print(about())
-    elif word == "--version":
-        print(_PROGRAM, __version__)
-    else:
-        close = difflib.get_close_matches(word, COMMANDS, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"{_PROGRAM} --help lists the commands"
-        raise InputError(f"there is no command {shown(word)}; {hint}")
+def _tell(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os._exit(141)  # as run_program ends
 
 
 def _find(name: str) -> Callable[[str, Sequence[str]], None]:

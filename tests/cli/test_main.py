@@ -28,6 +28,19 @@ try:
 finally:
     print(*sys.modules)
 """
+# Ctrl-C as JAX is looked for.
+INTERRUPTED = """
+import os, signal, sys
+from neox_eqx.cli.main import main
+
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == "jax":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+main()
+"""
 ABSENT = """
 import sys
 from neox_eqx.cli.main import main
@@ -104,10 +117,21 @@ def test_python_runs_the_package_as_the_command(
     assert capsys.readouterr().out.startswith("usage: neox-eqx score ")
 
 
-def ended(code: str, *args: str) -> subprocess.CompletedProcess[str]:
+def ended(code: str, *args: str, status: int = 2) -> subprocess.CompletedProcess[str]:
     ran = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True)
-    assert ran.returncode == 2, ran
+    assert ran.returncode == status, ran
     return ran
+
+
+def test_help_imports_nothing_that_takes_time() -> None:
+    modules = {*ended(IMPORTED, "--help", status=0).stdout.split("guide.")[1].split()}
+    assert "neox_eqx.cli.main" in modules
+    assert not modules & {"jax", "numpy", "tyro"}
+
+
+def test_ctrl_c_during_the_imports_ends_as_it_does_later() -> None:
+    ran = ended(INTERRUPTED, "generate", status=130)
+    assert (ran.stdout, ran.stderr) == ("", "")
 
 
 def test_a_command_imports_no_other() -> None:
