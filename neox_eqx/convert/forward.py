@@ -31,6 +31,7 @@ def compare(source: Source, wanted: Source, result: Source, directory: Path) -> 
     text.
     """
     try:
+        import torch  # noqa: F401
         import transformers  # noqa: F401
     except ImportError:
         return {"skipped": "transformers and torch are not installed"}

@@ -23,9 +23,16 @@ def write_states(
     That is None for a rank that has its tensors in other files. torch lays out the file with
     tensors that have no data. Where it put them, their values are written block by block, and
     last the checksums, as if it had written the values itself.
+
+    Raises:
+        InputError: PyTorch is not installed.
     """
+    try:
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise InputError(f"{path}: needs PyTorch to be written; pip install torch") from error
     tensors = {entry.name: entry for entry in entries or ()}
-    module = None if entries is None else _without_data(path, tensors)
+    module = None if entries is None else _without_data(tensors)
     _lay_out(path, module if states is None else {"module": module, **states})
     checksums: dict[int, int] = {}
     with open(path, "r+b") as file:
@@ -41,12 +48,9 @@ def write_states(
         _set_checksums(file, checksums)
 
 
-def _without_data(path: Path, entries: Mapping[str, Entry]) -> "dict[str, torch.Tensor]":
-    try:
-        import torch
-        from torch._subclasses.fake_tensor import FakeTensorMode
-    except ImportError as error:
-        raise InputError(f"{path}: needs PyTorch to be written; pip install torch") from error
+def _without_data(entries: Mapping[str, Entry]) -> "dict[str, torch.Tensor]":
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
 
     dtypes = {dtype: getattr(torch, name.removeprefix("torch.")) for name, dtype in DTYPES.items()}
     with FakeTensorMode():

@@ -248,21 +248,29 @@ def test_a_model_beyond_the_memory_is_not_run(source: Path) -> None:
 
 WITHOUT = """
 import sys
-sys.modules["torch"] = sys.modules["transformers"] = None  # as if they were not installed
+sys.modules["torch"] = None  # as if it was not installed
 from neox_eqx.convert.convert import convert
+from neox_eqx.errors import InputError
 print(convert(sys.argv[1], sys.argv[2], to="native")["forward"])
+try:
+    convert(sys.argv[1], sys.argv[3], to="neox")
+except InputError as error:
+    print(error)
 """
 
 
-def test_without_transformers_it_says_so(tmp_path: Path, source: Path) -> None:
+def test_without_torch_it_says_so(tmp_path: Path, source: Path) -> None:
     ended = subprocess.run(
-        [sys.executable, "-c", WITHOUT, source, tmp_path / "result"],
+        [sys.executable, "-c", WITHOUT, source, tmp_path / "result", tmp_path / "neox"],
         capture_output=True,
         text=True,
         timeout=60,
     )
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout == "{'skipped': 'transformers and torch are not installed'}\n"
+    forward, refusal = ended.stdout.splitlines()
+    assert forward == "{'skipped': 'transformers and torch are not installed'}"
+    assert refusal.endswith("needs PyTorch to be written; pip install torch")
+    assert not (tmp_path / "neox").exists()
     assert check(tmp_path / "result")
 
 
