@@ -12,7 +12,10 @@ from tests.podrun.hosts import Hosts
 from tests.podrun.launch import Launch
 from tests.podrun.networks import pod_of
 
-COUNT = "import os, sys\nfor i in range({lines}): print(i, 'x' * {width}{more})"
+# Each line in one piece: of a busy machine, a pause within a line would show its beginning alone.
+COUNT = (
+    "import sys\nfor i in range({lines}): sys.stdout.write(str(i) + ' ' + 'x' * {width} + '\\n')"
+)
 
 
 def by_host(text: str) -> dict[str, list[str]]:
@@ -34,7 +37,7 @@ def expect_counts(launch: Launch, hosts: list[str], lines: int, width: int) -> N
 
 
 def test_lines_of_all_hosts_stay_whole_and_in_order(pod: Hosts) -> None:
-    program = COUNT.format(lines=2000, width=500, more="")
+    program = COUNT.format(lines=2000, width=500)
     launch = pod.run("python3", "-c", program, PYTHONUNBUFFERED="")
     expect_counts(launch, pod.names, 2000, 500)
 
@@ -71,7 +74,7 @@ def test_what_a_pipeline_still_writes_after_the_command_arrives(pod: Hosts) -> N
 def test_a_reader_that_waits_loses_nothing_and_ends_nothing(pod: Hosts) -> None:
     """Longer than the silence after which a host counts as gone, as in `| less`."""
     reading, writing = os.pipe()
-    program = COUNT.format(lines=30, width=100_000, more="")
+    program = COUNT.format(lines=30, width=100_000)
     launch = pod.launch("python3", "-c", program, hosts="h0,h1", stdout=writing)
     os.close(writing)
     time.sleep(18)
@@ -98,6 +101,6 @@ def loopback() -> Iterator[Hosts]:
 
 
 def test_64_sessions_lose_no_line(loopback: Hosts) -> None:
-    program = COUNT.format(lines=200, width=80, more="")
+    program = COUNT.format(lines=200, width=80)
     launch = loopback.run("python3", "-c", program, within_seconds=90)
     expect_counts(launch, loopback.names, 200, 80)
