@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import difflib
 import errno
 import io
 import itertools
@@ -24,7 +23,7 @@ from jax.experimental import multihost_utils
 
 from neox_eqx.errors import InputError, Stopped, cut, one_line
 from neox_eqx.option_kinds import RULES
-from neox_eqx.shown import shown
+from neox_eqx.shown import hint, shown
 
 Options = TypeVar("Options")
 
@@ -219,6 +218,5 @@ def _about_unknown(argument: str, options_type: type, program: str) -> str:
         return f"{shown(argument)} belongs to no option ({program} --help lists them)"
     name = argument.split("=")[0]
     known = [option for option, _ in _spellings(options_type)]
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"{program} --help lists the options"
-    return f"there is no option {name}; {hint}"
+    advice = hint(name, known, f"{program} --help lists the options")
+    return f"there is no option {name}; {advice}"

@@ -1,6 +1,7 @@
 """A value as a message shows it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import difflib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 _LONG = 14_000
 """Bits; Python refuses to write a number of more than 4,300 digits in the decimal system."""
@@ -54,3 +55,9 @@ def few(names: Sequence[str], most: int = 400) -> str:
             return f"{text} and {len(names) - place} more"
         text += f", {name}" if place else name
     return text
+
+
+def hint(wrong: str, known: Iterable[str], otherwise: str) -> str:
+    """Which of the `known` names a wrong one may be meant for, or what else there is to say."""
+    close = difflib.get_close_matches(wrong, known, n=1)
+    return f"did you mean {close[0]}?" if close else otherwise

@@ -3,7 +3,6 @@
 Nothing is imported here that takes time: help is there at once, and Ctrl-C is noticed from then on.
 """
 
-import difflib
 import importlib
 import os
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from neox_eqx import __version__
 from neox_eqx.errors import InputError
-from neox_eqx.shown import shown
+from neox_eqx.shown import hint, shown
 
 COMMANDS = {
     "generate": "texts that go on from prompts, or a conversation (--chat)",
@@ -38,9 +37,8 @@ def main(args: Sequence[str] | None = None) -> None:
     elif first == "--version":
         _tell(f"{_PROGRAM} {__version__}")
     else:
-        close = difflib.get_close_matches(first, COMMANDS, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"{_PROGRAM} --help lists the commands"
-        print(f"{_PROGRAM}: error: there is no command {shown(first)}; {hint}", file=sys.stderr)
+        advice = hint(first, COMMANDS, f"{_PROGRAM} --help lists the commands")
+        print(f"{_PROGRAM}: error: there is no command {shown(first)}; {advice}", file=sys.stderr)
         sys.exit(2)
 
 

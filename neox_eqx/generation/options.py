@@ -1,7 +1,6 @@
 """What a user may ask of generation, and where the rest comes from."""
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -16,6 +15,7 @@ from neox_eqx.generation.option_values import (
     yes_or_no,
 )
 from neox_eqx.generation.resolved_options import ResolvedOptions
+from neox_eqx.shown import hint
 
 # What a file of transformers calls by another name.
 NAMES_IN_FILES = {"bad_words": "bad_words_ids", "stop": "stop_strings"}
@@ -105,9 +105,8 @@ class GenerationOptions:
         names = [field.name for field in dataclasses.fields(self)]
         unknown = sorted(values.keys() - set(names))
         if unknown:
-            close = difflib.get_close_matches(unknown[0], names, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(names)}"
-            raise InputError(f"unknown option {', '.join(unknown):.200}; {hint}")
+            advice = hint(unknown[0], names, f"there are {', '.join(names)}")
+            raise InputError(f"unknown option {', '.join(unknown):.200}; {advice}")
         return dataclasses.replace(self, **values)
 
     def resolve(self, defaults: Mapping[str, Any]) -> "ResolvedOptions":
