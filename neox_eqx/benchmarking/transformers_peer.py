@@ -44,11 +44,18 @@ class TransformersPeer:
         self._model.eval()
 
     def generate(
-        self, prompts: np.ndarray, count: int, **settings: Any
+        self,
+        prompts: np.ndarray,
+        count: int,
+        *,
+        num_beams: int = 1,
+        repetition_penalty: float = 1.0,
+        no_repeat_ngram_size: int = 0,
+        bad_words_ids: list[list[int]] | None = None,
     ) -> tuple[float, float, np.ndarray]:
         """Tokens without stopping; seconds to the first of them, seconds for the rest.
 
-        Greedy; `settings` are more of `generate`'s.
+        Greedy, or with beams; the options are transformers' own.
         """
         import torch
         from transformers import StoppingCriteriaList
@@ -65,7 +72,10 @@ class TransformersPeer:
                 do_sample=False,
                 pad_token_id=0,
                 stopping_criteria=StoppingCriteriaList([clock]),
-                **settings,
+                num_beams=num_beams,
+                repetition_penalty=repetition_penalty,
+                no_repeat_ngram_size=no_repeat_ngram_size,
+                bad_words_ids=bad_words_ids,
             )
         end = time.perf_counter()
         assert clock.first is not None

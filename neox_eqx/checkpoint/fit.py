@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from neox_eqx.checkpoint.checkpoint import Checkpoint
 from neox_eqx.checkpoint.entry import Entry
 from neox_eqx.checkpoint.names import HEAD, parameters, stored_name
 from neox_eqx.checkpoint.ties import rename_shared_head
@@ -23,13 +24,14 @@ _LETTERS = 800
 """Of the names of wrong tensors in a message."""
 
 
-def fitting(directory: Path, config: GPTNeoXConfig, entries: Iterable[Entry]) -> dict[str, Entry]:
+def fitting(checkpoint: Checkpoint) -> dict[str, Entry]:
     """The tensors of the parameters, each under the name that this package gives it.
 
     Raises:
         InputError: names the missing, unexpected and mis-shaped tensors at once.
     """
-    tensors = rename_shared_head(config, _by_stored_name(directory, entries))
+    directory, config = checkpoint.directory, checkpoint.config
+    tensors = rename_shared_head(config, _by_stored_name(directory, checkpoint.entries))
     _check(directory, config, tensors)
     return tensors
 

@@ -1,25 +1,22 @@
 """From a checkpoint to a model in memory, one tensor at a time."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, SingleDeviceSharding
 from tqdm import tqdm
 
-from neox_eqx.checkpoint.adapter import merged
+from neox_eqx.checkpoint.checkpoint import Checkpoint
 from neox_eqx.checkpoint.entry import Entry
-from neox_eqx.checkpoint.files import read_entries
 from neox_eqx.checkpoint.fingerprint import fingerprint
 from neox_eqx.checkpoint.fit import arranged_shapes, fitting
 from neox_eqx.checkpoint.names import Parameter, parameters
-from neox_eqx.checkpoint.origin import Origin, find
+from neox_eqx.checkpoint.origin import find
 from neox_eqx.checkpoint.place import place, place_quantized, spread
 from neox_eqx.checkpoint.ties import settle_tying
-from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.sharding.distributed import agreed, check_equal
@@ -29,6 +26,17 @@ from neox_eqx.shown import shown
 
 DTYPES = ("float32", "bfloat16", "float16")
 QUANTIZATIONS = ("int8",)
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadOptions:
+    """How a model is to lie in memory: the arguments of `load` of these names."""
+
+    dtype: jax.typing.DTypeLike | None = None
+    stacked: bool | None = None
+    mesh: Mesh | str | None = None
+    quantize: str | None = None
+    rules: Mapping[str, str] | None = None
 
 
 def load(
@@ -71,83 +79,45 @@ def load(
     """
     with agreed():
         origin = find(source, revision=revision, base=base)
-    return load_found(
-        origin,
-        dtype=dtype,
-        stacked=stacked,
-        mesh=mesh,
-        quantize=quantize,
-        rules=rules,
+    return load_checkpoint(
+        Checkpoint.open(origin),
+        LoadOptions(dtype=dtype, stacked=stacked, mesh=mesh, quantize=quantize, rules=rules),
     )
 
 
-def load_found(origin: Origin, **how: Any) -> GPTNeoX:
-    """As `load`, of what `find` has found; `how` are the other arguments.
+def load_checkpoint(checkpoint: Checkpoint, options: LoadOptions) -> GPTNeoX:
+    """The model of a checkpoint that is open.
 
     Raises:
         InputError: as `load` does.
     """
-    return load_entries(*opened(origin), **how)
-
-
-def load_shapes(origin: Origin, **how: Any) -> GPTNeoX:
-    """What `load_found` would return, with a ShapeDtypeStruct in its place for each array.
-
-    Raises:
-        InputError: as `load` does; but no tensor is read.
-    """
-    return _arranged(*opened(origin), **how)[0]
-
-
-def load_entries(
-    directory: Path, config: GPTNeoXConfig, entries: Iterable[Entry], **how: Any
-) -> GPTNeoX:
-    """As `load`, of tensors and a config that were found in `directory`, which errors name."""
-    shapes, tensors = _arranged(directory, config, entries, **how)
+    shapes, tensors = _arranged(checkpoint, options)
     arrays = _arrays(_with_progress(parameters(shapes)), tensors)
     return jax.tree.unflatten(jax.tree.structure(shapes), list(arrays))
 
 
-def opened(origin: Origin) -> tuple[Path, GPTNeoXConfig, list[Entry]]:
-    """The directory of a checkpoint, its config and its tensors, of which none is read yet.
+def load_shapes(checkpoint: Checkpoint, options: LoadOptions) -> GPTNeoX:
+    """What `load_checkpoint` would return, with a ShapeDtypeStruct in place of each array.
 
     Raises:
-        InputError: it is absent or broken, in any process.
+        InputError: as `load` does; but no tensor is read.
     """
-    with agreed():
-        return opened_here(origin)
+    return _arranged(checkpoint, options)[0]
 
 
-def opened_here(origin: Origin) -> tuple[Path, GPTNeoXConfig, list[Entry]]:
-    """As `opened`, in this process alone."""
-    config = GPTNeoXConfig.from_file(origin.directory / "config.json")
-    entries = read_entries(origin.directory)
-    if origin.adapter is not None:
-        entries = merged(origin.adapter, entries, tied=config.tie_word_embeddings)
-    return origin.directory, config, entries
-
-
-def _arranged(
-    directory: Path,
-    config: GPTNeoXConfig,
-    entries: Iterable[Entry],
-    *,
-    dtype: jax.typing.DTypeLike | None = None,
-    stacked: bool | None = None,
-    mesh: Mesh | str | None = None,
-    quantize: str | None = None,
-    rules: Mapping[str, str] | None = None,
-) -> tuple[GPTNeoX, dict[str, Entry]]:
-    """The shapes of the parameters in their places, and the tensors to fill them from."""
+def _arranged(checkpoint: Checkpoint, options: LoadOptions) -> tuple[GPTNeoX, dict[str, Entry]]:
+    """The shapes of the parameters, each with where it is to lie, and the tensors to fill them."""
     on_cpu = jax.default_backend() == "cpu"
-    dtype = _dtype("float32" if on_cpu else "bfloat16") if dtype is None else _dtype(dtype)
-    stacked = not on_cpu if stacked is None else stacked
+    default = "float32" if on_cpu else "bfloat16"
+    dtype = _dtype(default if options.dtype is None else options.dtype)
+    stacked = not on_cpu if options.stacked is None else options.stacked
+    mesh, quantize = options.mesh, options.quantize
     if quantize is not None and quantize not in QUANTIZATIONS:
         raise InputError(f"quantize {shown(quantize)} is not supported; it is int8, or left out")
 
     with agreed():
-        tensors = fitting(directory, config, entries)
-        config = settle_tying(config, tensors, dtype)
+        tensors = fitting(checkpoint)
+        config = settle_tying(checkpoint.config, tensors, dtype)
         if mesh is None:
             mesh = "auto" if jax.process_count() > 1 else "data=1,model=1"
         asked = Arrangement.parse(mesh if isinstance(mesh, str) else "auto")
@@ -155,11 +125,13 @@ def _arranged(
     sizes = (dict(mesh.shape), asked.heads_of(config), asked.layout)
     if jax.process_count() > 1:
         how = (config, dtype, stacked, *sizes, quantize)
-        check_equal(f"{directory}, its configuration or tensors,", (*how, fingerprint(tensors)))
+        check_equal(
+            f"{checkpoint.directory}, its configuration or tensors,", (*how, fingerprint(tensors))
+        )
     shapes = arranged_shapes(config, dtype, mesh, asked, stacked=stacked, quantize=quantize)
     if mesh.size == 1:
         shapes = dataclasses.replace(shapes, mesh=None)
-    return _placed(shapes, mesh, rules), tensors
+    return _placed(shapes, mesh, options.rules), tensors
 
 
 def _dtype(dtype: jax.typing.DTypeLike) -> jnp.dtype:

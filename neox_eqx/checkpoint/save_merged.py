@@ -6,9 +6,9 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
+from neox_eqx.checkpoint.checkpoint import Checkpoint
 from neox_eqx.checkpoint.entry import Entry, row_blocks
 from neox_eqx.checkpoint.fit import fitting, model_shapes
-from neox_eqx.checkpoint.load import opened
 from neox_eqx.checkpoint.merged import MergedEntry
 from neox_eqx.checkpoint.names import parameters
 from neox_eqx.checkpoint.origin import Origin
@@ -37,12 +37,12 @@ def save_merged(
     Raises:
         InputError: as `load` and `save` do.
     """
-    origin, config, entries = opened(source)
+    checkpoint = Checkpoint.open(source)
     trained = gathered(trained)
     if not is_first():
         return
-    stored = fitting(origin, config, entries)
-    config = settle_tying(config, stored, _DTYPE)
+    stored = fitting(checkpoint)
+    config = settle_tying(checkpoint.config, stored, _DTYPE)
     leaves = parameters(model_shapes(config, _DTYPE, stacked=False))
     names = [name for leaf in leaves for name in leaf.names]
     tensors = _merged(names, stored, lora_tensors(trained), adapted(trained)[0].scale)

@@ -190,12 +190,21 @@ def _generation(options: Options) -> dict[str, Any]:
 
 def _peer(model: GPTNeoX, options: Options) -> Generate:
     peer = TransformersPeer(model)
-    names = ("num_beams", "repetition_penalty", "no_repeat_ngram_size")
-    settings = {name: value for name, value in _generation(options).items() if name in names}
-    words = _generation(options)["bad_words"]
-    if words:
-        settings["bad_words_ids"] = [list(word) for word in words]
-    return lambda prompts: Round(*peer.generate(prompts, options.gen_len, **settings))
+    words = [list(word) for word in _generation(options)["bad_words"]]
+
+    def generate(prompts: np.ndarray) -> Round:
+        return Round(
+            *peer.generate(
+                prompts,
+                options.gen_len,
+                num_beams=options.num_beams,
+                repetition_penalty=options.repetition_penalty,
+                no_repeat_ngram_size=options.no_repeat_ngram_size,
+                bad_words_ids=words or None,
+            )
+        )
+
+    return generate
 
 
 def _model(options: Options) -> GPTNeoX:

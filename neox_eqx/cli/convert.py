@@ -18,6 +18,7 @@ from neox_eqx.command_line import parse
 from neox_eqx.convert.check import check
 from neox_eqx.convert.convert import convert
 from neox_eqx.convert.hf_out import parse_size
+from neox_eqx.convert.neox_in import NeoxOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,14 +39,7 @@ class Options:
     float32."""
     max_shard_size: str = "5GB"
     """Largest file of a result in Hugging Face's layout."""
-    row_bias: Literal["auto", "sum", "first"] = "auto"
-    """From EleutherAI: whether the ranks' copies of an output bias are added, or one is taken."""
-    padded_vocab: Literal["keep", "cut"] = "keep"
-    """From EleutherAI: rows of embedding and head that stand for no token."""
-    fused_gelu: Literal["gelu", "gelu_fast"] = "gelu"
-    """From EleutherAI: what the activation of a run with bias_gelu_fusion is called."""
-    replicated: Literal["equal", "mean"] = "equal"
-    """From EleutherAI: ranks' copies of a norm must be equal, or their mean is taken."""
+    neox: tyro.conf.OmitArgPrefixes[NeoxOptions] = NeoxOptions()
     tensor_parallel: int = 1
     """To EleutherAI: number of ranks that share each layer."""
     neox_layout: Literal["pipeline", "sequential"] = "pipeline"
@@ -66,17 +60,14 @@ def main(options: Options) -> None:
     certificate = convert(
         options.source,
         options.destination,
-        **options.origin.how,
         to=options.to,
         dtype=options.dtype,
         max_shard_bytes=parse_size(options.max_shard_size),
         tensor_parallel=options.tensor_parallel,
         neox_layout=options.neox_layout,
         verify=options.verify,
-        row_bias=options.row_bias,
-        padded_vocab=options.padded_vocab,
-        fused_gelu=options.fused_gelu,
-        replicated=options.replicated,
+        origin=options.origin,
+        neox=options.neox,
     )
     _print(options.destination, certificate)
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from neox_eqx.checkpoint.entry import Entry
 from neox_eqx.checkpoint.fit import fitting
-from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.convert.hashes import describe_all, describe_file, describe_tensor
 from neox_eqx.convert.source import Source
 from neox_eqx.errors import InputError
@@ -112,8 +111,7 @@ def _counterparts(wanted: Source, result: Source) -> dict[str, str]:
 
 
 def _parameters(source: Source) -> dict[str, Entry]:
-    config = GPTNeoXConfig.from_hf(source.config_json)
-    return fitting(source.directory, config, source.entries)
+    return fitting(source.checkpoint)
 
 
 def _versions() -> dict[str, str | None]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from neox_eqx.checkpoint.hub import resolve
 from neox_eqx.convert.certificate import CERTIFICATE, describe_files, describe_tensors
-from neox_eqx.convert.source import read_source
+from neox_eqx.convert.read import read_source
 from neox_eqx.errors import InputError
 from neox_eqx.shown import shown
 from neox_eqx.small_files import read_json

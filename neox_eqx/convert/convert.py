@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from neox_eqx.checkpoint.origin import copy_companions
+from neox_eqx.checkpoint.origin import TextOriginOptions, copy_companions
 from neox_eqx.convert.cast import cast
 from neox_eqx.convert.certificate import certify, write_certificate
 from neox_eqx.convert.config_out import result_config, to_text
@@ -11,7 +11,10 @@ from neox_eqx.convert.forward import compare
 from neox_eqx.convert.hashes import describe_text
 from neox_eqx.convert.hf_out import write_hf
 from neox_eqx.convert.native_out import write_native
-from neox_eqx.convert.source import CONFIG, Layout, read_source, read_tensors
+from neox_eqx.convert.neox_in import NeoxOptions
+from neox_eqx.convert.neox_out import write_neox
+from neox_eqx.convert.read import read_source
+from neox_eqx.convert.source import CONFIG, Layout, read_tensors
 from neox_eqx.destination import new_directory
 
 
@@ -25,28 +28,27 @@ def convert(
     tensor_parallel: int = 1,
     neox_layout: Literal["pipeline", "sequential"] = "pipeline",
     verify: bool = True,
-    **reading: Any,
+    origin: TextOriginOptions = TextOriginOptions(),
+    neox: NeoxOptions = NeoxOptions(),
 ) -> dict[str, Any]:
     """Writes a checkpoint in another layout and returns the certificate that lies beside it.
 
     Of the parameters, no more than a block of a tensor is in memory; with `verify`, the model is
     held against transformers in float32 where it fits. `destination` must be absent or empty,
-    and comes into being whole. Of a LoRA adapter, "same" is float32. `reading` are the
-    other arguments of `read_source`.
+    and comes into being whole. Of a LoRA adapter, "same" is float32. `origin` and `neox` are
+    those of `read_source`.
 
     Raises:
         InputError: the source is incomplete or cannot be represented, or the destination cannot
             be written; nothing is left of it then.
     """
-    found = read_source(source, **reading)
+    found = read_source(source, origin, neox)
     if found.adapter is not None and dtype == "same":
         dtype = "float32"  # in which it is merged
     wanted = cast(found, dtype)
     with new_directory(Path(destination)) as directory:
         copy_companions(found.companions, directory)
         if to == "neox":
-            from neox_eqx.convert.neox_out import write_neox
-
             write_neox(wanted, directory, tensor_parallel=tensor_parallel, layout=neox_layout)
             result, last = read_source(directory), {}
         else:

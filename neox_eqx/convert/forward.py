@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from neox_eqx.checkpoint.load import load_entries
+from neox_eqx.checkpoint.checkpoint import Checkpoint
+from neox_eqx.checkpoint.load import LoadOptions, load_checkpoint
 from neox_eqx.checkpoint.names import HEAD, stored_name
-from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.convert.source import Source
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.sizes import size_text
@@ -38,10 +38,10 @@ def compare(source: Source, wanted: Source, result: Source, directory: Path) -> 
     reason = _too_large(result)
     if reason:
         return {"skipped": reason}
-    config = GPTNeoXConfig.from_hf(result.config_json)
-    prompt = [7919 * index % config.vocab_size for index in range(PROMPT)]
+    checkpoint = result.checkpoint
+    prompt = [7919 * index % checkpoint.config.vocab_size for index in range(PROMPT)]
     read, tokens, theirs = _read(source, wanted, result, directory, prompt)
-    ours = _ours(directory, result, config, tokens)
+    ours = _ours(checkpoint, tokens)
     if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
         return {"skipped": "the logits are not finite, in float32"}
     last = slice(PROMPT - 1, PROMPT + NEW - 1)
@@ -152,8 +152,8 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _ours(directory: Path, result: Source, config: GPTNeoXConfig, tokens: np.ndarray) -> np.ndarray:
-    model = load_entries(directory, config, result.entries, dtype="float32", stacked=True)
+def _ours(checkpoint: Checkpoint, tokens: np.ndarray) -> np.ndarray:
+    model = load_checkpoint(checkpoint, LoadOptions(dtype="float32", stacked=True))
     with jax.default_matmul_precision("highest"):
         return np.asarray(_logits(model, jnp.asarray(tokens[None], jnp.int32))[0])
 

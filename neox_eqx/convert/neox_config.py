@@ -32,9 +32,14 @@ _FUSED_GELU = ("gelu_fast", "gelu_new", "gelu_pytorch_tanh")
 
 
 def read_config(
-    where: Path, settings: Mapping[str, Any], *, fused_gelu: str, **sizes: int
+    where: Path,
+    settings: Mapping[str, Any],
+    *,
+    fused_gelu: str,
+    vocab_size: int,
+    intermediate_size: int,
 ) -> GPTNeoXConfig:
-    """The architecture that settings describe. `sizes` are those that the tensors tell.
+    """The architecture that settings describe, with the two sizes that only the tensors tell.
 
     `fused_gelu` is the activation where the run fused gelu with its bias: its kernel computes
     gelu_fast, while the models published from such runs mostly say gelu.
@@ -55,7 +60,8 @@ def read_config(
             {
                 "model_type": "gpt_neox",
                 **values,
-                **sizes,
+                "vocab_size": vocab_size,
+                "intermediate_size": intermediate_size,
                 "hidden_act": activation,
                 "tie_word_embeddings": tied,
                 "bos_token_id": None,

@@ -21,30 +21,40 @@ from neox_eqx.convert.neox_parameters import find_parameters
 from neox_eqx.convert.neox_qkv import interleaved
 from neox_eqx.convert.neox_settings import Settings, check_representable, read_settings
 from neox_eqx.convert.neox_vocab import END_OF_TEXT, Vocabulary, read_vocabulary
-from neox_eqx.convert.source import CONFIG, RowBias, Source, find_companions
+from neox_eqx.convert.source import CONFIG, Source, find_companions
 from neox_eqx.errors import InputError
 from neox_eqx.shown import shown
 from neox_eqx.text.tokenizer import load_tokenizer
 
+RowBias = Literal["auto", "sum", "first"]
+
+
+@dataclasses.dataclass(frozen=True)
+class NeoxOptions:
+    """How to read what an EleutherAI checkpoint leaves open."""
+
+    row_bias: RowBias = "auto"
+    """From EleutherAI: whether the ranks' copies of an output bias are added, or one is taken; auto
+    adds them with parallel residuals, where each rank adds its own."""
+    padded_vocab: Literal["keep", "cut"] = "keep"
+    """From EleutherAI: rows of embedding and head that stand for no token."""
+    fused_gelu: Literal["gelu", "gelu_fast"] = "gelu"
+    """From EleutherAI: what the activation of a run with bias_gelu_fusion is called; its kernel
+    computes gelu_fast, and models published from such runs mostly say gelu."""
+    replicated: Literal["equal", "mean"] = "equal"
+    """From EleutherAI: ranks' copies of a norm must be equal, or their mean is taken."""
+
 
 def read_neox(
     directory: Path,
+    options: NeoxOptions = NeoxOptions(),
     *,
-    row_bias: RowBias = "auto",
-    padded_vocab: Literal["keep", "cut"] = "keep",
-    fused_gelu: Literal["gelu", "gelu_fast"] = "gelu",
-    replicated: Literal["equal", "mean"] = "equal",
     tokenizer: Path | None = None,
 ) -> Source:
     """An EleutherAI checkpoint under Hugging Face's names; reading a part reads that of each rank.
 
-    `directory` is the checkpoint's root, with `latest`, or that of a step. Each rank has the bias
-    of the attention's and of the MLP's output: with parallel residuals the ranks add theirs up,
-    with sequential ones all add the same one. That is `auto`; `sum` and `first` override it.
-    `cut` drops the rows of the embedding and the head that stand for no token. A fused gelu becomes
-    `fused_gelu`: its kernel computes gelu_fast, while the models published from such runs mostly
-    say gelu. The ranks' copies of a norm are to be `equal`, or else their `mean` is taken. The ids
-    of the tokens are those of the tokenizer in the directory `tokenizer`, or of the run's own.
+    `directory` is the checkpoint's root, with `latest`, or that of a step. The ids of the
+    tokens are those of the tokenizer in the directory `tokenizer`, or of the run's own.
 
     Raises:
         InputError: the checkpoint is incomplete, corrupt, of several steps, or of a kind that
@@ -58,8 +68,8 @@ def read_neox(
     settings = read_settings(step, root, ranks.files[0], ranks.arguments)
     check_representable(settings)
     found = find_parameters(ranks, settings)
-    config = _config(found, settings, fused_gelu)
-    merge = _Merge(settings, config, row_bias, replicated)
+    config = _config(found, settings, options.fused_gelu)
+    merge = _Merge(settings, config, options.row_bias, options.replicated)
     entries = [merge(place, parts) for place, parts in found.items()]
     _check_shapes(settings, config, entries)
 
@@ -68,7 +78,7 @@ def read_neox(
     else:
         vocabulary = read_vocabulary(step, root, settings)
     config_json = _config_json(root / CONFIG, config, vocabulary.ids)
-    if padded_vocab == "cut":
+    if options.padded_vocab == "cut":
         size = _vocabulary_size(root, config, vocabulary.ids)
         config_json["vocab_size"] = size
         entries = [_cut(entry, size) for entry in entries]

@@ -48,9 +48,8 @@ def write_neox(
     Raises:
         InputError: the ranks do not divide the model, or GPT-NeoX's settings cannot describe it.
     """
-    where = source.directory
-    config = GPTNeoXConfig.from_hf(source.config_json)
-    tensors = fitting(where, config, source.entries)
+    where, config = source.directory, source.checkpoint.config
+    tensors = fitting(source.checkpoint)
     if HEAD in tensors:
         config = settle_tying(config, tensors, tensors[HEAD].dtype)
     _check_divides(where, config, tensor_parallel)

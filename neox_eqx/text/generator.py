@@ -8,7 +8,8 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from neox_eqx.checkpoint.load import load_found
+from neox_eqx.checkpoint.checkpoint import Checkpoint
+from neox_eqx.checkpoint.load import LoadOptions, load_checkpoint
 from neox_eqx.checkpoint.origin import Origin, find
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
@@ -104,7 +105,8 @@ class TextGenerator:
         check_equal(what, (words.to_str(), defaults))
         # Before the model, which may take minutes to load.
         prompts = [agreed_prompt(soft_prompt, directory / "config.json")] if soft_prompt else []
-        model = load_found(origin, dtype=dtype, mesh=mesh, quantize=quantize)
+        options = LoadOptions(dtype=dtype, mesh=mesh, quantize=quantize)
+        model = load_checkpoint(Checkpoint.open(origin), options)
         past = tuple(read_prompt(prompt, model) for prompt in prompts)
         return cls(
             model,

@@ -3,11 +3,11 @@
 import dataclasses
 import shutil
 import warnings
-from typing import Any
 
 import numpy as np
 
-from neox_eqx.checkpoint.load import load_found, load_shapes
+from neox_eqx.checkpoint.checkpoint import Checkpoint
+from neox_eqx.checkpoint.load import LoadOptions, load_checkpoint, load_shapes
 from neox_eqx.errors import InputError
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.sharding.distributed import agreed, is_first, told_by_first
@@ -103,19 +103,20 @@ def _begin(job: Job, checkpoints: Checkpoints) -> tuple[TrainState, GPTNeoX | No
     With it the parameters that are not trained.
     """
     start, tuning, recipe = job.start, job.start.tuning, job.recipe
-    how: dict[str, Any] = {
-        "dtype": recipe.compute_dtype if tuning.is_partial else "float32",
-        "mesh": job.mesh,
-        "rules": TRAINING_RULES,
+    checkpoint = Checkpoint.open(start.source)
+    options = LoadOptions(
+        dtype=recipe.compute_dtype if tuning.is_partial else "float32",
+        mesh=job.mesh,
+        rules=TRAINING_RULES,
         # Computing a layer again for its gradient saves memory in a scan alone: unrolled, XLA for
         # a CPU sees that it is the same and computes it once.
-        "stacked": True,
-    }
+        stacked=True,
+    )
     trained: Trained
     if checkpoints.latest is not None and not tuning.is_partial:
-        trained, frozen = load_shapes(start.source, **how), None  # a checkpoint has all numbers
+        trained, frozen = load_shapes(checkpoint, options), None  # a checkpoint has all numbers
     else:
-        model = load_found(start.source, **how)
+        model = load_checkpoint(checkpoint, options)
         trained, frozen = trainable(model, tuning, recipe, job.prompt, start.adapter)
     shapes = abstract_state(trained, recipe)
     if checkpoints.latest is not None:

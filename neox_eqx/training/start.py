@@ -3,9 +3,9 @@
 import dataclasses
 
 from neox_eqx.checkpoint.adapter import Adapter, check_fits, read_adapter
+from neox_eqx.checkpoint.checkpoint import Checkpoint
 from neox_eqx.checkpoint.fingerprint import fingerprint
 from neox_eqx.checkpoint.fit import fitting
-from neox_eqx.checkpoint.load import opened_here
 from neox_eqx.checkpoint.lora_targets import Targets
 from neox_eqx.checkpoint.origin import Origin, find
 from neox_eqx.config import GPTNeoXConfig
@@ -45,8 +45,8 @@ class Start:
             if both.adapter is None:
                 raise InputError(f"{options.adapter}: is no LoRA adapter to go on from")
             source, adapter = dataclasses.replace(both, adapter=None), read_adapter(both.adapter)
-        directory, config, entries = opened_here(source)
-        tensors = fitting(directory, config, entries)
+        checkpoint = Checkpoint.open_here(source)
+        config, tensors = checkpoint.config, fitting(checkpoint)
         if adapter is not None:
             check_fits(adapter, tensors)
             tuning = _tuning_of(adapter, config, options.tuning.lora_dropout)

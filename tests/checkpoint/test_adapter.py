@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import GPTNeoXForCausalLM
 
+from neox_eqx.checkpoint.checkpoint import Checkpoint
 from neox_eqx.checkpoint.fingerprint import fingerprint
 from neox_eqx.checkpoint.fit import fitting
-from neox_eqx.checkpoint.load import load, opened
+from neox_eqx.checkpoint.load import load
 from neox_eqx.checkpoint.merged import MergedEntry
 from neox_eqx.checkpoint.names import parameters
 from neox_eqx.checkpoint.origin import find
@@ -143,8 +144,8 @@ def test_fingerprints_and_int8_are_of_the_sum(saved: Path, tmp_path: Path) -> No
     save_adapter(saved, tmp_path, target_modules=["query_key_value"])
     marks = []
     for directory in (saved, tmp_path):
-        where, config, entries = opened(find(directory))
-        marks.append(fingerprint(fitting(where, config, entries), first_rows=True))
+        checkpoint = Checkpoint.open(find(directory))
+        marks.append(fingerprint(fitting(checkpoint), first_rows=True))
     assert marks[0] != marks[1]
     exact = load(tmp_path, dtype="float32", stacked=False).quantized()
     small = load(tmp_path, dtype="float32", stacked=False, quantize="int8")
@@ -304,7 +305,7 @@ def test_what_cannot_be_merged_is_told_in_one_line(
         (tmp_path / path.name).write_bytes(path.read_bytes())
     breaking(tmp_path)
     with pytest.raises(InputError, match=message) as raised:
-        opened(find(tmp_path))
+        Checkpoint.open(find(tmp_path))
     assert str(raised.value).startswith(str(tmp_path)) and "\n" not in str(raised.value)
 
 

@@ -186,8 +186,9 @@ def test_a_conversion_certifies_the_commit(hub: Hub, model: Repository, tmp_path
     model.revisions = {**model.revisions, "step3000": COMMIT}
     code = """if True:
         import sys
+        from neox_eqx.checkpoint.origin import TextOriginOptions
         from neox_eqx.convert.convert import convert
-        how = dict(to="native", verify=False, revision="step3000")
+        how = dict(to="native", verify=False, origin=TextOriginOptions(revision="step3000"))
         print(convert(sys.argv[1], sys.argv[2], **how)["source"]["commit"])
     """
     arguments = [MODEL, str(tmp_path / "native")]

@@ -12,7 +12,7 @@ from transformers import GPTNeoXForCausalLM
 
 from neox_eqx.checkpoint.fit import model_shapes
 from neox_eqx.config import GPTNeoXConfig
-from neox_eqx.convert.neox_in import read_neox
+from neox_eqx.convert.neox_in import NeoxOptions, read_neox
 from neox_eqx.convert.source import Source
 from neox_eqx.errors import InputError
 from neox_eqx.model.neox import GPTNeoX
@@ -90,7 +90,7 @@ def checkpoint(*, ranks: int = 2, parallel: bool = True) -> NeoX:
 def refusal(root: Path, **options: Any) -> str:
     """The one line in which reading this is refused."""
     with pytest.raises(InputError) as error:
-        read_neox(root, **options)
+        read_neox(root, NeoxOptions(**options))
     message = str(error.value)
     assert message.isprintable()
     return message

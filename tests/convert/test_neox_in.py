@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from neox_eqx.config import GPTNeoXConfig
-from neox_eqx.convert.neox_in import read_neox
+from neox_eqx.convert.neox_in import NeoxOptions, read_neox
 from tests.convert.neox_checkpoints import neox, state_dict
 from tests.convert.neox_reading import assert_same_bits, assert_same_logits, eight_heads, read
 from tests.hf_models import config_json, hf_model
@@ -121,7 +121,7 @@ def test_row_bias_chooses_what_to_make_of_copies_that_differ(
         modules[3]["mlp.dense_4h_to_h.bias"] = share
     root = checkpoint.write(tmp_path / "x", "pipeline")
     name = "gpt_neox.layers.1.mlp.dense_4h_to_h.bias"
-    ours = read(read_neox(root, row_bias=row_bias))[name]
+    ours = read(read_neox(root, NeoxOptions(row_bias=row_bias)))[name]
     theirs = {"sum": shares[0] + shares[1], "first": shares[0]}[expected]
     np.testing.assert_array_equal(ours, theirs.numpy())
 
@@ -130,7 +130,7 @@ def test_copies_of_a_norm_are_averaged_on_request(tmp_path: Path) -> None:
     checkpoint = neox(eight_heads(parallel=True), ranks=2)
     checkpoint.ranks[1][5]["norm.bias"] += 0.5
     root = checkpoint.write(tmp_path / "x", "sequential")
-    ours = read(read_neox(root, replicated="mean"))["gpt_neox.final_layer_norm.bias"]
+    ours = read(read_neox(root, NeoxOptions(replicated="mean")))["gpt_neox.final_layer_norm.bias"]
     theirs = eight_heads(parallel=True).gpt_neox.final_layer_norm.bias.detach() + 0.25
     np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-6, rtol=0)
 

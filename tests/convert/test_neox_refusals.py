@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from neox_eqx.convert.neox_in import read_neox
+from neox_eqx.convert.neox_in import NeoxOptions, read_neox
 from tests.convert.neox_checkpoints import STEP
 from tests.convert.neox_reading import checkpoint, refusal
 
@@ -105,7 +105,7 @@ def test_biases_that_differ_behind_sequential_residuals_are_named(
     message = refusal(root)
     assert f"layer_03-model_00-model_states.pt: {name} differs" in message
     assert message.endswith("choose --row-bias sum or first")
-    assert len(read_neox(root, row_bias="first").entries) == 28
+    assert len(read_neox(root, NeoxOptions(row_bias="first")).entries) == 28
 
 
 def test_ranks_of_different_steps_are_named(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import pytest
 
-from neox_eqx.convert.neox_in import read_neox
+from neox_eqx.convert.neox_in import NeoxOptions, read_neox
 from tests.checkpoint.checkpoints import write_json
 from tests.convert.neox_checkpoints import neox, state_dict
 from tests.convert.neox_reading import assert_same_bits, assert_same_logits, eight_heads, read
@@ -36,7 +36,7 @@ def test_padding_of_the_vocabulary_is_cut_on_request(
     kept = read_neox(root)
     assert kept.config_json["vocab_size"] == 96
     assert_same_bits(read(kept), expected)
-    cut = read_neox(root, padded_vocab="cut")
+    cut = read_neox(root, NeoxOptions(padded_vocab="cut"))
     assert cut.config_json["vocab_size"] == 83
     for name in ("gpt_neox.embed_in.weight", "embed_out.weight"):
         expected |= {name: expected[name][:83].clone()} if name in expected else {}
@@ -102,7 +102,7 @@ def test_activation_follows_the_settings(
 ) -> None:
     checkpoint = neox(eight_heads(parallel=True))
     checkpoint.settings |= {"activation": activation, "bias-gelu-fusion": fused}
-    source = read_neox(checkpoint.write(tmp_path / "x", "pipeline"), fused_gelu=option)
+    source = read_neox(checkpoint.write(tmp_path / "x", "pipeline"), NeoxOptions(fused_gelu=option))
     assert source.config_json["hidden_act"] == expected
 
 

@@ -11,10 +11,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer
 
 from neox_eqx import GenerationOptions, TextGenerator
+from neox_eqx.checkpoint.origin import TextOriginOptions
 from neox_eqx.convert.certificate import CERTIFICATE
 from neox_eqx.convert.check import check
 from neox_eqx.convert.convert import convert
-from neox_eqx.convert.source import read_source
+from neox_eqx.convert.read import read_source
 from neox_eqx.text.tokenizer import load_tokenizer
 from tests.convert.neox_checkpoints import STEP, neox
 from tests.convert.neox_reading import refusal
@@ -149,7 +150,13 @@ def test_a_vocab_file_that_is_not_there_is_told(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     tokenizer(300).save(str(elsewhere / "tokenizer.json"))
-    certificate = convert(root, tmp_path / "hf", to="hf", tokenizer=elsewhere, verify=False)
+    certificate = convert(
+        root,
+        tmp_path / "hf",
+        to="hf",
+        origin=TextOriginOptions(tokenizer=str(elsewhere)),
+        verify=False,
+    )
     assert str(elsewhere / "tokenizer.json") in certificate["source"]["files"]
     assert read_source(tmp_path / "hf").config_json["eos_token_id"] == 300
     assert (tmp_path / "hf" / "tokenizer.json").is_file()

@@ -10,7 +10,7 @@ import pytest
 from neox_eqx.convert.certificate import CERTIFICATE
 from neox_eqx.convert.check import check
 from neox_eqx.convert.convert import convert
-from neox_eqx.convert.source import read_source
+from neox_eqx.convert.read import read_source
 from neox_eqx.errors import InputError
 from tests.convert.hf_checkpoints import add_companions, write_family
 from tests.convert.neox_checkpoints import STEP

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from neox_eqx.convert.convert import convert
-from neox_eqx.convert.source import read_source
+from neox_eqx.convert.read import read_source
 from neox_eqx.errors import InputError
 from tests.checkpoint.checkpoints import rewrite, rewrite_as_bin, rewrite_as_bin_shards, write_json
 from tests.convert.hf_checkpoints import add_companions, family_tensors, write_family

@@ -14,7 +14,7 @@ from transformers import GPTNeoXForCausalLM
 from neox_eqx.convert.check import check
 from neox_eqx.convert.convert import convert
 from neox_eqx.convert.forward import NEW
-from neox_eqx.convert.source import read_source
+from neox_eqx.convert.read import read_source
 from tests.convert.hf_checkpoints import write
 from tests.convert.neox_checkpoints import neox, state_dict
 from tests.hf_models import config_json, hf_model

@@ -17,16 +17,16 @@ import optax
 from lm_eval.utils import simple_parse_args_string
 
 from neox_eqx.checkpoint.adapter import check_fits, read_adapter
+from neox_eqx.checkpoint.checkpoint import Checkpoint
 from neox_eqx.checkpoint.entry import Entry
 from neox_eqx.checkpoint.fit import fitting
-from neox_eqx.checkpoint.load import opened_here
 from neox_eqx.checkpoint.load_prompt import load_prompt
 from neox_eqx.checkpoint.names import stored_name
 from neox_eqx.checkpoint.origin import find
 from neox_eqx.command_line import parse, run_program
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.convert.check import check
-from neox_eqx.convert.source import read_source
+from neox_eqx.convert.read import read_source
 from neox_eqx.generation.options import GenerationOptions
 from neox_eqx.harness.arguments import batch_rows, model_arguments, read_dtype
 from neox_eqx.model.prompt import SoftPrompt
@@ -91,13 +91,11 @@ def template() -> None:
 def checkpoint(model: str) -> None:
     """The shapes of all tensors, and the values of a few."""
     origin = find(model)
-    _read_some(fitting(*opened_here(origin)).values())
+    _read_some(fitting(Checkpoint.open_here(origin)).values())
 
 
 def source() -> None:
-    found = read_source("model")
-    fits = fitting(found.directory, GPTNeoXConfig.from_hf(found.config_json), found.entries)
-    _read_some(fits.values())
+    _read_some(fitting(read_source("model").checkpoint).values())
 
 
 def certificate() -> None:
@@ -106,7 +104,7 @@ def certificate() -> None:
 
 def adapter() -> None:
     read = read_adapter(ADAPTER)
-    _, _, entries = opened_here(find("model"))
+    entries = Checkpoint.open_here(find("model")).entries
     check_fits(read, {name: entry for entry in entries if (name := stored_name(entry.name))})
 
 

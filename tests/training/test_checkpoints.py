@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from neox_eqx.checkpoint.load import load, load_shapes
+from neox_eqx.checkpoint.checkpoint import Checkpoint
+from neox_eqx.checkpoint.load import LoadOptions, load, load_shapes
 from neox_eqx.checkpoint.origin import find
 from neox_eqx.errors import InputError
 from neox_eqx.model.neox import GPTNeoX
@@ -59,7 +60,7 @@ def test_parameters_are_loaded_where_training_has_them(saved: Path, mesh: str) -
     model = load(saved, mesh=mesh, **HOW)
     whole = load(saved, dtype="float32")
     assert_equal(model, whole)
-    shapes = load_shapes(find(saved), mesh=mesh, **HOW)
+    shapes = load_shapes(Checkpoint.open(find(saved)), LoadOptions(mesh=mesh, **HOW))
     started = TrainState.start(model, RECIPE).model
     for array, shape, own in zip(*map(jax.tree.leaves, (model, shapes, started)), strict=True):
         assert (shape.shape, shape.dtype) == (
@@ -84,7 +85,9 @@ def test_a_state_comes_back_on_any_mesh(
     checkpoints = Checkpoints(tmp_path, keep=2)
     checkpoints.save(state)
     checkpoints.finish()
-    shapes = abstract_state(load_shapes(find(saved), mesh=mesh, **HOW), RECIPE)
+    shapes = abstract_state(
+        load_shapes(Checkpoint.open(find(saved)), LoadOptions(mesh=mesh, **HOW)), RECIPE
+    )
     restored = Checkpoints(tmp_path, keep=2).restore(shapes)
     assert int(restored.step) == 7
     assert_equal(restored, state)

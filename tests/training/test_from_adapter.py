@@ -15,7 +15,7 @@ import pytest
 import torch
 from transformers import GPTNeoXForCausalLM
 
-from neox_eqx.checkpoint.load import load, load_found
+from neox_eqx.checkpoint.load import load
 from neox_eqx.checkpoint.origin import TextOriginOptions
 from neox_eqx.errors import InputError
 from neox_eqx.model.adapt import adapted
@@ -79,7 +79,7 @@ def test_it_begins_as_peft_left_it(config: dict[str, Any], files: Path, tmp_path
     theirs = save_adapter(files / "base", tmp_path, **config)
     start = Start.of(options(files, adapter=str(tmp_path)))
     trained, frozen = trainable(
-        load_found(start.source, dtype="float32", stacked=True),
+        load(start.source.directory, dtype="float32", stacked=True),
         start.tuning,
         RECIPE,
         adapter=start.adapter,
