@@ -3,6 +3,7 @@
 neox-eqx evaluate --model_args pretrained=MODEL --tasks TASK --include_path DIRECTORY
 """
 
+import argparse
 import os
 import sys
 import textwrap
@@ -12,6 +13,7 @@ from functools import partial
 
 import jax
 from lm_eval.__main__ import cli_evaluate
+from lm_eval.config.evaluate_config import EvaluatorConfig
 
 import neox_eqx.harness.adapter  # noqa: F401  registers the model
 from neox_eqx.errors import InputError
@@ -19,7 +21,7 @@ from neox_eqx.harness.arguments import ARGUMENTS
 from neox_eqx.harness.failures import FAILURES
 from neox_eqx.sharding.distributed import is_first, on_every_host
 
-_DEFAULTS = {("--model", "-M"): "neox_eqx", ("--batch_size", "-b"): "8"}
+_DEFAULTS = {"model": "neox_eqx", "batch_size": "8"}
 # Where the harness, and the libraries by which it gets its data, tell of a user's mistakes.
 _TELL_OF_MISTAKES = (
     *("lm_eval._cli", "lm_eval.api.registry", "lm_eval.config", "lm_eval.evaluator"),
@@ -34,17 +36,17 @@ def main(args: Sequence[str], program: str = "neox-eqx evaluate") -> None:
         InputError: the harness refuses what it is asked for, or cannot get its data; or its
             results are written, and requests failed.
     """
-    sys.argv[1:] = with_defaults(args)
-    if sys.argv[1:] == ["run", "--help"]:
-        print(about_model(program))
     if jax.process_count() > 1:
         # By it the harness knows the one of several processes that makes and writes results.
         os.environ["LOCAL_RANK"] = str(jax.process_index())
         if not is_first():
             os.environ["WANDB_MODE"] = "disabled"
     try:
+        sys.argv[1:] = with_defaults(args)
+        if sys.argv[1:] == ["run", "--help"]:
+            print(about_model(program))
         cli_evaluate()
-    except (OSError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
         if isinstance(error, InputError) or not _is_mistake(error):
             raise
         raise InputError(f"{' '.join(str(error).split()):.500}") from error
@@ -52,18 +54,30 @@ def main(args: Sequence[str], program: str = "neox-eqx evaluate") -> None:
 
 
 def with_defaults(args: Sequence[str]) -> list[str]:
-    """`args`, those of a run with our model and batch size where they name none."""
+    """`args`, those of a run with our model and batch size where neither they nor their file do.
+
+    Raises:
+        InputError: `--model` is a checkpoint.
+        OSError, TypeError, ValueError: the harness cannot read the file that `--config` names.
+    """
     if not args or list(args) in (["-h"], ["--help"]):
         return ["run", "--help"]
     if args[0] in ("ls", "validate"):
         return list(args)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for names in (("--config", "-C"), ("--model", "-M"), ("--batch_size", "-b")):
+        parser.add_argument(*names)
+    given = vars(parser.parse_known_args(args)[0])
+    if "/" in (given["model"] or ""):
+        raise InputError(
+            f"--model is what runs a checkpoint, neox_eqx or hf; the checkpoint itself is "
+            f"--model_args pretrained={given['model']:.200}"
+        )
+    in_file = EvaluatorConfig.load_yaml_config(given["config"]) if given["config"] else {}
     completed = ["run", *args[args[0] == "run" :]]
-    given = {arg.split("=")[0] for arg in args}
-    if given & {"--config", "-C"}:
-        return completed
-    for names, value in _DEFAULTS.items():
-        if not given & set(names):
-            completed += [names[0], value]
+    for name, value in _DEFAULTS.items():
+        if given[name] is None and name not in in_file:
+            completed += [f"--{name}", value]
     return completed
 
 

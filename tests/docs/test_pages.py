@@ -29,7 +29,8 @@ configs:
 """
 OTHERS = {
     *("help", "version"),
-    *("model_args", "apply_chat_template"),  # lm-evaluation-harness's
+    # lm-evaluation-harness's
+    *("model_args", "apply_chat_template", "batch_size", "config", "device"),
     *("hosts", "check"),  # podrun's
     *("evaluate", "processes"),  # of scripts in the repository
 }

@@ -239,13 +239,32 @@ def test_what_cannot_be_asked_is_said_in_one_line(capsys: pytest.CaptureFixture[
         "--tasks a": "run --tasks a --model neox_eqx --batch_size 8",
         "run -M hf --tasks a": "run -M hf --tasks a --batch_size 8",
         "run -b 4 -M=hf": "run -b 4 -M=hf",
-        "--config a.yaml": "run --config a.yaml",
         "ls tasks": "ls tasks",
         "": "run --help",
         "--help": "run --help",
     }
     for given, completed in runs.items():
         assert " ".join(with_defaults(given.split())) == completed
+    with pytest.raises(InputError, match="the checkpoint itself is --model_args pretrained=a/b$"):
+        with_defaults("--model a/b --tasks a".split())
+
+
+@pytest.mark.parametrize(
+    ("written", "added"),
+    {
+        "tasks: [a]": "--model neox_eqx --batch_size 8",
+        "batch_size: 2": "--model neox_eqx",
+        "model: hf": "--batch_size 8",
+    }.items(),
+)
+def test_our_model_is_the_default_of_a_file_of_options_too(
+    tmp_path: Path, written: str, added: str
+) -> None:
+    from neox_eqx.cli.evaluate import with_defaults
+
+    file = tmp_path / "a.yaml"
+    file.write_text(written, "utf-8")
+    assert with_defaults(["--config", str(file)]) == ["run", "--config", str(file), *added.split()]
 
 
 @pytest.mark.filterwarnings("ignore")
