@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from neox_eqx.config import GPTNeoXConfig
-from neox_eqx.training.recipe import Recipe
+from neox_eqx.training.update.recipe import Recipe
 
 # A layer's product and those of its two gradients, which JAX and PyTorch spell alike.
 FORMS: dict[str, Callable[[Any, Any], Any]] = {

@@ -6,10 +6,10 @@ from trainer import Task, Train, serve
 
 from neox_eqx import load
 from neox_eqx.sharding.rules import TRAINING_RULES
-from neox_eqx.training.dataset import Rows, place
-from neox_eqx.training.recipe import Recipe
-from neox_eqx.training.state import TrainState
-from neox_eqx.training.step import train_step
+from neox_eqx.training.data.dataset import Rows, place
+from neox_eqx.training.update.recipe import Recipe
+from neox_eqx.training.update.state import TrainState
+from neox_eqx.training.update.step import train_step
 
 
 def begin(task: Task) -> Train:

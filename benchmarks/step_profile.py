@@ -12,10 +12,10 @@ from jax.profiler import ProfileData
 
 from neox_eqx import GPTNeoX, GPTNeoXConfig
 from neox_eqx.planning.hlo import read_computations
-from neox_eqx.training.batch import Batch
-from neox_eqx.training.recipe import Recipe
-from neox_eqx.training.state import TrainState
-from neox_eqx.training.step import train_step
+from neox_eqx.training.data.batch import Batch
+from neox_eqx.training.update.recipe import Recipe
+from neox_eqx.training.update.state import TrainState
+from neox_eqx.training.update.step import train_step
 
 PRODUCTS = "matrix products"
 

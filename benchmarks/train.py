@@ -25,7 +25,7 @@ from neox_eqx.checkpoint.save import save
 from neox_eqx.command_line import run
 from neox_eqx.presets import preset
 from neox_eqx.sizes import size_text
-from neox_eqx.training.recipe import Recipe
+from neox_eqx.training.update.recipe import Recipe
 
 PROGRAMS = {"neox_eqx": "our_trainer.py", "PyTorch": "torch_trainer.py"}
 LEAST_SPEED, MOST_MEMORY = 1.0, 0.7

@@ -18,10 +18,10 @@ from neox_eqx import DEMO_MODEL
 from neox_eqx.command_line import run
 from neox_eqx.errors import InputError
 from neox_eqx.model.adapt import TARGETS
-from neox_eqx.training.metrics_file import read_metrics
-from neox_eqx.training.options import TrainingOptions
-from neox_eqx.training.run import fine_tune
-from neox_eqx.training.tuning import Tuning
+from neox_eqx.training.log.metrics_file import read_metrics
+from neox_eqx.training.run.fine_tune import fine_tune
+from neox_eqx.training.run.options import TrainingOptions
+from neox_eqx.training.update.tuning import Tuning
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ LAYERS = (
     "errors",
     "shown",
     "sizes",
+    "hardware",
     "small_files",
     "unicode",
     "destination",

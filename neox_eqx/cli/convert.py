@@ -18,7 +18,7 @@ from neox_eqx.command_line import parse
 from neox_eqx.convert.check import check
 from neox_eqx.convert.convert import convert
 from neox_eqx.convert.hf_out import parse_size
-from neox_eqx.convert.neox_in import NeoxOptions
+from neox_eqx.convert.neox.read import NeoxOptions
 
 
 @dataclasses.dataclass(frozen=True)

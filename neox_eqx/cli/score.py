@@ -17,11 +17,9 @@ from neox_eqx import InputError, TextGenerator
 from neox_eqx.checkpoint.origin import TextOriginOptions
 from neox_eqx.command_line import parse
 from neox_eqx.model.neox import GPTNeoX
-from neox_eqx.scoring.bad_lines import bad_lines, check_lines, encode_lines
 from neox_eqx.scoring.encode import Text
-from neox_eqx.scoring.files import read_texts
+from neox_eqx.scoring.lines import bad_lines, check_lines, encode_lines, read_texts
 from neox_eqx.scoring.pairs import Pair
-from neox_eqx.scoring.subject import subject
 from neox_eqx.scoring.texts import TextScore, text_scores
 from neox_eqx.sharding.distributed import (
     agreed,
@@ -31,6 +29,7 @@ from neox_eqx.sharding.distributed import (
     told_by_first,
 )
 from neox_eqx.text.resume import PartialRows, partial_rows
+from neox_eqx.text.subject import digest, subject_of_model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,6 +139,23 @@ def _score(
             elif rows:
                 rows.add(index, _row(score))
     return found
+
+
+def subject(
+    model: GPTNeoX,
+    texts: Sequence[Text | InputError],
+    pairs: Sequence[Pair | InputError],
+    top_candidates: int,
+) -> dict[str, str]:
+    """All that the rows of these texts come of; a run that goes on knows by it rows as its own.
+
+    An error stands where there is no text, or no tokens that can be scored.
+    """
+    return {
+        **subject_of_model(model),
+        "input": digest(zip(texts, pairs, strict=True)),
+        "number of candidates": str(top_candidates),
+    }
 
 
 def _row(score: TextScore) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from neox_eqx.command_line import parse
 from neox_eqx.sharding.distributed import on_every_host
-from neox_eqx.training.options import TrainingOptions as Options
-from neox_eqx.training.run import fine_tune as main
+from neox_eqx.training.run.fine_tune import fine_tune as main
+from neox_eqx.training.run.options import TrainingOptions as Options
 
 
 def command(program: str, args: Sequence[str]) -> None:

@@ -11,8 +11,8 @@ from neox_eqx.convert.forward import compare
 from neox_eqx.convert.hashes import describe_text
 from neox_eqx.convert.hf_out import write_hf
 from neox_eqx.convert.native_out import write_native
-from neox_eqx.convert.neox_in import NeoxOptions
-from neox_eqx.convert.neox_out import write_neox
+from neox_eqx.convert.neox.read import NeoxOptions
+from neox_eqx.convert.neox.write import write_neox
 from neox_eqx.convert.read import read_source
 from neox_eqx.convert.source import CONFIG, Layout, read_tensors
 from neox_eqx.destination import new_directory

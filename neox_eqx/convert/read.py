@@ -14,8 +14,8 @@ from neox_eqx.checkpoint.origin import (
     tokenizer_files,
 )
 from neox_eqx.config import GPTNeoXConfig
-from neox_eqx.convert.neox_files import find_step
-from neox_eqx.convert.neox_in import NeoxOptions, read_neox
+from neox_eqx.convert.neox.files import find_step
+from neox_eqx.convert.neox.read import NeoxOptions, read_neox
 from neox_eqx.convert.source import CONFIG, Source, read_tensors, weight_file
 from neox_eqx.errors import InputError
 from neox_eqx.small_files import read_json

@@ -36,9 +36,9 @@ from neox_eqx.planning.programs import (
     compile_train,
 )
 from neox_eqx.sharding.mesh import Arrangement, make_mesh
-from neox_eqx.training.batch import Batch
-from neox_eqx.training.recipe import Recipe
-from neox_eqx.training.state import TrainState
+from neox_eqx.training.data.batch import Batch
+from neox_eqx.training.update.recipe import Recipe
+from neox_eqx.training.update.state import TrainState
 
 
 def answer(question: dict[str, Any]) -> dict[str, Any]:

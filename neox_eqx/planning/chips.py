@@ -6,26 +6,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from neox_eqx.errors import InputError
+from neox_eqx.hardware import TPUS, Rates
 from neox_eqx.planning.slice_names import topology_of
-from neox_eqx.training.throughput import PEAK_FLOPS
 
 GIB = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One chip, as one device: bytes, bytes a second, and bfloat16 operations a second.
+    """One chip, which a program sees as one device."""
 
-    `hbm_bytes` is what the compiler lets a program use (read off its message for a program that
-    is too large, libtpu 0.0.51), less than what is built in. `ici_bandwidth` is out of the chip,
-    over all its links together. The rates are from cloud.google.com/tpu/docs, pages v4, v5e, v5p
-    and v6e.
-    """
-
+    rates: Rates
     hbm_bytes: int
-    hbm_bandwidth: float
-    flops: float
-    ici_bandwidth: float
+    """Of memory that the compiler lets a program use, which is less than what is built in; read
+    off its message for a program that is too large, libtpu 0.0.51."""
     largest: tuple[int, ...]
     """The pod, a torus of so many chips in each dimension."""
     compiler_options: tuple[tuple[str, Any], ...] = ()
@@ -37,17 +31,10 @@ class Chip:
 
 CHIPS = {
     # A v4 chip has two cores, which a program sees as one device: "megacore".
-    "v4": Chip(
-        int(30.75 * GIB),
-        1228e9,
-        PEAK_FLOPS["TPU v4"],
-        300e9,
-        (16, 16, 16),
-        (("chip_config_name", "megacore"),),
-    ),
-    "v5e": Chip(int(15.75 * GIB), 819e9, PEAK_FLOPS["TPU v5e"], 200e9, (16, 16)),
-    "v5p": Chip(int(95.73 * GIB), 2765e9, PEAK_FLOPS["TPU v5p"], 600e9, (16, 20, 28)),
-    "v6e": Chip(int(31.24 * GIB), 1600e9, PEAK_FLOPS["TPU v6e"], 400e9, (16, 16)),
+    "v4": Chip(TPUS["v4"], int(30.75 * GIB), (16, 16, 16), (("chip_config_name", "megacore"),)),
+    "v5e": Chip(TPUS["v5e"], int(15.75 * GIB), (16, 16)),
+    "v5p": Chip(TPUS["v5p"], int(95.73 * GIB), (16, 20, 28)),
+    "v6e": Chip(TPUS["v6e"], int(31.24 * GIB), (16, 16)),
 }
 
 

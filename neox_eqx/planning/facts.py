@@ -160,8 +160,8 @@ def _facts(
     )
     payload = sum(each.times * each.payload_bytes for each in collectives)
     traffic = step.hbm_bytes()
-    memory_seconds = traffic / chip.hbm_bandwidth
-    matrix_seconds = flops / chip.flops
+    memory_seconds = traffic / chip.rates.hbm_bandwidth
+    matrix_seconds = flops / chip.rates.flops
     waiting, beside = (
         sum(each.times * _seconds(each, chip) for each in collectives if each.beside_work is work)
         for work in (False, True)
@@ -204,12 +204,12 @@ def _seconds(collective: Collective, chip: Chip) -> float:
     """
     size, dimensions = collective.group_size, chip.dimensions
     if collective.kind == "collective-permute":
-        return HOP_SECONDS + collective.payload_bytes / chip.ici_bandwidth
+        return HOP_SECONDS + collective.payload_bytes / chip.rates.ici_bandwidth
     rounds = 2 if collective.kind == "all-reduce" else 1
     # Of the roundest torus; the small number makes up for a root such as 3.9999.
     hops = max(1, dimensions * int(size ** (1 / dimensions) / 2 + 1e-9))
     sent = collective.payload_bytes * (size - 1) / size
-    return rounds * (hops * HOP_SECONDS + sent / chip.ici_bandwidth)
+    return rounds * (hops * HOP_SECONDS + sent / chip.rates.ici_bandwidth)
 
 
 def _matrix_elements(model: GPTNeoX, *, head: bool = True) -> float:

@@ -90,11 +90,11 @@ def _draw_roofline(axes: Axes, plans: list[Plan]) -> None:
     marks: dict[str, Line2D] = {}
     lines = []
     for plan, colour in zip(plans, _COLOURS * len(plans), strict=False):
-        chip = plan.wish.topology.chip
-        ridge = chip.flops / chip.hbm_bandwidth
+        rates = plan.wish.topology.chip.rates
+        ridge = rates.flops / rates.hbm_bandwidth
         lines += axes.plot(
             [low, ridge, high],
-            [low * chip.hbm_bandwidth / 1e12, chip.flops / 1e12, chip.flops / 1e12],
+            [low * rates.hbm_bandwidth / 1e12, rates.flops / 1e12, rates.flops / 1e12],
             color=colour,
             label=plan.wish.topology.name,
         )

@@ -18,10 +18,10 @@ from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.segment import Segment
 from neox_eqx.sharding.mesh import Arrangement
 from neox_eqx.sharding.rules import LAYOUTS, parameter_shardings, sharding
-from neox_eqx.training.batch import Batch
-from neox_eqx.training.recipe import Recipe
-from neox_eqx.training.state import TrainState, abstract_step
-from neox_eqx.training.step import train_step
+from neox_eqx.training.data.batch import Batch
+from neox_eqx.training.update.recipe import Recipe
+from neox_eqx.training.update.state import TrainState, abstract_step
+from neox_eqx.training.update.step import train_step
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,9 +10,9 @@ from neox_eqx.shown import few, shown
 from neox_eqx.small_files import read_json, read_text
 from neox_eqx.text.jinja_template import JinjaTemplate
 from neox_eqx.text.named_template import NamedTemplate
-from neox_eqx.text.special_tokens import special_tokens
 from neox_eqx.text.template_names import NAMED_TEMPLATES
 from neox_eqx.text.tokenizer import load_tokenizer
+from neox_eqx.text.tokenizer_class import NEOX, SPECIAL_TOKENS
 
 ChatTemplate = JinjaTemplate | NamedTemplate
 """How a conversation is written for a model.
@@ -95,3 +95,37 @@ def _in_json(path: Path, value: Any) -> dict[str, tuple[str, str]]:
             raise InputError(f"{path}: a chat_template needs name and template, not {shown(own)}")
         found[pair[0]] = (f"{path}: chat_template", pair[1])
     return found
+
+
+def special_tokens(directory: Path, *, by_default: bool = True) -> dict[str, str]:
+    """The special tokens that a chat template may name, by their names: those of transformers.
+
+    From tokenizer_config.json and, in directories whose tokenizer_config.json lists no added
+    tokens, from the older special_tokens_map.json; `by_default`, also what transformers gives where
+    no file says.
+
+    Raises:
+        InputError: a file is broken.
+    """
+    config = _object(directory / "tokenizer_config.json")
+    older = (
+        {} if "added_tokens_decoder" in config else _object(directory / "special_tokens_map.json")
+    )
+    name = str(config.get("tokenizer_class") or NEOX).removesuffix("Fast")
+    named = SPECIAL_TOKENS.get(name, {}) if by_default else {}
+    extra = config.get("extra_special_tokens")
+    for fields in (config, older, extra if isinstance(extra, dict) else {}):
+        named = named | {name: value for name, value in fields.items() if name.endswith("_token")}
+    texts = {name: _text(value) for name, value in named.items()}
+    return {name: text for name, text in texts.items() if text is not None}
+
+
+def _object(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.exists() else {}
+
+
+def _text(value: Any) -> str | None:
+    """Of a token that is a text or, as in older files, an object with its text as `content`."""
+    if isinstance(value, dict):
+        value = value.get("content")
+    return value if isinstance(value, str) else None

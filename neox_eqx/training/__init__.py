@@ -1,5 +1,1 @@
-"""Training: from a batch to an update of the parameters.
-
-Dimensions in shapes are those of `neox_eqx.model`; N counts the chunks of a sequence and C the
-tokens in each.
-"""
+"""Fine-tuning: from the rows of a file to a model that was trained on them."""

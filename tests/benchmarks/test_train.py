@@ -15,10 +15,10 @@ from benchmarks.matrix_products import of_step
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.planning.hlo import read_computations
-from neox_eqx.training.batch import Batch
-from neox_eqx.training.recipe import Recipe
-from neox_eqx.training.state import TrainState
-from neox_eqx.training.step import train_step
+from neox_eqx.training.data.batch import Batch
+from neox_eqx.training.update.recipe import Recipe
+from neox_eqx.training.update.state import TrainState
+from neox_eqx.training.update.step import train_step
 from tests.hf_models import config_json
 
 ROOT = Path(__file__).parents[2]

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from neox_eqx.cli.score import subject
 from neox_eqx.scoring.encode import encode_text
-from neox_eqx.scoring.subject import subject
 from neox_eqx.scoring.texts import score_texts
 from neox_eqx.text.generator import TextGenerator
 from neox_eqx.text.resume import partial_rows

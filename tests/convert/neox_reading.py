@@ -12,7 +12,7 @@ from transformers import GPTNeoXForCausalLM
 
 from neox_eqx.checkpoint.fit import model_shapes
 from neox_eqx.config import GPTNeoXConfig
-from neox_eqx.convert.neox_in import NeoxOptions, read_neox
+from neox_eqx.convert.neox.read import NeoxOptions, read_neox
 from neox_eqx.convert.source import Source
 from neox_eqx.errors import InputError
 from neox_eqx.model.neox import GPTNeoX

@@ -6,8 +6,9 @@ from typing import Any
 
 from transformers import GPTNeoXForCausalLM
 
-from neox_eqx.convert.neox_out import Layout, write_neox
-from neox_eqx.convert.source import Source, read_source
+from neox_eqx.convert.neox.write import Layout, write_neox
+from neox_eqx.convert.read import read_source
+from neox_eqx.convert.source import Source
 from tests.hf_models import config_json, hf_model
 
 EIGHT_HEADS = config_json(64, 8, rotary_pct=0.25)

@@ -13,7 +13,8 @@ from transformers import GPTNeoXConfig as HFConfig
 from neox_eqx.convert.config_out import result_config
 from neox_eqx.convert.convert import convert
 from neox_eqx.convert.hf_out import parse_size
-from neox_eqx.convert.source import Source, read_source
+from neox_eqx.convert.read import read_source
+from neox_eqx.convert.source import Source
 from neox_eqx.errors import InputError
 from tests.checkpoint.checkpoints import rewrite_as_bin_shards
 from tests.convert.hf_checkpoints import (

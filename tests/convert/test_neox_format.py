@@ -9,7 +9,7 @@ import yaml
 
 from neox_eqx.checkpoint import entry as entry_module
 from neox_eqx.checkpoint.torch_file import read_states
-from neox_eqx.convert.neox_out import Layout
+from neox_eqx.convert.neox.write import Layout
 from tests.convert.neox_checkpoints import numbered, renamed, state_dict
 from tests.convert.neox_writing import LAYOUTS, model, saved, write
 from tests.hf_models import config_json, hf_model

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from neox_eqx.config import GPTNeoXConfig
-from neox_eqx.convert.neox_in import NeoxOptions, read_neox
+from neox_eqx.convert.neox.read import NeoxOptions, read_neox
 from tests.convert.neox_checkpoints import neox, state_dict
 from tests.convert.neox_reading import assert_same_bits, assert_same_logits, eight_heads, read
 from tests.hf_models import config_json, hf_model

@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file
 
 from neox_eqx.checkpoint import entry as entry_module
-from neox_eqx.convert.neox_in import read_neox
-from neox_eqx.convert.neox_out import Layout
-from neox_eqx.convert.source import Source, read_source
+from neox_eqx.convert.neox.read import read_neox
+from neox_eqx.convert.neox.write import Layout
+from neox_eqx.convert.read import read_source
+from neox_eqx.convert.source import Source
 from neox_eqx.errors import InputError
 from tests.checkpoint.checkpoints import edit_config, rewrite
 from tests.convert.neox_writing import LAYOUTS, model, saved, write

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from neox_eqx.checkpoint.torch_file import read_states
-from neox_eqx.convert.neox_in import read_neox
+from neox_eqx.convert.neox.read import read_neox
 from neox_eqx.errors import InputError
 from tests.convert.neox_checkpoints import STEP, neox, state_dict
 from tests.convert.neox_reading import assert_same_bits, checkpoint, eight_heads, read, refusal

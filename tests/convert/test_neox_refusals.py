@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from neox_eqx.convert.neox_in import NeoxOptions, read_neox
+from neox_eqx.convert.neox.read import NeoxOptions, read_neox
 from tests.convert.neox_checkpoints import STEP
 from tests.convert.neox_reading import checkpoint, refusal
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import pytest
 
-from neox_eqx.convert.neox_in import NeoxOptions, read_neox
+from neox_eqx.convert.neox.read import NeoxOptions, read_neox
 from tests.checkpoint.checkpoints import write_json
 from tests.convert.neox_checkpoints import neox, state_dict
 from tests.convert.neox_reading import assert_same_bits, assert_same_logits, eight_heads, read

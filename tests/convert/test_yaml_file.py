@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from neox_eqx.convert.yaml_file import read_yaml
+from neox_eqx.convert.neox.yaml_file import read_yaml
 from neox_eqx.errors import InputError
 
 

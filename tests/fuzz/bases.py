@@ -11,7 +11,7 @@ import pyarrow
 import pyarrow.parquet
 
 from neox_eqx.text.resume import partial_rows
-from neox_eqx.training.checkpoints import Checkpoints
+from neox_eqx.training.run.checkpoints import Checkpoints
 from tests.fuzz import readers
 from tests.fuzz.case import Case, Edit
 from tests.fuzz.runner import Runner

@@ -34,12 +34,12 @@ _WRITERS = (
     "neox_eqx/convert/convert.py",
     "neox_eqx/checkpoint/save.py",
     "neox_eqx/checkpoint/save_adapter.py",
-    "neox_eqx/training/checkpoints.py",
-    "neox_eqx/training/log.py",
-    "neox_eqx/training/metrics_file.py",
-    "neox_eqx/training/result.py",
-    "neox_eqx/training/run.py",
-    "neox_eqx/training/settings.py",
+    "neox_eqx/training/run/checkpoints.py",
+    "neox_eqx/training/log/run_log.py",
+    "neox_eqx/training/log/metrics_file.py",
+    "neox_eqx/training/run/result.py",
+    "neox_eqx/training/run/fine_tune.py",
+    "neox_eqx/training/run/settings.py",
 )
 _EVENTS = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link"}
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT

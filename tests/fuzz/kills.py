@@ -30,7 +30,7 @@ _PROGRAMS = tuple(f"neox_eqx.cli.{name}" for name in ("generate", "train", "scor
 
 def _import() -> None:
     """What children share; JAX's backend and its threads start in each of them."""
-    for name in (*_LIBRARIES, *_PROGRAMS, "neox_eqx.training.loss_picture"):
+    for name in (*_LIBRARIES, *_PROGRAMS, "neox_eqx.training.log.loss_picture"):
         importlib.import_module(name)
     gc.collect()
     gc.freeze()

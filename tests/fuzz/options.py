@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from neox_eqx.cli import benchmark, convert, generate, plan, score
 from neox_eqx.command_line import _spellings
-from neox_eqx.training.options import TrainingOptions
+from neox_eqx.training.run.options import TrainingOptions
 from tests.fuzz.case import Case
 from tests.fuzz.faults import NUMBERS, TEXTS, Draw
 

@@ -31,21 +31,20 @@ from neox_eqx.generation.options import GenerationOptions
 from neox_eqx.harness.arguments import batch_rows, model_arguments, read_dtype
 from neox_eqx.model.prompt import SoftPrompt
 from neox_eqx.planning.chips import Topology
-from neox_eqx.scoring.files import read_texts
+from neox_eqx.scoring.lines import read_texts
 from neox_eqx.sharding.mesh import Arrangement
 from neox_eqx.text.files import read_prompts
 from neox_eqx.text.generation_config import bos_token_id, eos_token_ids, read_generation_config
 from neox_eqx.text.resume import partial_rows
-from neox_eqx.text.special_tokens import special_tokens
-from neox_eqx.text.template import load_template
+from neox_eqx.text.template import load_template, special_tokens
 from neox_eqx.text.tokenizer import Detokenizer, load_tokenizer
 from neox_eqx.text.words import bad_word_ids, known_tokens, token_bytes
 from neox_eqx.tokenizer import text_of, token_ids
-from neox_eqx.training.checkpoints import Checkpoints
-from neox_eqx.training.metrics_file import MetricsFile
-from neox_eqx.training.reader import Reader
-from neox_eqx.training.settings import claimed, keep_settings
-from neox_eqx.training.state import TrainState
+from neox_eqx.training.data.reader import Reader
+from neox_eqx.training.log.metrics_file import MetricsFile
+from neox_eqx.training.run.checkpoints import Checkpoints
+from neox_eqx.training.run.settings import claimed, keep_settings
+from neox_eqx.training.update.state import TrainState
 from tests.fuzz.options import OPTIONS
 from tests.podrun.parts import podrun
 

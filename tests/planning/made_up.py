@@ -17,7 +17,7 @@ def plan(topology: str, mesh: str, *, train: bool = False, fits: bool = True) ->
     programs = {}
     for number, program in enumerate(wish.programs):
         hbm_bytes, flops = (7 * GB, 200 * GB) if program == "decode" else (300 * GB, 90_000 * GB)
-        memory, matrix = hbm_bytes / chip.hbm_bandwidth, flops / chip.flops
+        memory, matrix = hbm_bytes / chip.rates.hbm_bandwidth, flops / chip.rates.flops
         facts: dict[str, Any] = {"hbm_bytes": hbm_bytes, "flops": flops, "hbm_ratio": 1.002}
         facts |= {"memory_seconds": memory, "matrix_seconds": matrix, "links_seconds": 0.001}
         facts |= {"bound_seconds": max(memory, matrix) + 0.001, "temp_bytes": 2_250_400_000}

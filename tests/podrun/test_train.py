@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neox_eqx.training.metrics_file import read_metrics
+from neox_eqx.training.log.metrics_file import read_metrics
 from tests.podrun.hosts import Hosts
 from tests.podrun.launch import Launch, wait_until
 from tests.podrun.test_generate import ON_CPU, ROOT, VENV, rank

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from neox_eqx.training.documents import Document
+from neox_eqx.training.data.documents import Document
 
 
 def document(number: int, tokens: np.ndarray, *, given: int = 0) -> Document:

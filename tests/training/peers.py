@@ -10,9 +10,9 @@ import torch
 from transformers import GPTNeoXForCausalLM
 
 from neox_eqx.model.neox import GPTNeoX
-from neox_eqx.training.batch import Batch
-from neox_eqx.training.recipe import Recipe
-from neox_eqx.training.step import loss_and_gradients
+from neox_eqx.training.data.batch import Batch
+from neox_eqx.training.update.recipe import Recipe
+from neox_eqx.training.update.step import loss_and_gradients
 from tests.hf_models import config_json, from_torch, padded_batch
 
 CONFIGS = {

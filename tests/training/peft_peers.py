@@ -13,10 +13,10 @@ from transformers import GPTNeoXForCausalLM
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.prompt import Prefix, SoftPrompt
-from neox_eqx.training.batch import Batch
-from neox_eqx.training.recipe import Recipe
-from neox_eqx.training.trained import Trained, trainable
-from neox_eqx.training.tuning import Tuning
+from neox_eqx.training.data.batch import Batch
+from neox_eqx.training.update.recipe import Recipe
+from neox_eqx.training.update.trained import Trained, trainable
+from neox_eqx.training.update.tuning import Tuning
 from tests.hf_models import config_json, from_torch, hf_model, to_array
 
 CONFIG = config_json(32, 4, rotary_pct=0.5, use_parallel_residual=True, vocab_size=112)

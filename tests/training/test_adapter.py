@@ -23,8 +23,8 @@ from neox_eqx.errors import InputError
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.prompt import Prefix, SoftPrompt, read_prompt
 from neox_eqx.model.segment import Segment
-from neox_eqx.training.result import save_result
-from neox_eqx.training.trained import Trained, join
+from neox_eqx.training.run.result import save_result
+from neox_eqx.training.update.trained import Trained, join
 from tests.hf_models import hf_logits, hf_model, stack_layers
 from tests.training.peft_peers import CONFIG, KINDS, from_peft, our_model, peft_model
 

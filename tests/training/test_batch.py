@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from neox_eqx.training.batch import Batch
-from neox_eqx.training.recipe import Recipe
+from neox_eqx.training.data.batch import Batch
+from neox_eqx.training.update.recipe import Recipe
 from tests.hf_models import pair
 from tests.training.peers import CONFIGS, our_gradients, worst
 

@@ -16,9 +16,9 @@ from neox_eqx.checkpoint.origin import find
 from neox_eqx.errors import InputError
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.sharding.rules import TRAINING_RULES
-from neox_eqx.training.checkpoints import Checkpoints
-from neox_eqx.training.recipe import Recipe
-from neox_eqx.training.state import TrainState, abstract_state
+from neox_eqx.training.run.checkpoints import Checkpoints
+from neox_eqx.training.update.recipe import Recipe
+from neox_eqx.training.update.state import TrainState, abstract_state
 from tests.hf_models import config_json, hf_model
 
 RECIPE = Recipe(steps=10)

@@ -12,12 +12,12 @@ from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.model.adapt import TARGETS
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.sharding.mesh import make_mesh
-from neox_eqx.training.batch import Batch
-from neox_eqx.training.recipe import Recipe
-from neox_eqx.training.state import TrainState, abstract_step
-from neox_eqx.training.step import train_step
-from neox_eqx.training.trained import trainable
-from neox_eqx.training.tuning import Tuning
+from neox_eqx.training.data.batch import Batch
+from neox_eqx.training.update.recipe import Recipe
+from neox_eqx.training.update.state import TrainState, abstract_step
+from neox_eqx.training.update.step import train_step
+from neox_eqx.training.update.trained import trainable
+from neox_eqx.training.update.tuning import Tuning
 
 ROWS, LENGTH, VOCAB, LAYERS = 16, 64, 320, 3
 # No two of its sizes are the same, nor any product of the batch's that is looked for.

@@ -14,8 +14,8 @@ from transformers import PreTrainedTokenizerFast
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
 from neox_eqx.text.template import ChatTemplate, load_template
-from neox_eqx.training.documents import Document, tokenize
-from neox_eqx.training.examples import Example
+from neox_eqx.training.data.documents import Document, tokenize
+from neox_eqx.training.data.examples import Example
 from tests.text.checkpoints import BOS, EOS, byte_level
 
 CONFIG = GPTNeoXConfig(vocab_size=400, bos_token_id=0, eos_token_id=1)

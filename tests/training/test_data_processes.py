@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from neox_eqx.training.dataset import TrainingData
+from neox_eqx.training.data.dataset import TrainingData
 from tests.sharding.processes import finish, start
 from tests.training.documents import document
 
@@ -17,8 +17,8 @@ from neox_eqx import initialize
 from neox_eqx.presets import PRESETS
 from neox_eqx.sharding.distributed import wait_for_all
 from neox_eqx.sharding.mesh import make_mesh
-from neox_eqx.training.dataset import place
-from neox_eqx.training.log import RunLog
+from neox_eqx.training.data.dataset import place
+from neox_eqx.training.log.run_log import RunLog
 from tests.training.test_data_processes import data
 
 @jax.jit
@@ -32,7 +32,7 @@ log = RunLog(Path.cwd(), wandb_mode="disabled", config={})
 for step in range(3):
     batch = place(data().batch(step), mesh)
     assert all(len(shard.data) == 2 for shard in batch.tokens.addressable_shards)
-    log.write(step, **digests(batch))
+    log.write(step, digests(batch))
 log.finish()
 wait_for_all()
 """

@@ -9,9 +9,9 @@ import pytest
 from neox_eqx.errors import InputError
 from neox_eqx.presets import PRESETS
 from neox_eqx.sharding.mesh import make_mesh
-from neox_eqx.training.dataset import TrainingData, place
-from neox_eqx.training.documents import Document
-from neox_eqx.training.order import packed, rows_of_batch
+from neox_eqx.training.data.dataset import TrainingData, place
+from neox_eqx.training.data.documents import Document
+from neox_eqx.training.data.order import packed, rows_of_batch
 from tests.training.documents import document
 
 

@@ -10,8 +10,8 @@ from tokenizers.processors import TemplateProcessing
 
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
-from neox_eqx.training.documents import Document, tokenize
-from neox_eqx.training.examples import Example
+from neox_eqx.training.data.documents import Document, tokenize
+from neox_eqx.training.data.examples import Example
 from tests.text.checkpoints import BOS, EOS, byte_level, metaspace
 
 TOKENIZERS = {"byte level": byte_level(), "metaspace": metaspace()}

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from neox_eqx.model.dropout import Dropout
-from neox_eqx.training.recipe import Recipe
-from neox_eqx.training.step import loss_and_gradients, summed_loss
+from neox_eqx.training.update.recipe import Recipe
+from neox_eqx.training.update.step import loss_and_gradients, summed_loss
 from tests.hf_models import pair, stack_layers
 from tests.training.peers import CONFIGS, hf_loss, our_gradients, random_batch
 

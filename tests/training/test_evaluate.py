@@ -15,17 +15,17 @@ from neox_eqx import DEMO_MODEL, TextGenerator
 from neox_eqx.sharding.mesh import make_mesh
 from neox_eqx.sharding.rules import TRAINING_RULES, parameter_shardings
 from neox_eqx.text.named_template import NamedTemplate
-from neox_eqx.training.dataset import TrainingData
-from neox_eqx.training.documents import Document
-from neox_eqx.training.evaluate import (
+from neox_eqx.training.data.dataset import TrainingData
+from neox_eqx.training.data.documents import Document
+from neox_eqx.training.data.examples import Example
+from neox_eqx.training.run.evaluate import (
     eval_loss,
     exact_match,
     inference_model,
     is_right,
     questions,
 )
-from neox_eqx.training.examples import Example
-from neox_eqx.training.recipe import Recipe
+from neox_eqx.training.update.recipe import Recipe
 from tests.hf_models import pair, stack_layers
 from tests.training.documents import document
 from tests.training.peers import CONFIGS

@@ -9,7 +9,7 @@ import datasets
 import pytest
 
 from neox_eqx.errors import InputError
-from neox_eqx.training.examples import Example, read_examples
+from neox_eqx.training.data.examples import Example, read_examples
 
 QUESTIONS = [
     {"question": "How many legs do 2 cats have?", "answer": "2 x 4 = 8 legs.\n#### 8"},

@@ -10,7 +10,7 @@ from jax.sharding import AxisType
 from neox_eqx.model.attention import attend
 from neox_eqx.model.flash import Flash
 from neox_eqx.model.segment import KV
-from neox_eqx.training.batch import Batch
+from neox_eqx.training.data.batch import Batch
 
 ROWS, HEADS, LENGTH = 2, 2, 256
 # Measured 2e-6 of values around 1, and of gradients around 3.

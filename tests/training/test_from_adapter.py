@@ -20,13 +20,13 @@ from neox_eqx.checkpoint.origin import TextOriginOptions
 from neox_eqx.errors import InputError
 from neox_eqx.model.adapt import adapted
 from neox_eqx.model.dropout import Dropout, drop
-from neox_eqx.training.options import TrainingOptions
-from neox_eqx.training.recipe import Recipe
-from neox_eqx.training.run import fine_tune
-from neox_eqx.training.start import Start
-from neox_eqx.training.step import summed_loss
-from neox_eqx.training.trained import join, trainable
-from neox_eqx.training.tuning import Tuning
+from neox_eqx.training.run.fine_tune import fine_tune
+from neox_eqx.training.run.options import TrainingOptions
+from neox_eqx.training.run.start import Start
+from neox_eqx.training.update.recipe import Recipe
+from neox_eqx.training.update.step import summed_loss
+from neox_eqx.training.update.trained import join, trainable
+from neox_eqx.training.update.tuning import Tuning
 from tests.hf_models import our_logits, stack_layers
 from tests.text.checkpoints import byte_level, save_checkpoint
 from tests.training.peers import random_batch

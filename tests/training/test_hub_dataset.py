@@ -34,7 +34,7 @@ def test_a_dataset_is_read_by_its_id_and_split(endpoint: str, tmp_path: Path) ->
         import sys
         from pathlib import Path
         from neox_eqx.errors import InputError
-        from neox_eqx.training.examples import read_examples
+        from neox_eqx.training.data.examples import read_examples
         for source in sys.argv[1:]:
             try:
                 print([message["content"] for message in read_examples(Path(source))[0].messages])

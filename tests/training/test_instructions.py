@@ -9,9 +9,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from neox_eqx import DEMO_MODEL
 from neox_eqx.errors import InputError
-from neox_eqx.training.metrics_file import read_metrics
-from neox_eqx.training.options import TrainingOptions
-from neox_eqx.training.run import fine_tune
+from neox_eqx.training.log.metrics_file import read_metrics
+from neox_eqx.training.run.fine_tune import fine_tune
+from neox_eqx.training.run.options import TrainingOptions
 
 
 def alpaca(path: Path, count: int, long: int = 0) -> Path:

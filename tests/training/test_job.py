@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from neox_eqx.errors import InputError
-from neox_eqx.training.job import Job
-from neox_eqx.training.options import TrainingOptions
-from neox_eqx.training.tuning import Tuning
+from neox_eqx.training.run.job import Job
+from neox_eqx.training.run.options import TrainingOptions
+from neox_eqx.training.update.tuning import Tuning
 from tests.text.checkpoints import byte_level, save_checkpoint
 from tests.training.runs import write_data
 

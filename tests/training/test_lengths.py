@@ -5,9 +5,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from neox_eqx.training.dataset import TrainingData
-from neox_eqx.training.documents import Document
-from neox_eqx.training.lengths import Counts, TooLong, shorten
+from neox_eqx.training.data.dataset import TrainingData
+from neox_eqx.training.data.documents import Document
+from neox_eqx.training.data.lengths import Counts, TooLong, shorten
 from tests.training.documents import document
 
 EOS = 999

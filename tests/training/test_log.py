@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from neox_eqx.errors import InputError
-from neox_eqx.training.log import RunLog
-from neox_eqx.training.metrics_file import read_metrics
-from neox_eqx.training.wandb_run import check_login
+from neox_eqx.training.log.metrics_file import read_metrics
+from neox_eqx.training.log.run_log import RunLog
+from neox_eqx.training.log.wandb_run import check_login
 from tests.training.wandb_file import read_history, read_name
 
 ROOT = Path(__file__).parents[2]
@@ -31,9 +31,9 @@ def write(log: RunLog, steps: range) -> None:
     """A row a step, one of which was not finite, and an evaluation every second step."""
     for step in steps:
         loss = np.float64("nan") if step == 2 else np.float64(1 / step)
-        log.write(step, loss=loss, tokens_per_second=7 * step)
+        log.write(step, {"loss": loss, "tokens_per_second": 7 * step})
         if step % 2 == 0:
-            log.write(step, eval_loss=2 / step, exact_match=0.5)
+            log.write(step, {"eval_loss": 2 / step, "exact_match": 0.5})
 
 
 def lines(directory: Path) -> list[str]:
@@ -65,7 +65,7 @@ def test_a_resumed_run_goes_on_after_its_checkpoint(tmp_path: Path) -> None:
     log.finish()
     assert lines(tmp_path) == whole
     with open_log(tmp_path) as log:  # killed before its first checkpoint
-        log.write(0, eval_loss=3)
+        log.write(0, {"eval_loss": 3})
     open_log(tmp_path).finish()
     assert lines(tmp_path) == []
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
@@ -188,7 +188,7 @@ def test_wandb_is_imported_only_where_it_is_wanted(tmp_path: Path) -> None:
     program = """
 import sys
 from pathlib import Path
-from neox_eqx.training.log import RunLog
+from neox_eqx.training.log.run_log import RunLog
 RunLog(Path(sys.argv[1]), wandb_mode="disabled", config={}).finish()
 sys.exit("wandb" in sys.modules)
 """

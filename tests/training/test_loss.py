@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from neox_eqx.training.loss import cross_entropy
+from neox_eqx.training.update.loss import cross_entropy
 
 ROWS, LENGTH, SIZE, VOCAB = 3, 13, 8, 37
 

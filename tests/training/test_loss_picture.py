@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from neox_eqx.training.loss_picture import draw_loss
+from neox_eqx.training.log.loss_picture import draw_loss
 
 STEPS = [
     {"step": step, "loss": 3 / step, "grad_norm": 1.0, "learning_rate": 0.1}

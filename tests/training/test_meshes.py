@@ -9,10 +9,10 @@ import pytest
 
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.sharding.mesh import make_mesh
-from neox_eqx.training.batch import Batch
-from neox_eqx.training.recipe import Recipe
-from neox_eqx.training.state import TrainState, abstract_step
-from neox_eqx.training.step import train_step
+from neox_eqx.training.data.batch import Batch
+from neox_eqx.training.update.recipe import Recipe
+from neox_eqx.training.update.state import TrainState, abstract_step
+from neox_eqx.training.update.step import train_step
 from tests.hf_models import pair, stack_layers
 from tests.training.peers import CONFIGS, random_batch
 

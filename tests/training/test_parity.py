@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import GPTNeoXForCausalLM, get_cosine_schedule_with_warmup
 
-from neox_eqx.training.batch import Batch
-from neox_eqx.training.recipe import Recipe
-from neox_eqx.training.state import TrainState
-from neox_eqx.training.step import train_step
+from neox_eqx.training.data.batch import Batch
+from neox_eqx.training.update.recipe import Recipe
+from neox_eqx.training.update.state import TrainState
+from neox_eqx.training.update.step import train_step
 from tests.hf_models import pair, stack_layers
 from tests.training.peers import (
     CONFIGS,

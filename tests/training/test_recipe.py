@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from neox_eqx.errors import InputError
-from neox_eqx.training.recipe import Recipe
+from neox_eqx.training.update.recipe import Recipe
 
 
 @pytest.mark.parametrize(

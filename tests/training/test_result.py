@@ -9,7 +9,7 @@ from transformers import GenerationConfig
 
 from neox_eqx.checkpoint.load import load
 from neox_eqx.checkpoint.origin import find
-from neox_eqx.training.result import save_result
+from neox_eqx.training.run.result import save_result
 from tests.hf_models import config_json, hf_model
 
 

@@ -12,8 +12,8 @@ import pyarrow.parquet
 import pytest
 
 from neox_eqx.errors import InputError
-from neox_eqx.training.hf_rows import dataset_rows, is_dataset
-from neox_eqx.training.rows import file_rows
+from neox_eqx.training.data.hf_rows import dataset_rows, is_dataset
+from neox_eqx.training.data.rows import file_rows
 
 ROWS: list[dict[str, Any]] = [
     {"instruction": "고양이는?", "input": "", "output": "야옹 👍🏽"},

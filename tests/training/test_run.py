@@ -18,10 +18,10 @@ from transformers import AutoTokenizer, GPTNeoXForCausalLM
 
 from neox_eqx.checkpoint.load import load
 from neox_eqx.errors import InputError, Stopped
-from neox_eqx.training.log import RunLog
-from neox_eqx.training.options import TrainingOptions
-from neox_eqx.training.run import fine_tune
-from neox_eqx.training.tuning import Tuning
+from neox_eqx.training.log.run_log import RunLog
+from neox_eqx.training.run.fine_tune import fine_tune
+from neox_eqx.training.run.options import TrainingOptions
+from neox_eqx.training.update.tuning import Tuning
 from tests.sharding.processes import finish, podrun_environments
 from tests.text.checkpoints import byte_level, save_checkpoint
 from tests.training.runs import EVERY, STEPS, Run, stop_when, wait_for, write_data

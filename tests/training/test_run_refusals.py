@@ -9,10 +9,10 @@ import pytest
 
 from neox_eqx.command_line import parse
 from neox_eqx.errors import InputError, Stopped
-from neox_eqx.training.metrics_file import read_metrics
-from neox_eqx.training.options import TrainingOptions
-from neox_eqx.training.run import fine_tune
-from neox_eqx.training.tuning import Tuning
+from neox_eqx.training.log.metrics_file import read_metrics
+from neox_eqx.training.run.fine_tune import fine_tune
+from neox_eqx.training.run.options import TrainingOptions
+from neox_eqx.training.update.tuning import Tuning
 from tests.sharding.processes import ROOT, finish, start
 from tests.text.checkpoints import byte_level, save_checkpoint
 from tests.training.runs import write_data

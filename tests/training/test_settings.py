@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from neox_eqx.errors import InputError
-from neox_eqx.training.examples import read_examples
-from neox_eqx.training.settings import _is_seen, claimed, keep_settings
+from neox_eqx.training.data.examples import read_examples
+from neox_eqx.training.run.settings import _is_seen, claimed, keep_settings
 
 
 def test_a_directory_belongs_to_one_program_at_a_time(tmp_path: Path) -> None:

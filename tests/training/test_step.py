@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from neox_eqx.model.neox import GPTNeoX
-from neox_eqx.training.batch import Batch
-from neox_eqx.training.recipe import Recipe
-from neox_eqx.training.state import TrainState
-from neox_eqx.training.step import Metrics, summed_loss, train_step
+from neox_eqx.training.data.batch import Batch
+from neox_eqx.training.update.recipe import Recipe
+from neox_eqx.training.update.state import TrainState
+from neox_eqx.training.update.step import Metrics, summed_loss, train_step
 from tests.hf_models import pair, stack_layers
 from tests.training.peers import CONFIGS, our_gradients, random_batch, worst
 

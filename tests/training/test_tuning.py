@@ -15,13 +15,13 @@ from neox_eqx.model.adapt import adapted, merge
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.prompt import Prefix, SoftPrompt
 from neox_eqx.sharding.mesh import make_mesh
-from neox_eqx.training.batch import Batch
-from neox_eqx.training.optimizer import first_moments, update
-from neox_eqx.training.recipe import Recipe
-from neox_eqx.training.state import TrainState
-from neox_eqx.training.step import Metrics, loss_and_gradients, summed_loss, train_step
-from neox_eqx.training.trained import Trained, join, trainable
-from neox_eqx.training.tuning import Tuning
+from neox_eqx.training.data.batch import Batch
+from neox_eqx.training.update.optimizer import first_moments, update
+from neox_eqx.training.update.recipe import Recipe
+from neox_eqx.training.update.state import TrainState
+from neox_eqx.training.update.step import Metrics, loss_and_gradients, summed_loss, train_step
+from neox_eqx.training.update.trained import Trained, join, trainable
+from neox_eqx.training.update.tuning import Tuning
 from tests.hf_models import our_logits, stack_layers
 from tests.training.peers import random_batch, worst
 from tests.training.peft_peers import (

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from neox_eqx.training.metrics_file import read_metrics
+from neox_eqx.training.log.metrics_file import read_metrics
 from tests.text.checkpoints import byte_level, save_checkpoint
 from tests.training.runs import write_data
 

@@ -1,0 +1,1 @@
+"""EleutherAI's layout of checkpoints: reading it, and writing it."""
