@@ -16,7 +16,7 @@ from jaxtyping import TypeCheckError
 from packaging.requirements import Requirement
 
 from neox_eqx import __version__
-from neox_eqx.model.layers import project
+from neox_eqx.model.linear import project
 from scripts.pin import canonical, versions, with_hashes
 
 ROOT = Path(__file__).parents[1]
@@ -30,7 +30,7 @@ INFERENCE, TESTS, PLAN = (PINS[f"requirements{of}"] for of in ("", "-test", "-pl
 
 
 def test_a_wrong_shape_raises_in_tests() -> None:
-    with pytest.raises(TypeCheckError, match="parameters of neox_eqx.model.layers.project"):
+    with pytest.raises(TypeCheckError, match="parameters of neox_eqx.model.linear.project"):
         project(jnp.ones((2, 3)), jnp.ones((5, 4)))
 
 

@@ -15,8 +15,9 @@ from neox_eqx.checkpoint.names import HEAD, parameters, stored_name
 from neox_eqx.checkpoint.ties import rename_shared_head
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
+from neox_eqx.model.formats import Form, quantized
+from neox_eqx.model.heads import heads_together
 from neox_eqx.model.neox import GPTNeoX
-from neox_eqx.model.segment import heads_together
 from neox_eqx.sharding.mesh import Arrangement
 from neox_eqx.shown import few
 
@@ -42,14 +43,14 @@ def model_shapes(
     *,
     stacked: bool,
     heads: int | None = None,
-    quantize: str | None = None,
+    quantize: Form | None = None,
 ) -> GPTNeoX:
     """The model with a ShapeDtypeStruct in place of each array."""
 
     def init() -> GPTNeoX:
         key = jax.random.key(0)
         model = GPTNeoX.init(config, dtype=dtype, stacked=stacked, heads=heads, key=key)
-        return model.quantized() if quantize else model
+        return quantized(model, quantize) if quantize else model
 
     return jax.eval_shape(init)
 
@@ -61,7 +62,7 @@ def arranged_shapes(
     asked: Arrangement,
     *,
     stacked: bool,
-    quantize: str | None,
+    quantize: Form | None,
 ) -> GPTNeoX:
     """As `model_shapes`, with heads, layout and the form of the cache as `asked` means them."""
     heads = asked.heads_of(config)

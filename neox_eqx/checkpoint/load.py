@@ -1,8 +1,9 @@
 """From a checkpoint to a model in memory, one tensor at a time."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,19 +14,20 @@ from neox_eqx.checkpoint.checkpoint import Checkpoint
 from neox_eqx.checkpoint.entry import Entry
 from neox_eqx.checkpoint.fingerprint import fingerprint
 from neox_eqx.checkpoint.fit import arranged_shapes, fitting
-from neox_eqx.checkpoint.names import Parameter, parameters
+from neox_eqx.checkpoint.names import dotted, parameters
 from neox_eqx.checkpoint.origin import find
-from neox_eqx.checkpoint.place import place, place_quantized, spread
+from neox_eqx.checkpoint.place import place, place_quantized
 from neox_eqx.checkpoint.ties import settle_tying
 from neox_eqx.errors import InputError
+from neox_eqx.model.formats import Form, form_of
 from neox_eqx.model.neox import GPTNeoX
+from neox_eqx.model.quantized import QuantizedLinear
 from neox_eqx.sharding.distributed import agreed, check_equal
 from neox_eqx.sharding.mesh import Arrangement, checked_mesh, make_mesh
 from neox_eqx.sharding.rules import LAYOUTS, parameter_shardings
 from neox_eqx.shown import shown
 
 DTYPES = ("float32", "bfloat16", "float16")
-QUANTIZATIONS = ("int8",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +37,7 @@ class LoadOptions:
     dtype: jax.typing.DTypeLike | None = None
     stacked: bool | None = None
     mesh: Mesh | str | None = None
-    quantize: str | None = None
+    quantize: Form | None = None
     rules: Mapping[str, str] | None = None
 
 
@@ -47,7 +49,7 @@ def load(
     dtype: jax.typing.DTypeLike | None = None,
     stacked: bool | None = None,
     mesh: Mesh | str | None = None,
-    quantize: str | None = None,
+    quantize: Form | None = None,
     rules: Mapping[str, str] | None = None,
 ) -> GPTNeoX:
     """The model of a checkpoint directory in Hugging Face's or native layout, or of a Hub id.
@@ -64,7 +66,8 @@ def load(
     that they divide over model, and `layout=2d`, which splits the weights along data too.
 
     `quantize="int8"` rounds the weights of the layers, and of a head that is not the embedding, to
-    8 bits with a scale for each row; all else and the computation are in `dtype`.
+    8 bits with a scale for each row; all else and the computation are in `dtype`. It may also be a
+    class of your own, see `neox_eqx.model.quantized`.
 
     `rules` are a table that says where parameters lie on the mesh, as `TRAINING_RULES` does; by
     default it is the layout's.
@@ -91,9 +94,7 @@ def load_checkpoint(checkpoint: Checkpoint, options: LoadOptions) -> GPTNeoX:
     Raises:
         InputError: as `load` does.
     """
-    shapes, tensors = _arranged(checkpoint, options)
-    arrays = _arrays(_with_progress(parameters(shapes)), tensors)
-    return jax.tree.unflatten(jax.tree.structure(shapes), list(arrays))
+    return _filled(*_arranged(checkpoint, options))
 
 
 def load_shapes(checkpoint: Checkpoint, options: LoadOptions) -> GPTNeoX:
@@ -111,9 +112,7 @@ def _arranged(checkpoint: Checkpoint, options: LoadOptions) -> tuple[GPTNeoX, di
     default = "float32" if on_cpu else "bfloat16"
     dtype = _dtype(default if options.dtype is None else options.dtype)
     stacked = not on_cpu if options.stacked is None else options.stacked
-    mesh, quantize = options.mesh, options.quantize
-    if quantize is not None and quantize not in QUANTIZATIONS:
-        raise InputError(f"quantize {shown(quantize)} is not supported; it is int8, or left out")
+    mesh, form = options.mesh, None if options.quantize is None else form_of(options.quantize)
 
     with agreed():
         tensors = fitting(checkpoint)
@@ -124,11 +123,11 @@ def _arranged(checkpoint: Checkpoint, options: LoadOptions) -> tuple[GPTNeoX, di
         mesh = make_mesh(config, mesh) if isinstance(mesh, str) else checked_mesh(config, mesh)
     sizes = (dict(mesh.shape), asked.heads_of(config), asked.layout)
     if jax.process_count() > 1:
-        how = (config, dtype, stacked, *sizes, quantize)
+        how = (config, dtype, stacked, *sizes, form and form.name)
         check_equal(
             f"{checkpoint.directory}, its configuration or tensors,", (*how, fingerprint(tensors))
         )
-    shapes = arranged_shapes(config, dtype, mesh, asked, stacked=stacked, quantize=quantize)
+    shapes = arranged_shapes(config, dtype, mesh, asked, stacked=stacked, quantize=form)
     if mesh.size == 1:
         shapes = dataclasses.replace(shapes, mesh=None)
     return _placed(shapes, mesh, options.rules), tensors
@@ -142,15 +141,6 @@ def _dtype(dtype: jax.typing.DTypeLike) -> jnp.dtype:
     if known is None or known.name not in DTYPES:
         raise InputError(f"dtype {shown(dtype)} is not supported; it is one of {', '.join(DTYPES)}")
     return known
-
-
-def _with_progress(parameters: list[Parameter]) -> Iterator[Parameter]:
-    """Shows the bytes loaded so far on stderr where that is a terminal."""
-    total = sum(parameter.array.size * parameter.array.dtype.itemsize for parameter in parameters)
-    with tqdm(total=total, unit="B", unit_scale=True, desc="Loading", disable=None) as progress:
-        for parameter in parameters:
-            yield parameter
-            progress.update(parameter.array.size * parameter.array.dtype.itemsize)
 
 
 def _placed(shapes: GPTNeoX, mesh: Mesh, rules: Mapping[str, str] | None) -> GPTNeoX:
@@ -167,16 +157,27 @@ def _placed(shapes: GPTNeoX, mesh: Mesh, rules: Mapping[str, str] | None) -> GPT
     )
 
 
-def _arrays(parameters: Iterator[Parameter], tensors: dict[str, Entry]) -> Iterator[jax.Array]:
-    """The parameters in their places. A scale is of the same tensor as its weight, before it."""
-    scales: dict[str, jax.Array] = {}
-    for parameter in parameters:
-        layer, kind = parameter.names[0].rsplit(".", 1)
-        where = parameter.array.sharding
-        if kind == "scale":
-            yield spread(scales.pop(layer), where)
-        elif parameter.array.dtype == jnp.int8:
-            weight, scales[layer] = place_quantized(parameter, tensors, where)
-            yield weight
-        else:
-            yield place(parameter, tensors, where)
+def _filled(shapes: GPTNeoX, tensors: dict[str, Entry]) -> GPTNeoX:
+    """The model with each parameter read to its place."""
+    of_path = {parameter.path: parameter for parameter in parameters(shapes)}
+    total = sum(parameter.nbytes for parameter in of_path.values())
+    # On stderr, where that is a terminal.
+    with tqdm(total=total, unit="B", unit_scale=True, desc="Loading", disable=None) as progress:
+
+        def read(path: str) -> jax.Array:
+            array = place(of_path[path], tensors)
+            progress.update(of_path[path].nbytes)
+            return array
+
+        def fill(path: tuple[Any, ...], node: Any) -> Any:
+            name = dotted(path)
+            if not isinstance(node, QuantizedLinear):
+                return read(name)
+            bias = None if node.bias is None else read(f"{name}.bias")
+            arrays = place_quantized(node, of_path[f"{name}.weight"], tensors)
+            progress.update(sum(array.nbytes for array in arrays.values()))
+            return dataclasses.replace(node, bias=bias, **arrays)
+
+        return jax.tree_util.tree_map_with_path(
+            fill, shapes, is_leaf=lambda node: isinstance(node, QuantizedLinear)
+        )

@@ -19,23 +19,33 @@ EMBEDDING = "gpt_neox.embed_in.weight"
 class Parameter:
     """One array of the model, and the tensors that hold it.
 
-    `names` is one name, or a name a layer where `array` has a leading layer axis. `shape` is
-    that of one tensor.
+    `path` is where it stands in the model's tree, with dots. `names` is one name, or a name a
+    layer where `array` has a leading layer axis. `shape` is that of one tensor.
     """
 
+    path: str
     names: tuple[str, ...]
     shape: tuple[int, ...]
     array: jax.Array | jax.ShapeDtypeStruct
     stacked: bool
 
+    @property
+    def nbytes(self) -> int:
+        return self.array.size * self.array.dtype.itemsize
+
 
 def parameters(model: GPTNeoX) -> list[Parameter]:
     """All parameters of a model, or of its shapes, in the order of its leaves.
 
-    The scale of an int8 weight is one too, although no file holds a tensor of its name.
+    Each array of a weight in few bits is one, although files hold a single tensor for them.
     """
     leaves = jax.tree_util.tree_leaves_with_path(model)
-    return [_parameter(model, _dotted(path), array) for path, array in leaves]
+    return [_parameter(model, dotted(path), array) for path, array in leaves]
+
+
+def dotted(path: tuple) -> str:
+    """As `layers.3.mlp.dense_h_to_4h.weight`."""
+    return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
 def stored_name(name: str) -> str | None:
@@ -54,16 +64,12 @@ def stored_name(name: str) -> str | None:
 _BUFFERS = r"gpt_neox\.layers\.\d+\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)"
 
 
-def _dotted(path: tuple) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".")
-
-
 def _parameter(model: GPTNeoX, path: str, array: jax.Array | jax.ShapeDtypeStruct) -> Parameter:
     if path.startswith("embed_out."):
-        return Parameter((path,), array.shape, array, stacked=False)
+        return Parameter(path, (path,), array.shape, array, stacked=False)
     if not (model.stacked and path.startswith("layers.")):
-        return Parameter((f"gpt_neox.{path}",), array.shape, array, stacked=False)
+        return Parameter(path, (f"gpt_neox.{path}",), array.shape, array, stacked=False)
     within = path.removeprefix("layers.")
     layers = range(model.config.num_hidden_layers)
     names = tuple(f"gpt_neox.layers.{layer}.{within}" for layer in layers)
-    return Parameter(names, array.shape[1:], array, stacked=True)
+    return Parameter(path, names, array.shape[1:], array, stacked=True)

@@ -11,15 +11,15 @@ from jax.sharding import NamedSharding, PartitionSpec, Sharding
 from neox_eqx.checkpoint.entry import Entry, blocks
 from neox_eqx.checkpoint.names import Parameter
 from neox_eqx.errors import InputError
-from neox_eqx.model.int8 import TINY, quantize_rows
+from neox_eqx.model.quantized import QuantizedLinear
 
 Index = tuple[slice, ...]
 Part = TypeVar("Part")
 
 
-def place(parameter: Parameter, tensors: dict[str, Entry], where: Sharding) -> jax.Array:
+def place(parameter: Parameter, tensors: dict[str, Entry]) -> jax.Array:
     """Reads a parameter to its devices, each part of it once."""
-    shape, dtype = parameter.array.shape, parameter.array.dtype
+    shape, dtype, where = parameter.array.shape, parameter.array.dtype, parameter.array.sharding
 
     def read(index: Index) -> np.ndarray:
         buffer = _aligned_empty(_sizes(index), dtype)
@@ -32,39 +32,55 @@ def place(parameter: Parameter, tensors: dict[str, Entry], where: Sharding) -> j
 
 
 def place_quantized(
-    parameter: Parameter, tensors: dict[str, Entry], where: Sharding
-) -> tuple[jax.Array, jax.Array]:
-    """Reads a weight to its devices as int8; and its scale, each part where it was read.
+    layer: QuantizedLinear, weight: Parameter, tensors: dict[str, Entry]
+) -> dict[str, jax.Array]:
+    """Reads a weight to its devices in the layer's form: each of its arrays, by its field's name.
 
-    Rows are read as a whole: the scale of one is that of the columns of all devices.
+    `weight` is the parameter of that name, which says what tensors it is of; `layer` has the shapes
+    and shardings. Rows are read as a whole, each once, as a form may need all of a row.
 
     Raises:
         InputError: there is NaN or infinity in it.
     """
-    *rows_shape, columns = parameter.array.shape
+    *rows_shape, columns = layer.shape
+    fields = {name: getattr(layer, name) for name in _encoded(layer)}
+    depth = len(rows_shape)
 
-    def read(rows: Index) -> tuple[np.ndarray, np.ndarray]:
-        weight = _aligned_empty((*_sizes(rows), columns), np.dtype(np.int8))
-        scale = _aligned_empty(_sizes(rows), np.dtype(np.float32))
+    def read(rows: Index) -> dict[str, np.ndarray]:
+        buffers = {
+            name: _aligned_empty((*_sizes(rows), *field.shape[depth:]), np.dtype(field.dtype))
+            for name, field in fields.items()
+        }
         index = (*rows, slice(0, columns))
-        weights = _tensors_at(parameter, tensors, weight, index)
-        scales = _tensors_at(parameter, tensors, scale, index)
-        for (entry, part, within), (_, of_part, _) in zip(weights, scales, strict=True):
-            _fill_quantized(part, of_part, entry, within)
-        return weight, scale
+        parts = [_tensors_at(weight, tensors, buffer, index) for buffer in buffers.values()]
+        for of_tensor in zip(*parts, strict=True):
+            (entry, _, within), *_ = of_tensor
+            own = {name: part for name, (_, part, _) in zip(buffers, of_tensor, strict=True)}
+            _fill_quantized(own, type(layer), entry, within)
+        return buffers
 
     read_once = _once(read, tuple(rows_shape))
+    as_matrix = _by_rows(layer.weight.sharding, layer.shape, first=1 if weight.stacked else 0)
+    as_rows = as_matrix
+    if isinstance(as_matrix, NamedSharding):
+        as_rows = NamedSharding(as_matrix.mesh, PartitionSpec(*as_matrix.spec[:depth]))
 
-    def read_weight(index: Index | None) -> np.ndarray:
-        assert index is not None
-        return read_once(index[:-1])[0][(..., index[-1])]
+    def placed(name: str, field: jax.ShapeDtypeStruct) -> jax.Array:
+        def read_field(index: Index | None) -> np.ndarray:
+            assert index is not None
+            return read_once(index[:depth])[name][(..., *index[depth:])]
 
-    by_rows = rows = _by_rows(where, parameter.array.shape, first=1 if parameter.stacked else 0)
-    weight = jax.make_array_from_callback(parameter.array.shape, by_rows, read_weight)
-    if isinstance(by_rows, NamedSharding):
-        rows = NamedSharding(by_rows.mesh, PartitionSpec(*by_rows.spec[: len(rows_shape)]))
-    scale = jax.make_array_from_callback(tuple(rows_shape), rows, lambda index: read_once(index)[1])
-    return spread(weight, where), scale
+        where = as_matrix if field.shape == layer.shape else as_rows
+        array = jax.make_array_from_callback(field.shape, where, read_field)
+        return spread(array, field.sharding)
+
+    return {name: placed(name, field) for name, field in fields.items()}
+
+
+def _encoded(layer: QuantizedLinear) -> list[str]:
+    """The names of the fields that hold the weight."""
+    row = jax.ShapeDtypeStruct((1, layer.shape[-1]), np.float32)
+    return list(jax.eval_shape(type(layer).encode, row))
 
 
 def spread(array: jax.Array, where: Sharding) -> jax.Array:
@@ -146,18 +162,21 @@ def _fill(buffer: np.ndarray, entry: Entry, index: Index) -> None:
         buffer[first : first + len(block)] = block
 
 
-def _fill_quantized(weight: np.ndarray, scale: np.ndarray, entry: Entry, index: Index) -> None:
-    """As `_fill`, of whole rows."""
+def _fill_quantized(
+    buffers: dict[str, np.ndarray], form: type[QuantizedLinear], entry: Entry, index: Index
+) -> None:
+    """As `_fill`, of whole rows in their form."""
+    rows, columns = _sizes(index)
     inside = _inside(entry, index)
-    if inside != index:
-        weight[...] = 0
-        scale[...] = TINY
-        weight = weight[:, : entry.shape[1]]
-    for first, block in blocks(entry, inside, scale.dtype):
+    for first, block in blocks(entry, inside, np.dtype(np.float32)):
         if not np.isfinite(block).all():
             raise InputError(
-                f"{entry.path}: {entry.name} holds NaN or infinity, which int8 has not; "
+                f"{entry.path}: {entry.name} holds NaN or infinity, which {form.name} has not; "
                 "load it without quantize"
             )
-        rows = slice(first, first + len(block))
-        weight[rows], scale[rows] = quantize_rows(block)
+        block = np.pad(block, ((0, 0), (0, columns - block.shape[1])))
+        for name, encoded in form.encode(block).items():
+            buffers[name][first : first + len(block)] = encoded
+    outside = slice(_sizes(inside)[0], rows)
+    for name, encoded in form.encode(np.zeros((1, columns), np.float32)).items():
+        buffers[name][outside] = encoded

@@ -18,6 +18,7 @@ from neox_eqx.checkpoint.safetensors_file import write_tensors
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.destination import new_directory
 from neox_eqx.errors import InputError
+from neox_eqx.model.formats import is_quantized
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.sharding.distributed import is_first
 
@@ -42,7 +43,7 @@ def save(
     Raises:
         InputError: the directory holds something, or cannot be written; or the model is quantised.
     """
-    if model.is_quantized:
+    if is_quantized(model):
         raise InputError("a quantised model is not saved; load it without quantize")
     if not is_first():
         deque(_tensors(model), maxlen=0)  # which the first process cannot gather alone

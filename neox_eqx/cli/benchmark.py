@@ -223,7 +223,7 @@ def _model(options: Options) -> GPTNeoX:
     @jax.jit
     def init(key: PRNGKeyArray) -> GPTNeoX:
         model = GPTNeoX.init(config, dtype=jnp.dtype(dtype), stacked=not on_cpu, key=key)
-        return model.quantized() if options.quantize else model
+        return quantized(model, options.quantize) if options.quantize else model
 
     return init(jax.random.key(0))
 

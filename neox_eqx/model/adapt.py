@@ -9,7 +9,7 @@ import jax
 from jaxtyping import PRNGKeyArray
 
 from neox_eqx.model.block import Block
-from neox_eqx.model.layers import Linear
+from neox_eqx.model.linear import Linear
 from neox_eqx.model.lora import LoRALinear
 from neox_eqx.model.neox import GPTNeoX
 

@@ -1,45 +1,15 @@
 """One transformer layer."""
 
-from typing import Any
-
 import equinox as eqx
 import jax
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from neox_eqx.config import GPTNeoXConfig
-from neox_eqx.model.activations import activate
 from neox_eqx.model.attention import Attention
-from neox_eqx.model.dropout import Dropout
-from neox_eqx.model.flash import Flash
-from neox_eqx.model.layers import LayerNorm, Linear
-from neox_eqx.model.lora import LoRALinear
-from neox_eqx.model.rotary import Rotary
-from neox_eqx.model.segment import KV
-from neox_eqx.sharding.rules import Place, anywhere
-
-
-class MLP(eqx.Module):
-    dense_h_to_4h: Linear | LoRALinear
-    dense_4h_to_h: Linear | LoRALinear
-    hidden_act: str = eqx.field(static=True)
-
-    @classmethod
-    def init(
-        cls, config: GPTNeoXConfig, *, dtype: jax.typing.DTypeLike, key: PRNGKeyArray
-    ) -> "MLP":
-        size, inner = config.hidden_size, config.intermediate_size
-        options: dict[str, Any] = dict(scale=config.initializer_range, dtype=dtype)
-        keys = jax.random.split(key)
-        return cls(
-            Linear.init((inner, size), ("mlp", "embed"), key=keys[0], **options),
-            Linear.init((size, inner), ("embed", "mlp"), key=keys[1], **options),
-            config.hidden_act,
-        )
-
-    def __call__(self, x: Float[Array, "B T D"], place: Place = anywhere) -> Float[Array, "B T D"]:
-        """What the MLP adds, but for the bias of `dense_4h_to_h`."""
-        inner = place(self.dense_h_to_4h(x), "batch", None, "mlp")
-        return self.dense_4h_to_h.product(activate(self.hidden_act, inner))
+from neox_eqx.model.context import Context
+from neox_eqx.model.keys_values import KeysValues
+from neox_eqx.model.mlp import MLP
+from neox_eqx.model.norm import LayerNorm
 
 
 class Block(eqx.Module):
@@ -75,33 +45,31 @@ class Block(eqx.Module):
         )
 
     def __call__(
-        self,
-        x: Float[Array, "B T D"],
-        rotary: Rotary,
-        past: tuple[KV, ...],
-        mask: Bool[Array, "B T U"] | Flash,
-        dropout: Dropout | None = None,
-        *,
-        place: Place = anywhere,
-    ) -> tuple[Float[Array, "B T D"], KV]:
+        self, x: Float[Array, "B T D"], past: tuple[KeysValues, ...], context: Context
+    ) -> tuple[Float[Array, "B T D"], KeysValues]:
         """The residual stream after this layer, and the new tokens' keys and values."""
-        normal = self.input_layernorm(x)
-        attended, new = self.attention(normal, rotary, past, mask, dropout, place=place)
-        add_attention_bias = self.attention.dense.add_bias
-        add_mlp_bias = self.mlp.dense_4h_to_h.add_bias
-        if self.use_parallel_residual and dropout is None:
-            # The branches are summed before their biases are added: on a mesh both are sums over
-            # the devices, which then share one reduction.
-            branches = attended + self.mlp(self.post_attention_layernorm(x), place)
-            branches = place(branches, "batch", None, "embed")
-            return x + add_mlp_bias(add_attention_bias(branches)), new
-        attended = _drop(add_attention_bias(attended), dropout, 0)
+        if self._shares_reduction(context):
+            return self._with_one_reduction(x, past, context)
+        drop = context.dropout
+        attended, new = self.attention(self.input_layernorm(x), past, context)
+        attended = attended if drop is None else drop.drop_hidden(attended, 0)
         read = x if self.use_parallel_residual else x + attended
-        added = _drop(
-            add_mlp_bias(self.mlp(self.post_attention_layernorm(read), place)), dropout, 1
-        )
+        added = self.mlp(self.post_attention_layernorm(read), context)
+        added = added if drop is None else drop.drop_hidden(added, 1)
         return x + attended + added, new
 
+    def _shares_reduction(self, context: Context) -> bool:
+        """Whether both parts are known from within: what stands in their place is only called."""
+        own = type(self.attention) is Attention and type(self.mlp) is MLP
+        return own and self.use_parallel_residual and context.dropout is None
 
-def _drop(x: Float[Array, "B T D"], dropout: Dropout | None, place: int) -> Float[Array, "B T D"]:
-    return x if dropout is None else dropout.drop_hidden(x, place)
+    def _with_one_reduction(
+        self, x: Float[Array, "B T D"], past: tuple[KeysValues, ...], context: Context
+    ) -> tuple[Float[Array, "B T D"], KeysValues]:
+        """Sums both parts before their biases: on a mesh each is a sum over the devices, and both
+        then take one all-reduce instead of two."""
+        attended, new = self.attention.before_bias(self.input_layernorm(x), past, context)
+        branches = attended + self.mlp.before_bias(self.post_attention_layernorm(x), context)
+        branches = context.place(branches, "batch", None, "embed")
+        branches = self.attention.dense.add_bias(branches)
+        return x + self.mlp.dense_4h_to_h.add_bias(branches), new

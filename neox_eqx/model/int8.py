@@ -1,81 +1,56 @@
-"""Weights in int8, half of bfloat16's bytes and a quarter of float32's to read for a token.
+"""Weights in int8, half of bfloat16's bytes and a quarter of float32's to read for a token."""
 
-Row r of such a weight stands for scale[r] * weight[r].
-"""
+from functools import partial
+from typing import ClassVar
 
-from typing import TypeVar
-
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Float32, Int8, Int32
+from jaxtyping import Array, Float, Float32, Int8
 
-Weight = TypeVar("Weight", np.ndarray, jax.Array)
+from neox_eqx.model.kernels import cpu, tpu
+from neox_eqx.model.kernels.any import dot_int8
+from neox_eqx.model.linear import is_few
+from neox_eqx.model.quantized import Numbers, QuantizedLinear
+from neox_eqx.sharding.rules import Axes
 
 LARGEST = 127
-TINY = float(np.finfo(np.float32).tiny)
-
-DIGIT_ROWS = 8
-"""Up to so many rows products of digits are faster than float32's; measured on two x86 cores."""
-_BASE = 2 * LARGEST
+_TINY = float(np.finfo(np.float32).tiny)
 
 
-def quantize_rows(weight: Weight) -> tuple[Weight, Weight]:
+class Int8Linear(QuantizedLinear):
+    """Row r of the weight stands for scale[r] * weight[r]."""
+
+    weight: Int8[Array, "*L out in"]
+    scale: Float32[Array, "*L out"]
+    name: ClassVar[str] = "int8"
+
+    @classmethod
+    def encode(cls, weight: Numbers) -> dict[str, Numbers]:
+        rounded, scale = quantize_rows(weight)
+        return {"weight": rounded, "scale": scale}
+
+    def product(self, x: Float[Array, "*B in"]) -> Float[Array, "*B out"]:
+        return project_int8(x, self.weight, self.scale)
+
+    def axes_of(self, name: str) -> Axes:
+        return self.axes[:1] if name == "scale" else super().axes_of(name)
+
+
+def quantize_rows(weight: Numbers) -> tuple[Numbers, Numbers]:
     """A float32 weight (..., out, in) in int8, from -127 to 127, and the scale (..., out).
 
     A row's scale is a 127th of its largest value, and its values become the nearest multiples,
     the even one of two. The smallest normal number is the scale of a row of zeros.
     """
     # Not a division: XLA would make this product of it, which NumPy then would not equal.
-    scale = (abs(weight).max(-1) * (1 / LARGEST)).clip(TINY)
+    scale = (abs(weight).max(-1) * (1 / LARGEST)).clip(_TINY)
     return (weight / scale[..., None]).round().astype(np.int8), scale
 
 
-def dequantize(
-    weight: Int8[Array, "out in"], scale: Float32[Array, "out"], dtype: jnp.dtype
-) -> Float[Array, "out in"]:
-    return (weight.astype(jnp.float32) * scale[:, None]).astype(dtype)
-
-
-def project_on_cpu(
+def project_int8(
     x: Float[Array, "*B in"], weight: Int8[Array, "out in"], scale: Float32[Array, "out"]
 ) -> Float[Array, "*B out"]:
-    """x Wᵀ by reading the weight as it lies: a CPU would write a float copy of all of it first."""
-    rows = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
-    summable = rows.shape[-1] * LARGEST**2 <= jnp.iinfo(jnp.int32).max
-    if len(rows) <= DIGIT_ROWS and summable:
-        y = _project_digits(rows, weight)
-    else:
-        # Out of a loop of decoding steps XLA would move the conversion of all weights, and keep it.
-        rows, weight = lax.optimization_barrier((rows, weight))
-        y = (weight[:, None].astype(jnp.float32) * rows).sum(-1).T
-    return (y * scale).astype(x.dtype).reshape(*x.shape[:-1], -1)
+    """x Wᵀ in x's dtype; row r of W is scale[r] * weight[r]."""
 
-
-def _project_digits(
-    rows: Float32[Array, "B in"], weight: Int8[Array, "out in"]
-) -> Float32[Array, "B out"]:
-    """The rows as three digits of int8 each, whose products and sums with int8 are exact.
-
-    Of a row, three digits hold all but 2**-24 of its largest value, which is float32's own error.
-    """
-    unit = abs(rows).max(-1, keepdims=True).clip(TINY) / LARGEST
-    rest, digits = rows / unit, []
-    for _ in range(3):
-        digit = rest.round()
-        digits.append(digit.astype(jnp.int8))
-        rest = (rest - digit) * _BASE
-    high, middle, low = _sums(weight, digits)
-    return (high + (middle + low / _BASE) / _BASE) * unit
-
-
-def _sums(
-    weight: Int8[Array, "out in"], digits: list[Int8[Array, "B in"]]
-) -> Float32[Array, "3 B out"]:
-    """One product for all digits, with the weight on the left: XLA copies what is on the right."""
-    dims = (((1,), (1,)), ((), ()))
-    sums: Int32[Array, "out n"] = lax.dot_general(
-        weight, jnp.concatenate(digits), dims, preferred_element_type=jnp.int32
-    )
-    return sums.T.astype(jnp.float32).reshape(len(digits), -1, len(weight))
+    on_tpu = partial(tpu.with_full_tiles, dot_int8) if is_few(x) else dot_int8
+    return lax.platform_dependent(x, weight, scale, cpu=cpu.dot_int8, tpu=on_tpu, default=dot_int8)

@@ -9,7 +9,7 @@ from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from neox_eqx.model.dropout import drop
-from neox_eqx.model.layers import Linear
+from neox_eqx.model.linear import Linear
 
 
 def lora_scale(alpha: float, rank: int, use_rslora: bool) -> float:
@@ -48,7 +48,7 @@ class LoRALinear(eqx.Module):
 
         A and B are in float32, with a layer axis where the weight has one.
         """
-        *layers, out, size = base.weight.shape
+        *layers, out, size = base.shape
         bound = size**-0.5
         a = jax.random.uniform(key, (*layers, rank, size), jnp.float32, -bound, bound)
         b = jnp.zeros((*layers, out, rank), jnp.float32)

@@ -7,18 +7,22 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
 from neox_eqx.model.block import Block
-from neox_eqx.model.flash import Flash
-from neox_eqx.model.layers import Embedding, LayerNorm, Linear, project
+from neox_eqx.model.context import Context
+from neox_eqx.model.dropout import Dropout
+from neox_eqx.model.embedding import Embedding
+from neox_eqx.model.kernels.flash import Flash
+from neox_eqx.model.keys_values import KV, KeysValues
+from neox_eqx.model.linear import Linear, project
+from neox_eqx.model.norm import LayerNorm
 from neox_eqx.model.rotary import Rotary
-from neox_eqx.model.segment import KV, Segment
-from neox_eqx.sharding.rules import LAYOUTS, constrain
+from neox_eqx.model.segment import Segment
+from neox_eqx.model.stack import Layers, run_layers, stack
 
 
 class GPTNeoX(eqx.Module):
@@ -27,8 +31,13 @@ class GPTNeoX(eqx.Module):
     `layers` is a tuple of Blocks, which unrolls (fastest on a CPU), or one Block whose arrays
     have a leading layer axis, which scans (compiles in seconds for any depth). `embed_out` is
     None where the head is tied to the embedding. `mesh` is where the parameters lie, None on a
-    single device, and `layout` how, one of `LAYOUTS`. `heads_together` is the form of the keys
-    and values that are returned, see KV.
+    single device, and `layout` how, one of `LAYOUTS`. `num_heads` are those that compute: the
+    config's, and what was added so that they divide over a mesh. `cache` is the class that keeps
+    keys and values, with so many `heads_together`.
+
+    Any part may be replaced by a module with the same call, which `eqx.tree_at` does:
+    `eqx.tree_at(lambda m: m.layers[2].mlp, model, replacement)`. What stands for an attention
+    returns keys and values too, for as many heads, of which zeros will do.
 
     Examples:
         >>> config = GPTNeoXConfig(64, 32, 2, 4, 128)
@@ -40,13 +49,15 @@ class GPTNeoX(eqx.Module):
     """
 
     embed_in: Embedding
-    layers: tuple[Block, ...] | Block
+    layers: Layers
     final_layer_norm: LayerNorm
     embed_out: Linear | None
     config: GPTNeoXConfig = eqx.field(static=True)
+    num_heads: int = eqx.field(static=True)
     mesh: Mesh | None = eqx.field(static=True, default=None)
     layout: str = eqx.field(static=True, default="1d")
     heads_together: int = eqx.field(static=True, default=1)
+    cache: type[KeysValues] = eqx.field(static=True, default=KV)
 
     @classmethod
     def init(
@@ -81,6 +92,7 @@ class GPTNeoX(eqx.Module):
             LayerNorm.init(config.hidden_size, config.layer_norm_eps, dtype),
             None if config.tie_word_embeddings else head,
             config,
+            heads or config.num_attention_heads,
         )
 
     @property
@@ -90,16 +102,6 @@ class GPTNeoX(eqx.Module):
     @property
     def stacked(self) -> bool:
         return not isinstance(self.layers, tuple)
-
-    @property
-    def is_quantized(self) -> bool:
-        return any(leaf.dtype == jnp.int8 for leaf in jax.tree.leaves(self))
-
-    @property
-    def num_heads(self) -> int:
-        """Those that compute: the config's, and what was added so that they divide over a mesh."""
-        block = self.layers if not isinstance(self.layers, tuple) else self.layers[0]
-        return block.attention.num_heads
 
     @property
     def head(self) -> Embedding | Linear:
@@ -138,72 +140,37 @@ class GPTNeoX(eqx.Module):
             mask = _mask(valid, past)
         longest = jnp.where(valid, positions, 0).max(-1) + 1
         rotary = Rotary.at(self.config, positions, longest)
+        context = self.context(rotary, mask)
         # Zero at padding: whatever stood there, NaN included, is multiplied by attention's zeros.
         x = jnp.where(valid[..., None], embeddings, 0)
-        x = self.place(x, "batch", None, "embed")
-        x, kv = self._run_layers(x, rotary, past, mask)
-        x = self.place(x, "batch", None, "embed")
+        x = context.place(x, "batch", None, "embed")
+        x, kv = run_layers(self.layers, x, past, context, keep=self.kept)
         return self.final_layer_norm(x), Segment(kv, valid).constrain(self.mesh)
 
-    def _run_layers(
+    def context(
         self,
-        x: Float[Array, "B T D"],
         rotary: Rotary,
-        past: Sequence[Segment],
         mask: Bool[Array, "B T U"] | Flash,
-    ) -> tuple[Float[Array, "B T D"], KV | tuple[KV, ...]]:
-        """The layers read the past and never write it: what is new is returned.
+        dropout: Dropout | None = None,
+    ) -> Context:
+        """What a pass through the layers carries, where this model lies."""
+        return Context(rotary, mask, self.mesh, self.layout, dropout)
 
-        In a scan that keeps the caches from being copied, which writing inside it would force.
-        """
-        if isinstance(self.layers, tuple):
-            new = []
-            for index, block in enumerate(self.layers):
-                own = tuple(segment.layer(index) for segment in past)
-                x, kv = block(x, rotary, own, mask, place=self.place)
-                new.append(kv.side_by_side(self.heads_together))
-            return x, tuple(new)
-
-        def body(
-            x: Float[Array, "B T D"], layer: tuple[Block, tuple[KV, ...]]
-        ) -> tuple[Float[Array, "B T D"], KV]:
-            block, layer_past = layer
-            x, kv = block(x, rotary, layer_past, mask, place=self.place)
-            return x, kv.side_by_side(self.heads_together)
-
-        past_kv: Any = tuple(segment.kv for segment in past)  # each one KV, as the layers are
-        return lax.scan(body, x, (self.layers, past_kv))
+    def kept(self, new: KV) -> KeysValues:
+        """Keys and values of new tokens in the form in which later passes find them."""
+        return self.cache.of(new.key, new.value, self.heads_together)
 
     def empty_segment(self, rows: int, slots: int, *, readers: int | None = None) -> Segment:
         """Slots that hold nothing yet; `readers` rows of a batch share them, or each its own."""
-        size = self.heads_together * self.config.head_dim
-        shape = (rows, self.num_heads // self.heads_together, slots, size)
-        layers = self.config.num_hidden_layers
-        readers = rows if readers is None else readers
-        return Segment.empty(layers, shape, self.dtype, readers=readers, stacked=self.stacked)
-
-    def place(self, x: Float[Array, "*X"], *axes: str | None) -> Float[Array, "*X"]:
-        """`x` where the model's layout has these axes."""
-        return constrain(x, self.mesh, *axes, rules=LAYOUTS[self.layout])
+        tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+        like = jax.eval_shape(self, tokens, jax.ShapeDtypeStruct((1, 1), bool))[1]
+        return like.emptied(rows, slots, readers=readers)
 
     def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """Scores of the vocabulary in float32. Apart from the layers: most positions need none."""
         if self.embed_out is None:
             return project(hidden, self.embed_in.weight).astype(jnp.float32)
         return self.embed_out.product(hidden).astype(jnp.float32)
-
-    def quantized(self) -> "GPTNeoX":
-        """The same with the weights of its Linears in int8.
-
-        Embedding, norms and biases stay as they are, and so does a head that is the embedding.
-        """
-
-        def is_linear(node: Any) -> bool:
-            return isinstance(node, Linear)
-
-        return jax.tree.map(
-            lambda node: node.quantized() if is_linear(node) else node, self, is_leaf=is_linear
-        )
 
 
 def _check(what: str, given: Any, axes: str, valid: Any) -> None:
@@ -220,11 +187,6 @@ def _check(what: str, given: Any, axes: str, valid: Any) -> None:
         raise InputError(
             f"valid must have the shape of {what}, {given.shape[:2]}, not {valid.shape}"
         )
-
-
-def stack(blocks: Sequence[Block]) -> Block:
-    """One Block whose arrays have a leading layer axis."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)
 
 
 def _positions(valid: Bool[Array, "B T"], past: Sequence[Segment]) -> Int[Array, "B T"]:

@@ -11,11 +11,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
+from neox_eqx.model.keys_values import KV
 from neox_eqx.model.neox import GPTNeoX
-from neox_eqx.model.segment import KV, Segment
+from neox_eqx.model.segment import Segment
+from neox_eqx.sharding.rules import Placed
 
 
-class SoftPrompt(eqx.Module):
+class SoftPrompt(Placed):
     """Prompt tuning (Lester et al. 2021, arXiv:2104.08691): embeddings of P positions."""
 
     embeddings: Float[Array, "P D"]
@@ -34,7 +36,7 @@ class SoftPrompt(eqx.Module):
         return model.read(self.embeddings[None].astype(model.dtype), valid)[1]
 
 
-class Prefix(eqx.Module):
+class Prefix(Placed):
     """Prefix tuning (Li and Liang 2021, arXiv:2101.00190): keys and values of P positions.
 
     The keys are as queries meet them: what rotates a key has been applied.
@@ -48,7 +50,7 @@ class Prefix(eqx.Module):
     @classmethod
     def of_tokens(cls, model: GPTNeoX, tokens: Int[Array, " P"]) -> "Prefix":
         """The prefix that does what these tokens do."""
-        apart = dataclasses.replace(model, heads_together=1)
+        apart = dataclasses.replace(model, heads_together=1, cache=KV)
         kv = apart(tokens[None], jnp.ones((1, len(tokens)), bool))[1].kv
         if isinstance(kv, tuple):
             kv = jax.tree.map(lambda *layers: jnp.stack(layers), *kv)
@@ -63,9 +65,10 @@ class Prefix(eqx.Module):
             return jnp.pad(x, ((0, 0), (0, added), (0, 0), (0, 0)))[:, None].astype(model.dtype)
 
         apart = KV(of_model(self.key), of_model(self.value))
-        kv = jax.vmap(lambda layer: layer.side_by_side(model.heads_together))(apart)
+        kv = jax.vmap(model.kept)(apart)
         if not model.stacked:
-            kv = tuple(KV(*layer) for layer in zip(kv.key, kv.value, strict=True))
+            depth = len(self.key)
+            kv = tuple(jax.tree.map(lambda x, layer=layer: x[layer], kv) for layer in range(depth))
         return Segment(kv, jnp.ones((1, self.key.shape[2]), bool)).constrain(model.mesh)
 
 

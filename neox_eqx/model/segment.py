@@ -5,27 +5,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int, Shaped
 
+from neox_eqx.model.keys_values import KeysValues
 from neox_eqx.sharding.rules import constrain
-
-TILE_ROWS = 8
-
-
-class KV(eqx.Module):
-    """Keys (rotated) and values; `*L` is there where the layers are stacked.
-
-    A TPU holds arrays in tiles of 8 x 128: head sizes such as 64 or 96 would be padded to 128, and
-    one query a head would leave most of a tile's rows empty. There some heads stand side by side:
-    G groups of C dims, those of `heads_together` heads. Elsewhere G is H and C is K.
-    """
-
-    key: Float[Array, "*L B G S C"]
-    value: Float[Array, "*L B G S C"]
-
-    def side_by_side(self, together: int) -> "KV":
-        """Heads of one layer, each by itself so far, in groups of `together`."""
-        return self if together == 1 else jax.tree.map(lambda x: _beside(x, together), self)
 
 
 class Segment(eqx.Module):
@@ -38,26 +21,19 @@ class Segment(eqx.Module):
     that share keys and values see different ones of them.
     """
 
-    kv: KV | tuple[KV, ...]
+    kv: KeysValues | tuple[KeysValues, ...]
     valid: Bool[Array, "R S"]
 
-    @classmethod
-    def empty(
-        cls,
-        layers: int,
-        shape: tuple[int, int, int, int],
-        dtype: jnp.dtype,
-        *,
-        readers: int,
-        stacked: bool,
-    ) -> "Segment":
-        """Slots that hold nothing yet, in the `shape` (B, G, S, C) of each layer."""
-        kv: KV | tuple[KV, ...]
-        if stacked:
-            kv = _zeros((layers, *shape), dtype)
-        else:
-            kv = tuple(_zeros(shape, dtype) for _ in range(layers))
-        return cls(kv, jnp.zeros((readers, shape[2]), bool))
+    def emptied(self, rows: int, slots: int, *, readers: int | None = None) -> "Segment":
+        """Slots that hold nothing yet, of the same kind: `rows` of keys and values, which as many
+        `readers`, rows of a batch, share; by default each has its own."""
+
+        def zeros(x: Array | jax.ShapeDtypeStruct) -> Array:
+            *layers, _, groups, _, size = x.shape
+            return jnp.zeros((*layers, rows, groups, slots, size), x.dtype)
+
+        valid = jnp.zeros((rows if readers is None else readers, slots), bool)
+        return Segment(jax.tree.map(zeros, self.kv), valid)
 
     @property
     def slots(self) -> int:
@@ -105,34 +81,16 @@ class Segment(eqx.Module):
             constrain(self.valid, mesh, "rows", None),
         )
 
-    def layer(self, index: int) -> KV:
+    def layer(self, index: int) -> KeysValues:
         assert isinstance(self.kv, tuple)
         return self.kv[index]
 
 
-def heads_together(heads: int, mesh: Mesh) -> int:
-    """How many heads of a device stand side by side in keys and values: a tile of a TPU's rows."""
-    if mesh.devices.flat[0].platform != "tpu":
-        return 1
-    of_device = heads // mesh.shape["model"]
-    return max(count for count in range(1, TILE_ROWS + 1) if of_device % count == 0)
-
-
-def _beside(x: Float[Array, "B H S K"], together: int) -> Float[Array, "B G S C"]:
-    rows, heads, slots, size = x.shape
-    x = x.reshape(rows, heads // together, together, slots, size).swapaxes(2, 3)
-    return x.reshape(rows, heads // together, slots, together * size)
-
-
-def _one_row(x: Float[Array, "*L B G S C"], rows: int) -> Float[Array, "*L b G T C"]:
+def _one_row(x: Shaped[Array, "*L B G S X"], rows: int) -> Shaped[Array, "*L b G T X"]:
     """The slots of rows that are to share a row, one after the other."""
     *layers, readers, groups, slots, size = x.shape
     apart = jnp.moveaxis(x.reshape(*layers, rows, readers // rows, groups, slots, size), -4, -3)
     return apart.reshape(*layers, rows, groups, -1, size)
-
-
-def _zeros(shape: tuple[int, ...], dtype: jnp.dtype) -> KV:
-    return KV(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
 
 
 def _pad(x: Array, count: int, axis: int) -> Array:

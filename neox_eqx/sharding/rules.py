@@ -1,8 +1,9 @@
 """From the logical axes of an array to its place on the mesh."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
+import equinox as eqx
 import jax
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -26,13 +27,17 @@ TRAINING_RULES = RULES | {"embed": "data"}
 
 Tree = TypeVar("Tree")
 Axes = tuple[str | None, ...]
-Place = Callable[..., jax.Array]
-"""Takes an array and its axes, and keeps it where a model's layout has them."""
 
 
-def anywhere(x: jax.Array, *axes: str | None) -> jax.Array:
-    """The `Place` of an array that the compiler may put where it likes."""
-    return x
+class Placed(eqx.Module):
+    """A layer with parameters, which says where they lie."""
+
+    axes: eqx.AbstractVar[Axes]
+    """The logical axis of each dimension of its weight."""
+
+    def axes_of(self, name: str) -> Axes:
+        """Those of the parameter with this name. A bias is as long as the weight has rows."""
+        return self.axes[:1] if name == "bias" else self.axes
 
 
 def sharding(
@@ -61,15 +66,14 @@ def constrain(
 def parameter_shardings(model: Tree, mesh: Mesh, rules: Mapping[str, str] = RULES) -> Tree:
     """The tree of a model with a NamedSharding in place of each of its arrays.
 
-    Each layer with parameters has `axes`: the logical axes of its weight, of which the first is
-    that of its bias and of its scale.
+    An array that is not of a `Placed` layer is whole on every device.
     """
 
     def of_layer(layer: Any) -> Any:
         def of_parameter(path: tuple[Any, ...], array: Any) -> NamedSharding:
-            axes = layer.axes[:1] if path[-1].name in ("bias", "scale") else layer.axes
+            axes = layer.axes_of(path[-1].name) if isinstance(layer, Placed) else ()
             return sharding(mesh, array.shape, axes, rules)
 
         return jax.tree_util.tree_map_with_path(of_parameter, layer)
 
-    return jax.tree.map(of_layer, model, is_leaf=lambda node: hasattr(node, "axes"))
+    return jax.tree.map(of_layer, model, is_leaf=lambda node: isinstance(node, Placed))

@@ -147,7 +147,7 @@ def test_fingerprints_and_int8_are_of_the_sum(saved: Path, tmp_path: Path) -> No
         checkpoint = Checkpoint.open(find(directory))
         marks.append(fingerprint(fitting(checkpoint), first_rows=True))
     assert marks[0] != marks[1]
-    exact = load(tmp_path, dtype="float32", stacked=False).quantized()
+    exact = quantized(load(tmp_path, dtype="float32", stacked=False))
     small = load(tmp_path, dtype="float32", stacked=False, quantize="int8")
     assert np.array_equal(
         small.layers[0].attention.query_key_value.weight,

@@ -15,6 +15,7 @@ from neox_eqx.checkpoint.load import load
 from neox_eqx.checkpoint.save import save
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
+from neox_eqx.model.formats import is_quantized, quantized
 from neox_eqx.model.neox import GPTNeoX
 from tests.checkpoint.checkpoints import assert_same_bits, edit_config, rewrite, rewrite_as_bin
 
@@ -26,7 +27,7 @@ Tensors = dict[str, torch.Tensor]
 
 @pytest.mark.parametrize("stacked", [False, True])
 def test_what_is_loaded_is_the_float_model_rounded(checkpoint: Path, stacked: bool) -> None:
-    expected = load(checkpoint, stacked=stacked).quantized()
+    expected = quantized(load(checkpoint, stacked=stacked))
     assert_same_bits(load(checkpoint, stacked=stacked, quantize="int8"), expected)
 
 
@@ -34,13 +35,13 @@ def test_what_is_loaded_is_the_float_model_rounded(checkpoint: Path, stacked: bo
 def test_blocks_of_a_tensor_are_rounded_as_the_whole(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch, stacked: bool
 ) -> None:
-    expected = load(checkpoint, stacked=stacked).quantized()
+    expected = quantized(load(checkpoint, stacked=stacked))
     monkeypatch.setattr(entry, "BLOCK_ELEMENTS", 7 * 48)
     assert_same_bits(load(checkpoint, stacked=stacked, quantize="int8"), expected)
 
 
 def test_a_bin_file_is_rounded_too(checkpoint: Path, tensors: Tensors) -> None:
-    expected = load(checkpoint).quantized()
+    expected = quantized(load(checkpoint))
     rewrite_as_bin(checkpoint, tensors)
     assert_same_bits(load(checkpoint, quantize="int8"), expected)
 
@@ -104,7 +105,7 @@ def test_a_tied_head_stays_float(checkpoint: Path, tensors: Tensors) -> None:
     del tensors[HEAD]
     rewrite(checkpoint, tensors)
     model = load(checkpoint, quantize="int8")
-    assert model.embed_out is None and model.is_quantized
+    assert model.embed_out is None and is_quantized(model)
     np.testing.assert_array_equal(
         model.embed_in.weight, tensors["gpt_neox.embed_in.weight"].numpy()
     )

@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 from jax import lax
 
-from neox_eqx.model.int8 import DIGIT_ROWS, dequantize, quantize_rows
-from neox_eqx.model.layers import FEW_ROWS, Linear, project
+from neox_eqx.model.formats import is_quantized, quantized
+from neox_eqx.model.int8 import Int8Linear, project_int8, quantize_rows
+from neox_eqx.model.kernels.any import dequantize
+from neox_eqx.model.kernels.cpu import DIGIT_ROWS
+from neox_eqx.model.linear import FEW_ROWS, Linear, project
 from neox_eqx.model.neox import GPTNeoX
 from tests.hf_models import family, our_logits, padded_batch, stack_layers
 
@@ -59,7 +62,7 @@ def test_values_in_the_middle_become_the_even_step() -> None:
 
 
 def test_a_row_of_zeros_gives_zeros() -> None:
-    linear = Linear(jnp.zeros((5, 8)), None, ("mlp", "embed")).quantized()
+    linear = Int8Linear.of(Linear(jnp.zeros((5, 8)), None, ("mlp", "embed")))
     np.testing.assert_array_equal(linear(jnp.full((2, 8), 1e30)), np.zeros((2, 5)))
 
 
@@ -67,7 +70,7 @@ def test_a_row_of_zeros_gives_zeros() -> None:
 def test_a_row_of_zeros_has_products_of_zero(rows: int) -> None:
     weight, scale = map(jnp.asarray, quantize_rows(normal(40, 96)))
     x = jnp.asarray(normal(rows, 96, seed=1)).at[1].set(0)
-    np.testing.assert_array_equal(project(x, weight, scale)[1], np.zeros(40))
+    np.testing.assert_array_equal(project_int8(x, weight, scale)[1], np.zeros(40))
 
 
 def relative_error(x: np.ndarray, weight: np.ndarray, actual: jax.Array) -> float:
@@ -82,7 +85,7 @@ def relative_error(x: np.ndarray, weight: np.ndarray, actual: jax.Array) -> floa
 def test_products_are_those_of_numpy_with_the_rounded_weight(dtype: str, rows: int) -> None:
     weight, scale = quantize_rows(normal(40, 96))
     x = jnp.asarray(normal(rows, 96, seed=1), dtype)
-    actual = jax.jit(project)(x[:, None], jnp.asarray(weight), jnp.asarray(scale))
+    actual = jax.jit(project_int8)(x[:, None], jnp.asarray(weight), jnp.asarray(scale))
     assert (actual.dtype, actual.shape) == (dtype, (rows, 1, 40))
     rounded = weight * scale.astype(np.float64)[:, None]
     # Measured 6.6e-8, and for 16 bits that of rounding the result once.
@@ -95,7 +98,7 @@ def test_three_digits_hold_a_row_to_a_part_in_2_to_the_24_of_its_largest_value(r
     weight, scale = quantize_rows(normal(40, 96))
     x = normal(rows, 96, seed=1)
     x[0, 5] = 300.0
-    actual = np.asarray(project(jnp.asarray(x), jnp.asarray(weight), jnp.asarray(scale)))
+    actual = np.asarray(project_int8(jnp.asarray(x), jnp.asarray(weight), jnp.asarray(scale)))
     rounded = weight * scale.astype(np.float64)[:, None]
     largest = np.abs(x).max(-1, keepdims=True).astype(np.float64)
     error = np.abs(actual - x.astype(np.float64) @ rounded.T)
@@ -107,9 +110,9 @@ def test_three_digits_hold_a_row_to_a_part_in_2_to_the_24_of_its_largest_value(r
 def test_what_is_no_number_shows_in_its_own_row_and_no_other(rows: int, bad: float) -> None:
     weight, scale = map(jnp.asarray, quantize_rows(normal(40, 96)))
     x = normal(rows + 1, 96, seed=1)[:rows]
-    clean = np.asarray(project(jnp.asarray(x), weight, scale))
+    clean = np.asarray(project_int8(jnp.asarray(x), weight, scale))
     x[0, 7] = bad
-    y = np.asarray(project(jnp.asarray(x), weight, scale))
+    y = np.asarray(project_int8(jnp.asarray(x), weight, scale))
     assert not np.isfinite(y[0]).any()
     np.testing.assert_array_equal(y[1:], clean[1:])
 
@@ -117,7 +120,7 @@ def test_what_is_no_number_shows_in_its_own_row_and_no_other(rows: int, bad: flo
 def test_sums_that_int32_cannot_hold_are_not_made_in_it() -> None:
     size = 2**31 // 127**2 + 100
     weight, scale = quantize_rows(np.ones((2, size), np.float32))
-    y = project(jnp.ones((1, size)), jnp.asarray(weight), jnp.asarray(scale))
+    y = project_int8(jnp.ones((1, size)), jnp.asarray(weight), jnp.asarray(scale))
     np.testing.assert_allclose(y, size, rtol=1e-5)
 
 
@@ -130,7 +133,7 @@ def test_an_accelerator_multiplies_by_the_rounded_weight(dtype: str, rows: int) 
         jax.ShapeDtypeStruct((40, 96), jnp.int8),
         jax.ShapeDtypeStruct((40,), jnp.float32),
     ]
-    text = jax.jit(project).trace(*shapes).lower(lowering_platforms=("tpu",)).as_text()
+    text = jax.jit(project_int8).trace(*shapes).lower(lowering_platforms=("tpu",)).as_text()
     short = {"float32": "f32", "bfloat16": "bf16"}[dtype]
     assert f"tensor<40x96x{short}>" in text and text.count("stablehlo.dot_general") == 1
     assert "optimization_barrier" in text if rows == 1 else "optimization_barrier" not in text
@@ -141,7 +144,7 @@ def test_an_accelerator_multiplies_by_the_rounded_weight(dtype: str, rows: int) 
     eps = float(jnp.finfo(dtype).eps)
     np.testing.assert_allclose(
         np.asarray(accelerated, np.float32),
-        np.asarray(project(x, weight, scale), np.float32),
+        np.asarray(project_int8(x, weight, scale), np.float32),
         atol=2 * eps * size,
         rtol=0,
     )
@@ -165,7 +168,7 @@ def temporaries(step: Callable[..., jax.Array], rows: int) -> int:
 
 @pytest.mark.parametrize("rows", [1, DIGIT_ROWS, FEW_ROWS, 40])
 def test_no_float_copy_of_the_weight_is_made(rows: int) -> None:
-    assert temporaries(project, rows) < 2**20
+    assert temporaries(project_int8, rows) < 2**20
 
 
 def test_a_float_copy_would_be_noticed() -> None:
@@ -179,7 +182,7 @@ def test_a_float_copy_would_be_noticed() -> None:
 
 @functools.cache
 def quantized_family(name: str) -> GPTNeoX:
-    return family(name)[1].quantized()
+    return quantized(family(name)[1])
 
 
 def rounded_as_float(model: GPTNeoX) -> GPTNeoX:
@@ -231,5 +234,5 @@ def test_all_but_the_linears_stays_float(name: str) -> None:
     tied = model.config.tie_word_embeddings
     assert in_int8 == expected | (set() if tied else {"embed_out.weight"})
     assert all(dtype == jnp.float32 for path, dtype in kinds.items() if path not in in_int8)
-    assert model.is_quantized and not family(name)[1].is_quantized
+    assert is_quantized(model) and not is_quantized(family(name)[1])
     assert model.dtype == jnp.float32

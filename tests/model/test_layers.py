@@ -9,8 +9,10 @@ from transformers.activations import ACT2FN
 from neox_eqx.config import ACTIVATIONS
 from neox_eqx.model.activations import activate
 from neox_eqx.model.attention import attend
-from neox_eqx.model.layers import FEW_ROWS, Embedding, LayerNorm, Linear
-from neox_eqx.model.segment import KV
+from neox_eqx.model.embedding import Embedding
+from neox_eqx.model.keys_values import KV
+from neox_eqx.model.linear import FEW_ROWS, Linear
+from neox_eqx.model.norm import LayerNorm
 from tests.hf_models import to_array
 
 HALF = ["bfloat16", "float16"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 
-from neox_eqx.model.flash import Flash
+from neox_eqx.model.kernels.flash import Flash
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.segment import Segment
 from tests.hf_models import family, hf_logits, our_logits, padded_batch, stack_layers

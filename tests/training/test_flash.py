@@ -8,8 +8,8 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import AxisType
 
 from neox_eqx.model.attention import attend
-from neox_eqx.model.flash import Flash
-from neox_eqx.model.segment import KV
+from neox_eqx.model.kernels.flash import Flash
+from neox_eqx.model.keys_values import KV
 from neox_eqx.training.data.batch import Batch
 
 ROWS, HEADS, LENGTH = 2, 2, 256

@@ -1,21 +1,19 @@
 """The model's forward pass as training needs it: no keys and values are kept."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from neox_eqx.model.adapt import dropping
 from neox_eqx.model.block import Block
+from neox_eqx.model.context import Context
 from neox_eqx.model.dropout import Dropout
-from neox_eqx.model.flash import Flash
+from neox_eqx.model.kernels.flash import Flash
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.prompt import Prompt
 from neox_eqx.model.rotary import Rotary
-from neox_eqx.model.segment import KV, Segment
-from neox_eqx.sharding.rules import constrain
+from neox_eqx.model.segment import Segment
+from neox_eqx.model.stack import run_layers
 from neox_eqx.training.data.batch import Batch
 from neox_eqx.training.update.gather import gather
 from neox_eqx.training.update.recipe import Recipe
@@ -38,10 +36,25 @@ def hidden_states(
     rotary = Rotary.at(model.config, positions, positions.max(-1) + 1)
     table = gather(model.embed_in, mesh).weight
     x = jnp.where(batch.documents[..., None] > 0, _look_up(table, batch.tokens), 0)
-    x = constrain(x, mesh, "rows", None, None)
+    context = model.context(rotary, _mask(model, batch, past), dropout)
+    x = context.place(x, "batch", None, "embed")
     if dropout is not None:
         x = dropout.drop_hidden(x, 0)
-    x = _run_layers(model, x, rotary, past, _mask(model, batch, past), recipe, dropout)
+
+    def prepare(block: Block, own: Context) -> Block:
+        """Each layer gathers its parameters for itself, and again when it is computed again."""
+        block = gather(block, mesh)
+        return block if own.dropout is None else dropping(block, own.dropout.of_lora)
+
+    x, _ = run_layers(
+        model.layers,
+        x,
+        () if past is None else (past,),
+        context,
+        keep=lambda new: None,
+        prepare=prepare,
+        remat=recipe.remat,
+    )
     return gather(model.final_layer_norm, mesh)(x)
 
 
@@ -54,38 +67,6 @@ def _mask(model: GPTNeoX, batch: Batch, past: Segment | None) -> Bool[Array, "B 
     if model.config.attention_dropout == 0 and Flash.fits(length, model.mesh):
         return Flash(batch.documents, model.mesh)
     return batch.mask()
-
-
-def _run_layers(
-    model: GPTNeoX,
-    x: Float[Array, "B T D"],
-    rotary: Rotary,
-    past: Segment | None,
-    mask: Bool[Array, "B T U"] | Flash,
-    recipe: Recipe,
-    dropout: Dropout | None,
-) -> Float[Array, "B T D"]:
-    """Each layer gathers its parameters for itself, and again when it is computed again."""
-
-    def run(
-        x: Float[Array, "B T D"], block: Block, past: tuple[KV, ...], index: int | Int[Array, ""]
-    ) -> Float[Array, "B T D"]:
-        block = gather(block, model.mesh)
-        own = None if dropout is None else dropout.layer(index)
-        if own is not None:
-            block = dropping(block, own.of_lora)
-        x, _ = block(x, rotary, past, mask, own)
-        return constrain(x, model.mesh, "rows", None, None)
-
-    if recipe.remat:
-        run = jax.checkpoint(run)
-    if isinstance(model.layers, tuple):
-        for index, block in enumerate(model.layers):
-            x = run(x, block, () if past is None else (past.layer(index),), index)
-        return x
-    past_kv: Any = () if past is None else (past.kv,)  # one KV, as the layers are
-    layers = (model.layers, past_kv, jnp.arange(model.config.num_hidden_layers))
-    return lax.scan(lambda x, layer: (run(x, *layer), None), x, layers)[0]
 
 
 @jax.custom_vjp

@@ -11,6 +11,7 @@ from neox_eqx.checkpoint.adapter import Adapter
 from neox_eqx.checkpoint.names import parameters
 from neox_eqx.errors import InputError
 from neox_eqx.model.adapt import adapt, split
+from neox_eqx.model.formats import is_quantized
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.prompt import Prefix, Prompt, SoftPrompt
 from neox_eqx.sharding.rules import TRAINING_RULES, parameter_shardings
@@ -39,7 +40,7 @@ def trainable(
         InputError: the model is in int8, or has heads added that LoRA would train; or a token is
             not in its vocabulary.
     """
-    if model.is_quantized:
+    if is_quantized(model):
         raise InputError("a model in int8 is not trained; load it without quantize")
     if not tuning.is_partial:
         return model, None

@@ -5,7 +5,6 @@ import jax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from neox_eqx.model.segment import KV
 from neox_eqx.sharding.rules import sharding
 
 _BLOCKS = (512, 256, 128)
@@ -27,10 +26,15 @@ class Flash(eqx.Module):
         platform = mesh.devices.flat[0].platform if mesh else jax.default_backend()
         return platform == "tpu" and length % _BLOCKS[-1] == 0
 
-    def attend(self, query: Float[Array, "B H T K"], new: KV) -> Float[Array, "B H T K"]:
+    def attend(
+        self,
+        query: Float[Array, "B H T K"],
+        key: Float[Array, "B H T K"],
+        value: Float[Array, "B H T K"],
+    ) -> Float[Array, "B H T K"]:
         """softmax(q kᵀ / sqrt(K)) v."""
         if self.mesh is None:
-            return _kernel(query, new.key, new.value, self.ids)
+            return _kernel(query, key, value, self.ids)
         axes = ("rows", "heads", None, None)
         heads = sharding(self.mesh, query.shape, axes).spec
         rows = sharding(self.mesh, self.ids.shape, axes[:1] + (None,)).spec
@@ -42,7 +46,7 @@ class Flash(eqx.Module):
             out_specs=heads,
             check_vma=False,
         )
-        return kernel(query, new.key, new.value, self.ids)
+        return kernel(query, key, value, self.ids)
 
 
 def _kernel(

@@ -1,0 +1,33 @@
+"""What a forward pass carries beside the residual stream."""
+
+import dataclasses
+
+import equinox as eqx
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Int
+
+from neox_eqx.model.dropout import Dropout
+from neox_eqx.model.kernels.flash import Flash
+from neox_eqx.model.rotary import Rotary
+from neox_eqx.sharding.rules import LAYOUTS, constrain
+
+
+class Context(eqx.Module):
+    """The same for all layers, but for `dropout`, which has a key for each."""
+
+    rotary: Rotary
+    mask: Bool[Array, "B T U"] | Flash
+    """What each new token attends to, among the slots of all segments and the new tokens."""
+    mesh: Mesh | None = eqx.field(static=True, default=None)
+    layout: str = eqx.field(static=True, default="1d")
+    dropout: Dropout | None = None
+
+    def place(self, x: Float[Array, "*X"], *axes: str | None) -> Float[Array, "*X"]:
+        """`x` where the layout has these axes; without a mesh, just `x`."""
+        return constrain(x, self.mesh, *axes, rules=LAYOUTS[self.layout])
+
+    def layer(self, index: int | Int[Array, ""] | None) -> "Context":
+        """That of one layer. Only dropout asks which."""
+        if self.dropout is None or index is None:
+            return self
+        return dataclasses.replace(self, dropout=self.dropout.layer(index))

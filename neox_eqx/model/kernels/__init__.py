@@ -1,0 +1,1 @@
+"""Products and attention as a platform wants them; everything else asks for the mathematics."""

@@ -1,0 +1,81 @@
+"""Products of few rows on a CPU, where reading the weights is all that takes time.
+
+XLA's CPU matrix product copies its right side into another order first, and converts a weight of
+other dtypes as a whole (seen with JAX 0.11). What is here reads the weight once, as it lies.
+"""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Float32, Int8, Int32
+
+from neox_eqx.model.kernels.any import dot
+
+DIGIT_ROWS = 8
+"""Up to so many rows products of digits are faster than float32's; measured on two x86 cores."""
+_LARGEST = 127
+_BASE = 2 * _LARGEST
+_TINY = float(np.finfo(np.float32).tiny)
+
+
+def dot_few_rows(
+    x: Float[Array, "*B in"], weight: Float[Array, "out in"]
+) -> Float[Array, "*B out"]:
+    """x Wᵀ by one loop over the weight's rows with a sum over each inside.
+
+    A single row of float32 is a matrix-vector product, which XLA does at the speed of memory; a
+    single row of 16 bits is doubled, or the loop would run on one core.
+    """
+    rows = x.reshape(-1, x.shape[-1])
+    if len(rows) == 1:
+        if x.dtype == jnp.float32:
+            return dot(x, weight)
+        rows = jnp.concatenate([rows, rows])
+    products = weight[:, None].astype(jnp.float32) * rows.astype(jnp.float32)
+    y = products.sum(-1).T.astype(x.dtype)
+    return y[: math.prod(x.shape[:-1])].reshape(*x.shape[:-1], -1)
+
+
+def dot_int8(
+    x: Float[Array, "*B in"], weight: Int8[Array, "out in"], scale: Float32[Array, "out"]
+) -> Float[Array, "*B out"]:
+    """x Wᵀ, of which row r of W is scale[r] * weight[r], without a float copy of the weight."""
+    rows = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
+    summable = rows.shape[-1] * _LARGEST**2 <= jnp.iinfo(jnp.int32).max
+    if len(rows) <= DIGIT_ROWS and summable:
+        y = _dot_digits(rows, weight)
+    else:
+        # Out of a loop of decoding steps XLA would move the conversion of all weights, and keep it.
+        rows, weight = lax.optimization_barrier((rows, weight))
+        y = (weight[:, None].astype(jnp.float32) * rows).sum(-1).T
+    return (y * scale).astype(x.dtype).reshape(*x.shape[:-1], -1)
+
+
+def _dot_digits(
+    rows: Float32[Array, "B in"], weight: Int8[Array, "out in"]
+) -> Float32[Array, "B out"]:
+    """The rows as three digits of int8 each, whose products and sums with int8 are exact.
+
+    Of a row, three digits hold all but 2**-24 of its largest value, which is float32's own error.
+    """
+    unit = abs(rows).max(-1, keepdims=True).clip(_TINY) / _LARGEST
+    rest, digits = rows / unit, []
+    for _ in range(3):
+        digit = rest.round()
+        digits.append(digit.astype(jnp.int8))
+        rest = (rest - digit) * _BASE
+    high, middle, low = _sums(weight, digits)
+    return (high + (middle + low / _BASE) / _BASE) * unit
+
+
+def _sums(
+    weight: Int8[Array, "out in"], digits: list[Int8[Array, "B in"]]
+) -> Float32[Array, "3 B out"]:
+    """One product for all digits, with the weight on the left: XLA copies what is on the right."""
+    dims = (((1,), (1,)), ((), ()))
+    sums: Int32[Array, "out n"] = lax.dot_general(
+        weight, jnp.concatenate(digits), dims, preferred_element_type=jnp.int32
+    )
+    return sums.T.astype(jnp.float32).reshape(len(digits), -1, len(weight))

@@ -1,0 +1,82 @@
+"""Keys and values of tokens: how they are kept, and how attention reads them."""
+
+import abc
+
+import equinox as eqx
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Float32
+
+from neox_eqx.model.heads import apart, beside_tokens, narrow, side_by_side, widen
+
+
+class KeysValues(eqx.Module):
+    """One way to keep keys and values of a layer is one class.
+
+    All its arrays have the axes (B, G, S, X): rows, groups of heads, slots, and what it likes.
+    Where layers are stacked there is a layer axis before them. So slots are written, padded and
+    taken in the same way whatever the arrays hold. A slot of zeros is one that holds nothing.
+    """
+
+    @classmethod
+    @abc.abstractmethod
+    def of(
+        cls, key: Float[Array, "B H S K"], value: Float[Array, "B H S K"], together: int
+    ) -> "KeysValues":
+        """Keeps rotated keys, and values, in groups of so many heads `together`."""
+
+    @abc.abstractmethod
+    def scores(self, query: Float[Array, "B H T K"]) -> Float[Array, "B H T S"]:
+        """The products of queries and keys. Rows of a batch next to each other may share a row."""
+
+    @abc.abstractmethod
+    def mix(self, weights: Float[Array, "B H T S"], size: int) -> Float32[Array, "B H T K"]:
+        """The sum of the values, each times its weight; `size` is that of a head, K.
+
+        In float32, so that a sum over several of these is rounded once.
+        """
+
+
+class KV(KeysValues):
+    """Keys and values in the dtype of the computation. With heads by themselves G is H, C is K."""
+
+    key: Float[Array, "*L B G S C"]
+    value: Float[Array, "*L B G S C"]
+
+    @classmethod
+    def of(
+        cls, key: Float[Array, "B H S K"], value: Float[Array, "B H S K"], together: int
+    ) -> "KV":
+        return cls(side_by_side(key, together), side_by_side(value, together))
+
+    def scores(self, query: Float[Array, "B H T K"]) -> Float[Array, "B H T S"]:
+        return scores(query, self.key)
+
+    def mix(self, weights: Float[Array, "B H T S"], size: int) -> Float32[Array, "B H T K"]:
+        return mix(weights, self.value, size)
+
+
+def scores(query: Float[Array, "B H T K"], key: Float[Array, "b G S C"]) -> Float[Array, "B H T S"]:
+    """q kᵀ for each head."""
+    wide = widen(query, key.shape[-1])
+    shared = beside_tokens(wide, len(key))
+    # The keys first: the other order makes XLA's CPU backend transpose them in memory.
+    dims = (((3,), (3,)), ((0, 1), (0, 1)))
+    product = lax.dot_general(key, shared, dims, precision=lax.Precision.HIGHEST)
+    return apart(product.swapaxes(2, 3), wide.shape).reshape(*query.shape[:3], -1)
+
+
+def mix(
+    weights: Float[Array, "B H T S"], value: Float[Array, "b G S C"], size: int
+) -> Float32[Array, "B H T K"]:
+    """The values of each head, summed with their weights."""
+    batch, heads, _, slots = weights.shape
+    wide = weights.reshape(batch, value.shape[1], -1, slots)
+    product = lax.dot_general(
+        beside_tokens(wide, len(value)),
+        value,
+        (((3,), (2,)), ((0, 1), (0, 1))),
+        precision=lax.Precision.HIGHEST,
+        preferred_element_type=jnp.float32,
+    )
+    return narrow(apart(product, wide.shape), heads, size)
