@@ -174,7 +174,7 @@ def _filled(shapes: GPTNeoX, tensors: dict[str, Entry]) -> GPTNeoX:
             if not isinstance(node, QuantizedLinear):
                 return read(name)
             bias = None if node.bias is None else read(f"{name}.bias")
-            arrays = place_quantized(node, of_path[f"{name}.weight"], tensors)
+            arrays: dict[str, Any] = place_quantized(node, of_path[f"{name}.weight"], tensors)
             progress.update(sum(array.nbytes for array in arrays.values()))
             return dataclasses.replace(node, bias=bias, **arrays)
 

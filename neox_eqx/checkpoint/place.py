@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -68,7 +68,8 @@ def place_quantized(
     def placed(name: str, field: jax.ShapeDtypeStruct) -> jax.Array:
         def read_field(index: Index | None) -> np.ndarray:
             assert index is not None
-            return read_once(index[:depth])[name][(..., *index[depth:])]
+            columns: Any = (..., *index[depth:])
+            return read_once(index[:depth])[name][columns]
 
         where = as_matrix if field.shape == layer.shape else as_rows
         array = jax.make_array_from_callback(field.shape, where, read_field)

@@ -28,6 +28,7 @@ from neox_eqx.generation.option_values import check_number
 from neox_eqx.generation.options import GenerationOptions
 from neox_eqx.generation.run import Request, pad_prompts, strategy_of
 from neox_eqx.generation.stopping import ERROR
+from neox_eqx.model.formats import quantized
 from neox_eqx.planning.wish import LARGEST_BATCH
 from neox_eqx.presets import preset
 

@@ -4,6 +4,7 @@ Both become one thing, a segment of a single row that all rows of a batch attend
 """
 
 import dataclasses
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -51,7 +52,7 @@ class Prefix(Placed):
     def of_tokens(cls, model: GPTNeoX, tokens: Int[Array, " P"]) -> "Prefix":
         """The prefix that does what these tokens do."""
         apart = dataclasses.replace(model, heads_together=1, cache=KV)
-        kv = apart(tokens[None], jnp.ones((1, len(tokens)), bool))[1].kv
+        kv: Any = apart(tokens[None], jnp.ones((1, len(tokens)), bool))[1].kv
         if isinstance(kv, tuple):
             kv = jax.tree.map(lambda *layers: jnp.stack(layers), *kv)
         heads = slice(model.config.num_attention_heads)
@@ -65,7 +66,7 @@ class Prefix(Placed):
             return jnp.pad(x, ((0, 0), (0, added), (0, 0), (0, 0)))[:, None].astype(model.dtype)
 
         apart = KV(of_model(self.key), of_model(self.value))
-        kv = jax.vmap(model.kept)(apart)
+        kv: Any = jax.vmap(model.kept)(apart)
         if not model.stacked:
             depth = len(self.key)
             kv = tuple(jax.tree.map(lambda x, layer=layer: x[layer], kv) for layer in range(depth))

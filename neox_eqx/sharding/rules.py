@@ -30,14 +30,15 @@ Axes = tuple[str | None, ...]
 
 
 class Placed(eqx.Module):
-    """A layer with parameters, which says where they lie."""
+    """A layer with parameters, which says where they lie.
 
-    axes: eqx.AbstractVar[Axes]
-    """The logical axis of each dimension of its weight."""
+    Its field `axes` has the logical axis of each dimension of its weight.
+    """
 
     def axes_of(self, name: str) -> Axes:
         """Those of the parameter with this name. A bias is as long as the weight has rows."""
-        return self.axes[:1] if name == "bias" else self.axes
+        axes: Axes = self.axes  # type: ignore[attr-defined]
+        return axes[:1] if name == "bias" else axes
 
 
 def sharding(

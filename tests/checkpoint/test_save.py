@@ -118,7 +118,7 @@ def test_directory_that_cannot_be_replaced_is_refused(
             save(model, here, companions=())
     with pytest.raises(InputError, match="^/: is not an empty directory"):
         save(model, "/", companions=())
-    with pytest.raises(InputError, match=r"^'a\\x00b': cannot be a directory: embedded null"):
+    with pytest.raises(InputError, match=r"^'a\\x00b': cannot be a directory: .*null"):
         save(model, "a\0b", companions=())
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(InputError, match="loop'?: cannot be"):

@@ -140,14 +140,10 @@ def test_an_accelerator_multiplies_by_the_rounded_weight(dtype: str, rows: int) 
     weight, scale = map(jnp.asarray, quantize_rows(normal(40, 96)))
     x = jnp.asarray(normal(rows, 96, seed=1), dtype)
     accelerated = project(x, dequantize(weight, scale, x.dtype))
-    size = float(jnp.abs(accelerated).max())
-    eps = float(jnp.finfo(dtype).eps)
-    np.testing.assert_allclose(
-        np.asarray(accelerated, np.float32),
-        np.asarray(project_int8(x, weight, scale), np.float32),
-        atol=2 * eps * size,
-        rtol=0,
-    )
+    rounded = np.asarray(weight) * np.asarray(scale, np.float64)[:, None]
+    # Measured 0.7 of it, with JAX 0.12 1.6.
+    limit = 2 * float(jnp.finfo(dtype).eps)
+    assert relative_error(np.asarray(x, np.float64), rounded, accelerated) <= limit
 
 
 def temporaries(step: Callable[..., jax.Array], rows: int) -> int:
