@@ -20,6 +20,7 @@ from neox_eqx.checkpoint.names import parameters
 from neox_eqx.checkpoint.origin import find
 from neox_eqx.checkpoint.torch_file import MemoryEntry
 from neox_eqx.errors import InputError
+from neox_eqx.model.formats import quantized
 from tests.checkpoint.adapters import save_adapter
 from tests.hf_models import hf_model
 
