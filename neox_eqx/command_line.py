@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import errno
 import io
 import itertools
 import os
@@ -23,6 +22,7 @@ from jax.experimental import multihost_utils
 
 from neox_eqx.errors import InputError, Stopped, cut, one_line
 from neox_eqx.option_kinds import RULES
+from neox_eqx.output import complain, written
 from neox_eqx.shown import hint, shown
 
 Options = TypeVar("Options")
@@ -33,7 +33,6 @@ _INTERRUPT_AGAIN = 0.5
 _FIRST_ENDS_LATER = 0.2
 # Where another process of the pod has failed, the launcher hears of that one before.
 _BLAME_LATER = 0.3
-_OUTPUT_ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG)
 
 
 def run(
@@ -54,9 +53,9 @@ def run_program(program: str, main: Callable[[], None]) -> None:
     """Calls `main`, and ends the process as a command of the name `program` should end.
 
     A mistake of the user's, raised as `InputError`, ends in one line on stderr and exit status 2.
-    Ctrl-C ends quietly with 130, and a reader that leaves, as in `| head`, with 141: the statuses
-    that a shell gives to a program that these signals end. `Stopped` ends it with a line and a
-    status of its own. A process of a pod that fails ends at once, and so the others do.
+    Ctrl-C ends quietly with 130, the status that a shell gives to a program that this signal ends;
+    `written` says how an output ends it. `Stopped` ends it with a line and a status of its own. A
+    process of a pod that fails ends at once, and so the others do.
     """
     _interrupt_until_it_ends()
     warnings.formatwarning = lambda message, *_, **__: (
@@ -65,36 +64,22 @@ def run_program(program: str, main: Callable[[], None]) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal may not know Korean
     try:
-        try:
+        with written(program):
             main()
-        finally:
-            if sys.stdout:
-                sys.stdout.flush()  # so that a reader that left is noticed here
     except InputError as error:
         if error.mine is not False:
-            print(f"{program}: error: {error}", file=sys.stderr)
+            complain(program, f"error: {error}")
         if error.mine is not None:
             _end_together()
         _exit(2)
     except Stopped as stopped:
         if jax.process_index() == 0:
-            print(f"{program}: {stopped}", file=sys.stderr)
+            complain(program, str(stopped))
         _end_together()
         _exit(stopped.status)
     except KeyboardInterrupt:
         # At once: JAX may still compute, and to take it down under that ends in a crash.
         os._exit(130)
-    except BrokenPipeError:
-        # Python flushes once more as it exits, and would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        _exit(141)
-    except OSError as error:
-        if error.errno not in _OUTPUT_ERRORS or error.filename is not None:
-            _end_the_pod()
-            raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        print(f"{program}: error: the output cannot be written: {error.strerror}", file=sys.stderr)
-        _exit(2)
     except SystemExit as exit:
         if exit.code:
             _exit(exit.code)
@@ -160,7 +145,11 @@ def parse(options_type: type[Options], program: str, args: Sequence[str]) -> Opt
     """
     report = io.StringIO()
     try:
-        with contextlib.redirect_stderr(report):
+        # tyro asks an output that is closed for its encoding.
+        closed_output = (
+            contextlib.nullcontext() if sys.stdout else contextlib.redirect_stdout(report)
+        )
+        with contextlib.redirect_stderr(report), closed_output:
             options, unknown = tyro.cli(
                 options_type, prog=program, args=args, registry=RULES, return_unknown_args=True
             )

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 # From the bottom: a layer imports from itself and from those before it.
 LAYERS = (
     "errors",
+    "output",
     "shown",
     "sizes",
     "hardware",
@@ -42,7 +43,7 @@ LAYERS = (
 )
 NARROWER = {
     "option_kinds": {"option_kinds", "small_files", "shown", "tokenizer", "errors"},
-    "command_line": {"command_line", "option_kinds", "shown", "errors"},
+    "command_line": {"command_line", "option_kinds", "shown", "output", "errors"},
 }
 ONLY_WHERE_USED = {"torch", "transformers"}
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from neox_eqx import __version__
 from neox_eqx.errors import InputError
+from neox_eqx.output import complain, written
 from neox_eqx.shown import hint, shown
 
 COMMANDS = {
@@ -33,12 +34,12 @@ def main(args: Sequence[str] | None = None) -> None:
     if first in COMMANDS:
         run_command(first, f"{_PROGRAM} {first}", rest)
     elif first in ("-h", "--help", "help"):
-        _tell(about())
+        _print(about())
     elif first == "--version":
-        _tell(f"{_PROGRAM} {__version__}")
+        _print(f"{_PROGRAM} {__version__}")
     else:
         advice = hint(first, COMMANDS, f"{_PROGRAM} --help lists the commands")
-        print(f"{_PROGRAM}: error: there is no command {shown(first)}; {advice}", file=sys.stderr)
+        complain(_PROGRAM, f"error: there is no command {shown(first)}; {advice}")
         sys.exit(2)
 
 
@@ -71,11 +72,9 @@ def about() -> str:
     )
 
 
-def _tell(text: str) -> None:
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        os._exit(141)  # as run_program ends
+def _print(text: str) -> None:
+    with written(_PROGRAM):
+        print(text)
 
 
 def _find(name: str) -> Callable[[str, Sequence[str]], None]:
