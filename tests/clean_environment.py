@@ -17,7 +17,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
-FILES = ("pyproject.toml", "README.md", "LICENSE", "podrun", "neox_eqx")
+FILES = ("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "podrun", "neox_eqx", "tests")
 BUILD = """
 import sys
 from setuptools import build_meta

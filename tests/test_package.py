@@ -48,7 +48,7 @@ def test_the_sdist_has_what_the_wheel_is_built_of_and_nothing_else(
     assert {*_package(), "pyproject.toml", "README.md", "LICENSE", "podrun"} <= names
     assert {name.split("/")[0] for name in names} <= {
         *("", "neox_eqx", "neox_eqx.egg-info", "pyproject.toml", "README.md", "LICENSE", "podrun"),
-        *("PKG-INFO", "setup.cfg"),
+        *("MANIFEST.in", "PKG-INFO", "setup.cfg"),
     }
 
 
