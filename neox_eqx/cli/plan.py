@@ -71,7 +71,7 @@ def main(options: Options) -> None:
         if path and path.is_dir():
             raise InputError(f"{path}: is a directory; give a file to write to")
     if options.picture and not importlib.util.find_spec("matplotlib"):
-        raise InputError("--picture needs matplotlib; run pip install matplotlib")
+        raise InputError("--picture needs matplotlib; run pip install 'neox-eqx[plan]'")
     wishes = _wishes(options)
     plans: list[Plan] = []
     with Compiler() as compiler, tqdm(disable=None, bar_format="{desc} {elapsed}") as progress:

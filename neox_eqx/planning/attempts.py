@@ -28,7 +28,7 @@ def environment() -> dict[str, str]:
         if not (APART / "libtpu").is_dir():
             raise InputError(
                 "libtpu, the TPU compiler, is not installed; run make tpu-compiler in a checkout, "
-                "or pip install libtpu"
+                "or pip install 'neox-eqx[plan]'"
             )
         paths.insert(0, str(APART))
     return os.environ | {
