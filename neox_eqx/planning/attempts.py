@@ -82,7 +82,7 @@ class Compiler:
         self._noise.close()
 
     def ask(self, question: dict[str, Any]) -> dict[str, Any]:
-        """What the program's facts are, or what it would take where it is too large.
+        """Sends a `message.Question` as JSON, and returns the `message.Answer` as JSON.
 
         Raises:
             InputError: the question has no answer, or the compiler failed.

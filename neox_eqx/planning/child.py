@@ -1,9 +1,9 @@
 """The process that compiles: libtpu is loaded here and never in the caller's.
 
-It reads a line of JSON for each attempt, as `attempts.Compiler` writes it, and answers with one.
+It reads a line of JSON for each `message.Question`, as `attempts.Compiler` writes it, and answers
+with a line for the `message.Answer`.
 """
 
-import dataclasses
 import json
 import os
 import re
@@ -13,12 +13,10 @@ from typing import Any
 
 import jax
 
-from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.planning.chips import Chip, Topology
 from neox_eqx.planning.facts import (
-    Facts,
     cache_bytes,
     decode_facts,
     growth_bytes,
@@ -27,8 +25,8 @@ from neox_eqx.planning.facts import (
     train_facts,
     weights_read,
 )
+from neox_eqx.planning.message import Answer, Facts, Question, Workload
 from neox_eqx.planning.programs import (
-    Workload,
     abstract_model,
     abstract_update,
     compile_decode,
@@ -41,58 +39,53 @@ from neox_eqx.training.update.recipe import Recipe
 from neox_eqx.training.update.state import TrainState
 
 
-def answer(question: dict[str, Any]) -> dict[str, Any]:
+def answer(question: Question) -> Answer:
     """Compiles one program on one mesh."""
-    topology = Topology.parse(question["topology"])
-    config = GPTNeoXConfig.from_hf(question["config"])
-    mesh = make_mesh(config, question["mesh"], _devices(topology))
-    load, dtype, chip = Workload(**question["load"]), question["dtype"], topology.chip
-    if question["program"] == "train":
-        update = abstract_update(config, mesh, dtype, load)
+    topology = Topology.parse(question.topology)
+    config, load, chip = question.config, question.load, topology.chip
+    mesh = make_mesh(config, question.mesh, _devices(topology))
+    if question.program == "train":
+        update = abstract_update(config, mesh, question.dtype, load)
         weights = local_bytes(update[0])
         compile_it = partial(_train, update, chip)
     else:
-        asked = Arrangement.parse(question["mesh"])
-        model = abstract_model(config, mesh, asked, dtype, question["quantize"])
+        asked = Arrangement.parse(question.mesh)
+        model = abstract_model(config, mesh, asked, question.dtype, question.quantize)
         weights = local_bytes(model)
-        program = {"decode": _decode, "prefill": _prefill}[question["program"]]
+        program = {"decode": _decode, "prefill": _prefill}[question.program]
         compile_it = partial(program, model, load, chip)
     try:
-        return compile_it() | {"weights_bytes": weights}
+        facts, most, cache = compile_it()
     except jax.errors.JaxRuntimeError as error:
         found = re.search(r"\(([\d.]+)([KMGT])\) exceeds available HBM", str(error))
         if not found:
             raise
         size = float(found[1]) * 1024 ** ("KMGT".index(found[2]) + 1)
-        return {"too_large": int(size), "weights_bytes": weights}
+        return Answer(int(size), weights)
+    return Answer(most, weights, cache, facts)
 
 
-def _decode(model: GPTNeoX, load: Workload, chip: Chip) -> dict[str, Any]:
+# Each of these gives the program's facts, the most bytes that are in use at any time, and the bytes
+# of the cache.
+
+
+def _decode(model: GPTNeoX, load: Workload, chip: Chip) -> tuple[Facts, int, int]:
     compiled = compile_decode(model, load)
     facts = decode_facts(model, compiled, chip)
     most = max(facts.peak_bytes, growth_bytes(compiled))
-    return _reply(facts, most, cache_bytes(compiled))
+    return facts, most, cache_bytes(compiled)
 
 
-def _prefill(model: GPTNeoX, load: Workload, chip: Chip) -> dict[str, Any]:
+def _prefill(model: GPTNeoX, load: Workload, chip: Chip) -> tuple[Facts, int, int]:
     facts = prefill_facts(model, compile_prefill(model, load), chip)
     # All that must move but the weights is what prefill leaves behind.
     cache = facts.hbm_bytes_minimum - weights_read(model)
-    return _reply(facts, facts.peak_bytes, cache)
+    return facts, facts.peak_bytes, cache
 
 
-def _train(update: tuple[TrainState, Batch, Recipe], chip: Chip) -> dict[str, Any]:
+def _train(update: tuple[TrainState, Batch, Recipe], chip: Chip) -> tuple[Facts, int, int]:
     facts = train_facts(compile_train(*update), chip)
-    return _reply(facts, facts.peak_bytes, 0)
-
-
-def _reply(facts: Facts, most: int, cache: int) -> dict[str, Any]:
-    """`most` is what is in use at any time, in bytes of a chip as the others are."""
-    return {
-        "facts": dataclasses.asdict(facts),
-        "bytes": most,
-        "cache_bytes": cache,
-    }
+    return facts, facts.peak_bytes, 0
 
 
 _known: dict[str, Any] = {}
@@ -111,7 +104,7 @@ def main() -> None:
     os.dup2(2, 1)
     for line in sys.stdin:
         try:
-            reply = answer(json.loads(line))
+            reply = answer(Question.from_json(json.loads(line))).to_json()
         except InputError as error:
             reply = {"error": str(error)}
         answers.write(json.dumps(reply) + "\n")

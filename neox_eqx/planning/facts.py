@@ -1,6 +1,5 @@
 """What a compiled program tells about itself: memory, traffic and collectives of one chip."""
 
-import dataclasses
 import math
 from typing import Any
 
@@ -11,48 +10,12 @@ from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.segment import Segment
 from neox_eqx.planning.chips import Chip
 from neox_eqx.planning.collectives import Collective
+from neox_eqx.planning.message import Facts
 from neox_eqx.planning.program import Program, read_program
 from neox_eqx.planning.programs import Compiled
 
 # Between neighbours, whatever the payload: jax-ml.github.io/scaling-book, "TPUs".
 HOP_SECONDS = 1e-6
-
-
-@dataclasses.dataclass(frozen=True)
-class Facts:
-    """Of one chip; of decode, what one step does, which is one token for every row."""
-
-    all_reduce_per_layer: float
-    """Of the loop over the layers; 0 where the compiler has none, for a single layer."""
-    all_reduce: int
-    """How often they run, as the other collectives are counted."""
-    all_gather: int
-    reduce_scatter: int
-    all_to_all: int
-    collective_permute: int
-    collective_bytes: int
-    """The payload that all of them sum or move."""
-    hbm_bytes: int
-    hbm_bytes_minimum: int
-    """Each weight and each key and value once, read or written."""
-    hbm_ratio: float
-    flops: float
-    """That the model asks for, not counting what is computed twice."""
-    bound_seconds: float
-    """What the chip's rates allow at best, no prediction: the longest of what overlaps (memory,
-    matrices, and collectives that run beside other work), and then the collectives that the
-    program waits for. Those take at least `HOP_SECONDS` for each chip on the way."""
-    memory_seconds: float
-    matrix_seconds: float
-    links_seconds: float
-    temp_bytes: int
-    peak_bytes: int
-    """Of memory: arguments, results and temporaries."""
-    cache_aliased: bool
-    """The keys and values, or in training the state, are written where they lie."""
-    compile_seconds: float
-    dtypes: dict[str, list[str]]
-    """Of what each kind of collective moves, where that is a megabyte or more."""
 
 
 def decode_facts(model: GPTNeoX, compiled: Compiled, chip: Chip) -> Facts:

@@ -102,8 +102,8 @@ def _draw_roofline(axes: Axes, plans: list[Plan]) -> None:
             if tried.facts is None:
                 continue
             facts = tried.facts
-            intensity = facts["flops"] / facts["hbm_bytes"]
-            rate = facts["flops"] / facts["bound_seconds"] / 1e12
+            intensity = facts.flops / facts.hbm_bytes
+            rate = facts.flops / facts.bound_seconds / 1e12
             axes.plot(intensity, rate, _MARKS[program], color=colour)
             # Named in the legend: several chips' points stand where their names would not fit.
             grey = Line2D([], [], color="grey", marker=_MARKS[program], linestyle="", label=program)

@@ -6,6 +6,7 @@ from typing import Any
 
 from neox_eqx.errors import InputError
 from neox_eqx.planning.attempts import Compiler
+from neox_eqx.planning.message import Answer, Facts, ProgramName, Question, Workload
 from neox_eqx.planning.wish import Wish
 from neox_eqx.sharding.mesh import Arrangement
 from neox_eqx.sizes import size_text
@@ -21,8 +22,8 @@ class Tried:
 
     mesh: str
     bytes: int
-    facts: dict[str, Any] | None
-    """Of `facts.Facts`; None where it does not fit."""
+    facts: Facts | None
+    """None where it does not fit."""
     weights_bytes: int = 0
     """Of a model to generate with; in training, of the whole state."""
     cache_bytes: int = 0
@@ -33,7 +34,7 @@ class Tried:
 
     @property
     def bound_seconds(self) -> float:
-        return self.facts["bound_seconds"] if self.facts else float("inf")
+        return self.facts.bound_seconds if self.facts else float("inf")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Plan:
 
     wish: Wish
     mesh: str
-    programs: dict[str, Tried]
+    programs: dict[ProgramName, Tried]
     meshes: list[Tried]
     """The first program on every mesh that was tried."""
     largest_batch_size: int | None = None
@@ -82,7 +83,10 @@ class Plan:
             "cache_bytes": first.cache_bytes,
             "largest_batch_size": self.largest_batch_size,
             "largest_length": self.largest_length,
-            **{name: tried.facts for name, tried in self.programs.items()},
+            **{
+                name: dataclasses.asdict(tried.facts) if tried.facts else None
+                for name, tried in self.programs.items()
+            },
             "tried": [
                 {"mesh": each.mesh, "fits": each.fits, "bytes": each.bytes}
                 | ({"bound_seconds": each.bound_seconds} if each.fits else {})
@@ -125,22 +129,21 @@ def make_plan(wish: Wish, compiler: Compiler, say: Callable[[str], None] = lambd
 
 
 def _attempt(
-    wish: Wish, compiler: Compiler, program: str, mesh: str, say: Callable[[str], None]
+    wish: Wish, compiler: Compiler, program: ProgramName, mesh: str, say: Callable[[str], None]
 ) -> Tried:
-    load = {"batch_size": wish.batch_size, "prompt_len": wish.prompt_len, "gen_len": wish.gen_len}
     say(f"{wish.topology.name}: {program} on {mesh}, {wish.batch_size} rows")
-    question: dict[str, Any] = {
-        "topology": wish.topology.name,
-        "mesh": mesh,
-        "dtype": wish.dtype,
-        "load": load,
-    }
-    question |= {"config": wish.config.to_hf(), "program": program, "quantize": wish.quantize}
-    reply = compiler.ask(question)
-    if "too_large" in reply:
-        return Tried(mesh, reply["too_large"], None, reply["weights_bytes"])
-    facts = reply["facts"] if reply["bytes"] <= wish.topology.chip.hbm_bytes else None
-    return Tried(mesh, reply["bytes"], facts, reply["weights_bytes"], reply["cache_bytes"])
+    question = Question(
+        topology=wish.topology.name,
+        mesh=mesh,
+        program=program,
+        load=Workload(wish.batch_size, wish.prompt_len, wish.gen_len),
+        config=wish.config,
+        dtype=wish.dtype,
+        quantize=wish.quantize,
+    )
+    answer = Answer.from_json(compiler.ask(question.to_json()))
+    facts = answer.facts if answer.bytes <= wish.topology.chip.hbm_bytes else None
+    return Tried(mesh, answer.bytes, facts, answer.weights_bytes, answer.cache_bytes)
 
 
 def _larger_batches(plan: Plan) -> Iterator[Wish]:

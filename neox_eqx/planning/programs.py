@@ -16,25 +16,13 @@ from neox_eqx.generation.options import GenerationOptions
 from neox_eqx.generation.sampling import Sampler
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.segment import Segment
+from neox_eqx.planning.message import Workload
 from neox_eqx.sharding.mesh import Arrangement
 from neox_eqx.sharding.rules import LAYOUTS, parameter_shardings, sharding
 from neox_eqx.training.data.batch import Batch
 from neox_eqx.training.update.recipe import Recipe
 from neox_eqx.training.update.state import TrainState, abstract_step
 from neox_eqx.training.update.step import train_step
-
-
-@dataclasses.dataclass(frozen=True)
-class Workload:
-    """Rows of a batch, tokens of each prompt or text, and tokens generated after each."""
-
-    batch_size: int
-    prompt_len: int
-    gen_len: int
-
-    def rows(self, mesh: Mesh) -> int:
-        """The batch, filled up so that it divides over the mesh's data axis."""
-        return self.batch_size + -self.batch_size % mesh.shape["data"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +64,7 @@ def abstract_update(
 ) -> tuple[TrainState, Batch, Recipe]:
     """What an update of all parameters by a batch of texts of `prompt_len` tokens takes."""
     recipe = Recipe(steps=1, compute_dtype=dtype)
-    return *abstract_step(config, mesh, recipe, load.rows(mesh), load.prompt_len), recipe
+    return *abstract_step(config, mesh, recipe, _rows(load, mesh), load.prompt_len), recipe
 
 
 def compile_train(state: TrainState, batch: Batch, recipe: Recipe) -> Compiled:
@@ -85,13 +73,18 @@ def compile_train(state: TrainState, batch: Batch, recipe: Recipe) -> Compiled:
 
 def _prefill_arguments(model: GPTNeoX, load: Workload) -> tuple[Any, ...]:
     assert model.mesh is not None
-    rows = load.rows(model.mesh)
+    rows = _rows(load, model.mesh)
     shape = (rows, bucket(load.prompt_len))
     tokens, valid = jnp.zeros(shape, jnp.int32), jnp.zeros(shape, bool)
     greedy = GenerationOptions(temperature=0.0).resolve({})
     sampler = Sampler.of([greedy] * rows, [load.gen_len] * rows, eos=[0])
     inputs = jax.tree.map(lambda x: _everywhere(x, model.mesh), (tokens, valid, sampler))
     return (model, *inputs)
+
+
+def _rows(load: Workload, mesh: Mesh) -> int:
+    """The batch, filled up so that it divides over the mesh's data axis."""
+    return load.batch_size + -load.batch_size % mesh.shape["data"]
 
 
 def _compile(function: Any, *arguments: Any, **static: Any) -> Compiled:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from neox_eqx.planning.chips import Topology
+from neox_eqx.planning.message import Facts, ProgramName
 from neox_eqx.planning.plan import Plan
 from neox_eqx.planning.slice_names import counts
 from neox_eqx.sharding.mesh import Arrangement
@@ -71,7 +72,7 @@ def _width(column: Column) -> int:
     return max(len(line) for cell in column for line in cell)
 
 
-def _of(program: str, show: Callable[[dict[str, Any]], str]) -> Callable[[Plan], str]:
+def _of(program: ProgramName, show: Callable[[Facts], str]) -> Callable[[Plan], str]:
     def value(plan: Plan) -> str:
         facts = plan.programs[program].facts
         return show(facts) if facts else UNKNOWN
@@ -83,19 +84,22 @@ def _size(value: float) -> str:
     return size_text(value, digits=4)
 
 
-def _at_best(facts: dict[str, Any]) -> str:
-    by = max(("memory", "matrix", "links"), key=lambda name: facts[f"{name}_seconds"])
-    return f"{facts['bound_seconds'] * 1e3:,.2f} ms, by {by}"
+def _at_best(facts: Facts) -> str:
+    by = max(("memory", "matrix", "links"), key=lambda name: getattr(facts, f"{name}_seconds"))
+    return f"{facts.bound_seconds * 1e3:,.2f} ms, by {by}"
 
 
-def _other_collectives(facts: dict[str, Any]) -> str:
+def _other_collectives(facts: Facts) -> str:
     kinds = ("all_gather", "reduce_scatter", "all_to_all", "collective_permute")
-    return "\n".join(f"{facts[kind]} {kind}" for kind in kinds if facts[kind]) or "none"
+    return (
+        "\n".join(f"{getattr(facts, kind)} {kind}" for kind in kinds if getattr(facts, kind))
+        or "none"
+    )
 
 
 def _tokens_a_second(plan: Plan) -> str:
     tokens = plan.wish.batch_size * (plan.wish.prompt_len if plan.wish.train else 1)
-    return _of(plan.wish.programs[0], lambda facts: f"{tokens / facts['bound_seconds']:,.0f}")(plan)
+    return _of(plan.wish.programs[0], lambda facts: f"{tokens / facts.bound_seconds:,.0f}")(plan)
 
 
 def _if_fits(show: Callable[[Plan], Any]) -> Callable[[Plan], str]:
@@ -110,15 +114,15 @@ def _first(show: Callable[[Any], str]) -> Callable[[Plan], str]:
     return value
 
 
-def _program(name: str, title: str, *more: Row) -> list[Row]:
+def _program(name: ProgramName, title: str, *more: Row) -> list[Row]:
     return [
         (title, lambda plan: ""),
-        ("  temporaries", _of(name, lambda facts: _size(facts["temp_bytes"]))),
-        ("  memory traffic", _of(name, lambda facts: _size(facts["hbm_bytes"]))),
+        ("  temporaries", _of(name, lambda facts: _size(facts.temp_bytes))),
+        ("  memory traffic", _of(name, lambda facts: _size(facts.hbm_bytes))),
         *more,
-        ("  all-reduces a layer", _of(name, lambda facts: f"{facts['all_reduce_per_layer']:g}")),
+        ("  all-reduces a layer", _of(name, lambda facts: f"{facts.all_reduce_per_layer:g}")),
         ("  other collectives", _of(name, _other_collectives)),
-        ("  bytes of collectives", _of(name, lambda facts: _size(facts["collective_bytes"]))),
+        ("  bytes of collectives", _of(name, lambda facts: _size(facts.collective_bytes))),
         ("  time at best", _of(name, _at_best)),
     ]
 
@@ -144,14 +148,14 @@ def lines_of_mesh(mesh: str) -> str:
     return mesh.replace(",heads", "\nheads").replace(",layout", "\nlayout")
 
 
-_PROGRAMS: dict[str, list[Row]] = {
+_PROGRAMS: dict[ProgramName, list[Row]] = {
     "decode": _program(
         "decode",
         "decode, a token for every row",
-        ("  over the minimum", _of("decode", lambda facts: f"{facts['hbm_ratio']:.3f}")),
+        ("  over the minimum", _of("decode", lambda facts: f"{facts.hbm_ratio:.3f}")),
         (
             "  cache written in place",
-            _of("decode", lambda facts: "yes" if facts["cache_aliased"] else "NO"),
+            _of("decode", lambda facts: "yes" if facts.cache_aliased else "NO"),
         ),
     )
     + [("  tokens a second at best", _tokens_a_second)],

@@ -5,6 +5,7 @@ import dataclasses
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
 from neox_eqx.planning.chips import Topology
+from neox_eqx.planning.message import ProgramName
 from neox_eqx.presets import parameter_count
 from neox_eqx.sharding.mesh import Arrangement
 
@@ -57,7 +58,7 @@ class Wish:
         return self.prompt_len + (0 if self.train else self.gen_len)
 
     @property
-    def programs(self) -> tuple[str, ...]:
+    def programs(self) -> tuple[ProgramName, ...]:
         """The first decides between meshes; the others must fit as well."""
         return ("train",) if self.train else ("decode", "prefill")
 

@@ -1,5 +1,6 @@
 """neox-eqx plan: a table, a file and a picture of what a pod would do; and which mesh is best."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from neox_eqx.planning.plan import make_plan
 from neox_eqx.planning.wish import Wish
 from neox_eqx.presets import PRESETS
 from tests.commands import many
+from tests.planning.made_up import FACTS
 
 PLAN = ("-m", "neox_eqx", "plan")
 COUNTS = ("all_gather", "all_to_all", "collective_permute", "collective_bytes")
@@ -193,7 +195,7 @@ class Answers(Compiler):
         size = size * load["batch_size"] // 8 * (load["prompt_len"] + load["gen_len"]) // 256
         if size > Topology.parse(question["topology"]).chip.hbm_bytes:
             return {"too_large": size, "weights_bytes": 0}
-        facts = {"bound_seconds": seconds}
+        facts = dataclasses.asdict(dataclasses.replace(FACTS, bound_seconds=seconds))
         return {"facts": facts, "bytes": size, "weights_bytes": 0, "cache_bytes": 0}
 
 

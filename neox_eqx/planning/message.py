@@ -1,0 +1,110 @@
+"""What the process that plans asks the one that compiles, and what that answers, as JSON."""
+
+import dataclasses
+from typing import Any, Literal
+
+from neox_eqx.config import GPTNeoXConfig
+
+ProgramName = Literal["decode", "prefill", "train"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """What a program is to do."""
+
+    batch_size: int
+    """Rows."""
+    prompt_len: int
+    """Tokens of each prompt or, in training, of each text."""
+    gen_len: int
+    """Tokens that are generated after each prompt."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """One program on one mesh, to be compiled."""
+
+    topology: str
+    mesh: str
+    program: ProgramName
+    load: Workload
+    config: GPTNeoXConfig
+    dtype: str
+    quantize: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return own | {"load": dataclasses.asdict(self.load), "config": self.config.to_hf()}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Question":
+        return cls(
+            topology=values["topology"],
+            mesh=values["mesh"],
+            program=values["program"],
+            load=Workload(**values["load"]),
+            config=GPTNeoXConfig.from_hf(values["config"]),
+            dtype=values["dtype"],
+            quantize=values.get("quantize"),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """Of one chip; of decode, what one step does, which is one token for every row."""
+
+    all_reduce_per_layer: float
+    """Of the loop over the layers; 0 where the compiler has none, for a single layer."""
+    all_reduce: int
+    """How often they run, as the other collectives are counted."""
+    all_gather: int
+    reduce_scatter: int
+    all_to_all: int
+    collective_permute: int
+    collective_bytes: int
+    """The payload that all of them sum or move."""
+    hbm_bytes: int
+    hbm_bytes_minimum: int
+    """Each weight and each key and value once, read or written."""
+    hbm_ratio: float
+    flops: float
+    """That the model asks for, not counting what is computed twice."""
+    bound_seconds: float
+    """What the chip's rates allow at best, no prediction: the longest of what overlaps (memory,
+    matrices, and collectives that run beside other work), and then the collectives that the
+    program waits for. Those take at least `facts.HOP_SECONDS` for each chip on the way."""
+    memory_seconds: float
+    matrix_seconds: float
+    links_seconds: float
+    temp_bytes: int
+    peak_bytes: int
+    """Of memory: arguments, results and temporaries."""
+    cache_aliased: bool
+    """The keys and values, or in training the state, are written where they lie."""
+    compile_seconds: float
+    dtypes: dict[str, list[str]]
+    """Of what each kind of collective moves, where that is a megabyte or more."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What the compiler made of a question. Bytes are of one chip."""
+
+    bytes: int
+    """The most memory that is in use at any time, or would be."""
+    weights_bytes: int
+    """Of a model to generate with; in training, of the whole state."""
+    cache_bytes: int = 0
+    facts: Facts | None = None
+    """None of a program that the compiler refuses, as it is larger than the chip's memory."""
+
+    def to_json(self) -> dict[str, Any]:
+        if self.facts is None:
+            return {"too_large": self.bytes, "weights_bytes": self.weights_bytes}
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Answer":
+        if "too_large" in values:
+            return cls(values["too_large"], values["weights_bytes"])
+        return cls(**values | {"facts": Facts(**values["facts"])})
