@@ -6,7 +6,7 @@ from trainer import Task, Train, serve
 
 from neox_eqx import load
 from neox_eqx.sharding.rules import TRAINING_RULES
-from neox_eqx.training.data.dataset import Rows, place
+from neox_eqx.training.data.dataset import Rows, to_devices
 from neox_eqx.training.update.recipe import Recipe
 from neox_eqx.training.update.state import TrainState
 from neox_eqx.training.update.step import train_step
@@ -29,7 +29,7 @@ def begin(task: Task) -> Train:
         losses = []
         for tokens in batches:
             documents, weights = np.ones_like(tokens, np.int32), np.ones(tokens.shape, np.float32)
-            batch = place(Rows(tokens.astype(np.int32), documents, weights), mesh)
+            batch = to_devices(Rows(tokens.astype(np.int32), documents, weights), mesh)
             state, metrics = train_step(state, batch, recipe)
             losses.append(metrics.loss)
         jax.block_until_ready(state)

@@ -67,9 +67,9 @@ def run_program(program: str, main: Callable[[], None]) -> None:
         with written(program):
             main()
     except InputError as error:
-        if error.mine is not False:
+        if error.is_reporter is not False:
             complain(program, f"error: {error}")
-        if error.mine is not None:
+        if error.is_reporter is not None:
             _end_together()
         _exit(2)
     except Stopped as stopped:

@@ -42,10 +42,10 @@ class InputError(ValueError):
     it and exit with status 2; in a notebook it is an ordinary `ValueError`.
     """
 
-    def __init__(self, message: str, *, mine: bool | None = None):
+    def __init__(self, message: str, *, is_reporter: bool | None = None):
         super().__init__(one_line(message))
-        self.mine = mine
-        """Of an error that all processes of a pod raise together: whether this one tells it."""
+        self.is_reporter = is_reporter
+        """Whether this process prints it; None where it is not all of a pod that raise it."""
 
 
 class Stopped(Exception):

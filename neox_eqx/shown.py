@@ -49,11 +49,11 @@ def _pieces(value: object, most: int) -> Iterator[str]:
 def few(names: Sequence[str], most: int = 400) -> str:
     """Names in a message: so many of them as `most` letters hold, and the number of the others."""
     text = ""
-    for place, name in enumerate(names):
+    for index, name in enumerate(names):
         name = f"{name:.200}" if name.isprintable() else shown(name, 200)
-        if place and len(text) + len(name) > most:
-            return f"{text} and {len(names) - place} more"
-        text += f", {name}" if place else name
+        if index and len(text) + len(name) > most:
+            return f"{text} and {len(names) - index} more"
+        text += f", {name}" if index else name
     return text
 
 

@@ -87,7 +87,9 @@ class TransformersPeer:
 
         longest = max(map(len, texts))
         ids = torch.tensor([text + [0] * (longest - len(text)) for text in texts])
-        mask = torch.tensor([[place < len(text) for place in range(longest)] for text in texts])
+        mask = torch.tensor(
+            [[position < len(text) for position in range(longest)] for text in texts]
+        )
         with torch.no_grad():
             logits = self._model(ids, attention_mask=mask.long()).logits
         scores = logits[:, :-1].log_softmax(-1).gather(2, ids[:, 1:, None])[..., 0].numpy()

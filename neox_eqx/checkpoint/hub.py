@@ -42,7 +42,7 @@ _FIRST_FILES: dict[Wanted, tuple[str, ...]] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class Resolved:
     """A directory and what it was found by."""
 
     directory: Path
@@ -61,7 +61,7 @@ class _TerminalBar(tqdm):
         super().__init__(*args, **({"disable": None} | kwargs))
 
 
-def resolve(source: str | Path, revision: str | None = None, *, wanted: Wanted = "all") -> Place:
+def resolve(source: str | Path, revision: str | None = None, *, wanted: Wanted = "all") -> Resolved:
     """A directory that holds the checkpoint; a Hub id is downloaded into the Hub's own cache.
 
     A branch, tag or commit of a Hub id is its `revision`, or stands after it as in ID@step3000.
@@ -77,7 +77,7 @@ def resolve(source: str | Path, revision: str | None = None, *, wanted: Wanted =
         if source and path.is_dir():
             if revision is not None:
                 raise InputError(f"{source}: is a directory, and has no revision {shown(revision)}")
-            return Place(path, str(path.resolve()))
+            return Resolved(path, str(path.resolve()))
         is_file = path.is_file()
     except OSError as error:
         raise InputError(f"{str(source)[:80]}: cannot be a directory: {error.strerror}") from error
@@ -97,7 +97,7 @@ def resolve(source: str | Path, revision: str | None = None, *, wanted: Wanted =
     return _download(model_id, own or revision, wanted)
 
 
-def _download(model_id: str, revision: str | None, wanted: Wanted) -> Place:
+def _download(model_id: str, revision: str | None, wanted: Wanted) -> Resolved:
     from huggingface_hub.errors import (
         HFValidationError,
         RepositoryNotFoundError,
@@ -125,7 +125,7 @@ def _download(model_id: str, revision: str | None, wanted: Wanted) -> Place:
         return _cached(model_id, revision, error, wanted)
 
 
-def _downloaded(model_id: str, revision: str | None, wanted: Wanted) -> Place:
+def _downloaded(model_id: str, revision: str | None, wanted: Wanted) -> Resolved:
     import huggingface_hub
 
     # First, for without network all else tries for half a minute.
@@ -135,15 +135,15 @@ def _downloaded(model_id: str, revision: str | None, wanted: Wanted) -> Place:
     directory = huggingface_hub.snapshot_download(
         model_id, revision=revision, allow_patterns=first, tqdm_class=_TerminalBar
     )
-    place = Place(Path(directory), model_id, revision, Path(directory).name)
-    if info.sha != place.commit:  # Somebody has just pushed.
-        info = huggingface_hub.model_info(model_id, revision=place.commit)
-    files = _wanted_files(model_id, place, _names(info), wanted)
+    resolved = Resolved(Path(directory), model_id, revision, Path(directory).name)
+    if info.sha != resolved.commit:  # Somebody has just pushed.
+        info = huggingface_hub.model_info(model_id, revision=resolved.commit)
+    files = _wanted_files(model_id, resolved, _names(info), wanted)
     patterns = [glob.escape(name) for name in files]  # They are taken for patterns.
     huggingface_hub.snapshot_download(
-        model_id, revision=place.commit, allow_patterns=patterns, tqdm_class=_TerminalBar
+        model_id, revision=resolved.commit, allow_patterns=patterns, tqdm_class=_TerminalBar
     )
-    return place
+    return resolved
 
 
 @contextlib.contextmanager
@@ -171,8 +171,10 @@ def _first_file(model_id: str, revision: str | None, stored: list[str], wanted: 
     return found
 
 
-def _wanted_files(model_id: str, place: Place, stored: list[str], wanted: Wanted) -> list[str]:
-    _first_file(model_id, place.commit, stored, wanted)  # which a push may have taken away
+def _wanted_files(
+    model_id: str, resolved: Resolved, stored: list[str], wanted: Wanted
+) -> list[str]:
+    _first_file(model_id, resolved.commit, stored, wanted)  # which a push may have taken away
     if wanted == "config":
         return [name for name in _FIRST_FILES[wanted] if name in stored]
     patterns = SMALL_FILES if wanted == "all" else TOKENIZER_FILES
@@ -186,10 +188,10 @@ def _wanted_files(model_id: str, place: Place, stored: list[str], wanted: Wanted
         return small
     if ADAPTER_CONFIG in stored:
         small += [ADAPTER_CONFIG]
-    return small + _weight_files(model_id, place, stored)
+    return small + _weight_files(model_id, resolved, stored)
 
 
-def _weight_files(model_id: str, place: Place, stored: list[str]) -> list[str]:
+def _weight_files(model_id: str, resolved: Resolved, stored: list[str]) -> list[str]:
     """The files of one format only: many repositories hold the weights twice."""
     import huggingface_hub
 
@@ -199,11 +201,11 @@ def _weight_files(model_id: str, place: Place, stored: list[str]) -> list[str]:
         raise InputError(f"{model_id}: has no weights; expected one of {', '.join(names)}")
     if not found.endswith(".json"):
         return [found]
-    index = huggingface_hub.hf_hub_download(model_id, found, revision=place.commit)
+    index = huggingface_hub.hf_hub_download(model_id, found, revision=resolved.commit)
     return [found, *sorted(set(read_weight_map(Path(index)).values()))]
 
 
-def _cached(model_id: str, revision: str | None, error: Exception, wanted: Wanted) -> Place:
+def _cached(model_id: str, revision: str | None, error: Exception, wanted: Wanted) -> Resolved:
     """The cached directory of a revision, as it was last seen, if nothing in it is missing."""
     import huggingface_hub
 
@@ -223,7 +225,7 @@ def _cached(model_id: str, revision: str | None, error: Exception, wanted: Wante
             f"{few(missing)}; run this once with network, or give a directory that holds "
             "these files"
         ) from error
-    return Place(directory, model_id, revision, directory.name)
+    return Resolved(directory, model_id, revision, directory.name)
 
 
 def _missing_weights(directory: Path | None) -> list[str]:

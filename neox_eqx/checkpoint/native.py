@@ -77,8 +77,8 @@ class NativeEntry:
         tensorstore waits where one is a pipe, and ends the process where memory is short.
         """
         for number in range(first // self.granule, -(-last // self.granule)):
-            place = [number, *[0] * (len(self.shape) - 1)] if self.shape else []
-            file = self.path / ".".join(["c", *map(str, place)])
+            position = [number, *[0] * (len(self.shape) - 1)] if self.shape else []
+            file = self.path / ".".join(["c", *map(str, position)])
             if not file.exists():
                 raise _corrupt(self.path, f"{file.name} is missing")
             if not file.is_file() or file.stat().st_size != self.chunk_bytes:

@@ -14,7 +14,7 @@ from neox_eqx.checkpoint.hub import (
     GENERATION_CONFIG,
     MORE_TEMPLATES,
     TOKENIZER_FILES,
-    Place,
+    Resolved,
     Wanted,
     resolve,
 )
@@ -113,19 +113,19 @@ def find(
         InputError: something is not there; or an option is of no use.
     """
     wanted: Wanted = "config" if config_only else "all"
-    place, adapter = resolve(source, revision, wanted=wanted), None
-    if is_adapter(place.directory):
-        adapter, place = place, _base_of(place.directory, base, wanted)
+    resolved, adapter = resolve(source, revision, wanted=wanted), None
+    if is_adapter(resolved.directory):
+        adapter, resolved = resolved, _base_of(resolved.directory, base, wanted)
     elif base is not None:
         raise InputError(
             f"{source}: is no LoRA adapter, as it holds no {ADAPTER_CONFIG}, and so has no base"
         )
-    words = place.directory
+    words = resolved.directory
     if tokenizer is not None:
         words = resolve(tokenizer, wanted="tokenizer").directory
     elif adapter is not None and has_tokenizer(adapter.directory):
         words = adapter.directory
-    origin = Origin(place.directory, words, place.name, place.revision, place.commit)
+    origin = Origin(resolved.directory, words, resolved.name, resolved.revision, resolved.commit)
     if adapter is None:
         return origin
     return dataclasses.replace(origin, adapter=adapter.directory, adapter_commit=adapter.commit)
@@ -136,26 +136,26 @@ def is_adapter(directory: Path) -> bool:
     return (directory / ADAPTER_CONFIG).is_file()
 
 
-def _base_of(adapter: Path, base: str | Path | None, wanted: Wanted) -> Place:
+def _base_of(adapter: Path, base: str | Path | None, wanted: Wanted) -> Resolved:
     """The model that an adapter is for."""
     settings = read_lora_settings(adapter)
     if base is None and not settings.base:
         raise InputError(f"{adapter}: does not name its base; name it with --base MODEL")
     try:
-        place = resolve(base, wanted=wanted) if base else _named_base(adapter, settings, wanted)
+        resolved = resolve(base, wanted=wanted) if base else _named_base(adapter, settings, wanted)
     except InputError as error:
         raise InputError(
             f"{adapter}: its base is not found: {error}; or name the base with --base MODEL"
         ) from error
-    if is_adapter(place.directory):
+    if is_adapter(resolved.directory):
         raise InputError(
-            f"{place.directory}: is an adapter and no base of {adapter}; merge it into its model "
-            "with neox-eqx convert --to hf"
+            f"{resolved.directory}: is an adapter and no base of {adapter}; merge it into its "
+            "model with neox-eqx convert --to hf"
         )
-    return place
+    return resolved
 
 
-def _named_base(adapter: Path, settings: LoraSettings, wanted: Wanted) -> Place:
+def _named_base(adapter: Path, settings: LoraSettings, wanted: Wanted) -> Resolved:
     """What the adapter's config names: a directory from here or from the adapter, or a Hub id."""
     name = settings.base or ""
     for directory in (Path(name), adapter / name):

@@ -23,10 +23,10 @@ from neox_eqx.scoring.pairs import Pair
 from neox_eqx.scoring.texts import TextScore, text_scores
 from neox_eqx.sharding.distributed import (
     agreed,
+    broadcast,
     check_equal,
     is_first,
     on_every_host,
-    told_by_first,
 )
 from neox_eqx.text.resume import PartialRows, partial_rows
 from neox_eqx.text.subject import digest, subject_of_model
@@ -113,7 +113,7 @@ def _score(
     Returns the pairs, with an error in place of those that have no score.
     """
     found = list(pairs)
-    there = told_by_first(rows.are_there(len(texts)) if rows else np.zeros(len(texts), bool))
+    there = broadcast(rows.are_there(len(texts)) if rows else np.zeros(len(texts), bool))
     good = [
         (index, text, pair)
         for index, (text, pair) in enumerate(zip(texts, pairs, strict=True))

@@ -43,7 +43,7 @@ class Failures:
         """
         if self.failed:
             count = f"{self.failed} of {self.asked} requests failed"
-            raise InputError(f"{count}, the first: {self.first}", mine=is_first())
+            raise InputError(f"{count}, the first: {self.first}", is_reporter=is_first())
 
 
 FAILURES = Failures()

@@ -46,11 +46,11 @@ def _draw_memory(axes: Axes, plans: list[Plan]) -> None:
     ticks: dict[float, str] = {}
     for number, plan in enumerate(plans):
         limit = plan.wish.topology.chip.hbm_bytes / GB
-        places = [_STRIDE * number + side for side in range(len(plan.programs))]
-        for place, (program, tried) in zip(places, plan.programs.items(), strict=True):
-            ticks[place] = program
-            _draw_bar(axes, place, tried, top)
-        left, right = places[0] - 0.5, places[-1] + 0.5
+        xs = [_STRIDE * number + side for side in range(len(plan.programs))]
+        for x, (program, tried) in zip(xs, plan.programs.items(), strict=True):
+            ticks[x] = program
+            _draw_bar(axes, x, tried, top)
+        left, right = xs[0] - 0.5, xs[-1] + 0.5
         axes.hlines(limit, left, right, color="black", linestyle="--")
         axes.text(left, limit, f"{limit:.1f} GB", va="bottom")
         below = f"{plan.wish.topology.name}\n{lines_of_mesh(plan.mesh)}"
@@ -71,17 +71,17 @@ def _draw_memory(axes: Axes, plans: list[Plan]) -> None:
     axes.set_title("memory", fontsize=10)
 
 
-def _draw_bar(axes: Axes, place: float, tried: Tried, top: float) -> None:
+def _draw_bar(axes: Axes, x: float, tried: Tried, top: float) -> None:
     parts = {_WEIGHTS: tried.weights_bytes / GB, _CACHE: tried.cache_bytes / GB}
     parts[_REST] = tried.bytes / GB - sum(parts.values())
     bottom = 0.0
     for part, height in parts.items():
-        axes.bar(place, height, 0.8, bottom, color=_PARTS[part])
+        axes.bar(x, height, 0.8, bottom, color=_PARTS[part])
         bottom += height
     # Within the bar, where it meets neither the limit's number nor the edge of the picture.
     inside = bottom > 0.06 * top
     height = min(bottom, 0.85 * top)
-    axes.text(place, height, f"{bottom:,.1f}", ha="center", va="top" if inside else "bottom")
+    axes.text(x, height, f"{bottom:,.1f}", ha="center", va="top" if inside else "bottom")
 
 
 def _draw_roofline(axes: Axes, plans: list[Plan]) -> None:

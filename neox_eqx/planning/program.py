@@ -78,17 +78,17 @@ class Program:
             InputError: the trip count of a loop is not known; `loop_body()` is one trip of it.
         """
         found: list[Collective] = []
-        places: dict[tuple[str, str], int] = {}
+        indices: dict[tuple[str, str], int] = {}
         for run in self.runs():
             for each in collectives_of(
                 self.computations, run.computation, run.instruction, run.loops, self.devices
             ):
                 key = (run.computation.name, each.chain or each.name)
-                if key not in places:
-                    places[key] = len(found)
+                if key not in indices:
+                    indices[key] = len(found)
                     found.append(each)
                 else:  # a part of one that runs beside other work
-                    found[places[key]] = replace(found[places[key]], beside_work=True)
+                    found[indices[key]] = replace(found[indices[key]], beside_work=True)
         return found
 
     def hbm_bytes(self) -> int:

@@ -39,8 +39,8 @@ def abstract_model(
 ) -> GPTNeoX:
     """The model as `load` would place it on `mesh`, with shapes in place of arrays."""
     shapes = arranged_shapes(config, jnp.dtype(dtype), mesh, asked, stacked=True, quantize=quantize)
-    places = parameter_shardings(shapes, mesh, LAYOUTS[shapes.layout])
-    return jax.tree.map(_placed, shapes, places)
+    shardings = parameter_shardings(shapes, mesh, LAYOUTS[shapes.layout])
+    return jax.tree.map(_placed, shapes, shardings)
 
 
 def compile_prefill(model: GPTNeoX, load: Workload) -> Compiled:
@@ -97,13 +97,13 @@ def _on_mesh(tree: Any, mesh: Mesh | None) -> Any:
     """Shapes placed as the loop constrains what it carries."""
     assert mesh is not None
 
-    def place(x: Segment | jax.ShapeDtypeStruct) -> Any:
+    def of(x: Segment | jax.ShapeDtypeStruct) -> Any:
         if not isinstance(x, Segment):
             return _everywhere(x, mesh)
         kv = jax.tree.map(lambda y: _struct(y, mesh, "rows", "heads", None, None), x.kv)
         return Segment(kv, _struct(x.valid, mesh, "rows", None))
 
-    return jax.tree.map(place, tree, is_leaf=lambda x: isinstance(x, Segment))
+    return jax.tree.map(of, tree, is_leaf=lambda x: isinstance(x, Segment))
 
 
 def _everywhere(x: Any, mesh: Mesh | None) -> Any:
@@ -115,5 +115,5 @@ def _struct(x: Any, mesh: Mesh, *axes: str | None) -> Any:
     return _placed(x, sharding(mesh, x.shape, axes))
 
 
-def _placed(x: Any, place: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
+def _placed(x: Any, where: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)

@@ -91,10 +91,8 @@ def _at_best(facts: Facts) -> str:
 
 def _other_collectives(facts: Facts) -> str:
     kinds = ("all_gather", "reduce_scatter", "all_to_all", "collective_permute")
-    return (
-        "\n".join(f"{getattr(facts, kind)} {kind}" for kind in kinds if getattr(facts, kind))
-        or "none"
-    )
+    found = {kind: getattr(facts, kind) for kind in kinds}
+    return "\n".join(f"{count} {kind}" for kind, count in found.items() if count) or "none"
 
 
 def _tokens_a_second(plan: Plan) -> str:

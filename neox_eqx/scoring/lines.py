@@ -12,7 +12,7 @@ from neox_eqx.text.generator import TextGenerator
 
 
 def read_texts(path: Path) -> list[tuple[str, Text | InputError]]:
-    """The lines of a file, each with its place and its text, or why it has none.
+    """The lines of a file: of each its name for messages, and its text or why it has none.
 
     A line is a text, or in a .jsonl file an object. That has a "text", or a "prompt" and a
     "completion"; what else it has is not read.
@@ -58,13 +58,13 @@ def _encode(generator: TextGenerator, text: Text | InputError) -> Pair | InputEr
         return error
 
 
-def check_lines(places: Sequence[str], found: Sequence[object], *, skip_bad: bool) -> None:
-    """`found` are texts or tokens, and errors where there is none; `places` say of which line.
+def check_lines(lines: Sequence[str], found: Sequence[object], *, skip_bad: bool) -> None:
+    """`found` are texts or tokens, or errors in place of them; `lines` name the line of each.
 
     Raises:
-        InputError: a line is bad, with its place; or all are, where bad ones are to be skipped.
+        InputError: names the first bad line; with `skip_bad`, only where all lines are bad.
     """
-    bad = bad_lines(places, found)
+    bad = bad_lines(lines, found)
     if not bad or (skip_bad and len(bad) < len(found)):
         return
     first = next(iter(bad.values()))
@@ -73,10 +73,10 @@ def check_lines(places: Sequence[str], found: Sequence[object], *, skip_bad: boo
     raise InputError(f"{first}; --skip-bad scores the other lines")
 
 
-def bad_lines(places: Sequence[str], found: Sequence[object]) -> dict[int, str]:
-    """The index of each error, and what it says with its place."""
+def bad_lines(lines: Sequence[str], found: Sequence[object]) -> dict[int, str]:
+    """The message of each error with the line that it is of, by its index."""
     return {
-        index: f"{places[index]}: {error}"
+        index: f"{lines[index]}: {error}"
         for index, error in enumerate(found)
         if isinstance(error, InputError)
     }

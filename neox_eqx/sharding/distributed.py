@@ -152,7 +152,7 @@ def agreed() -> Iterator[None]:
         return
     for who, message in _gather(str(error) if error else ""):
         if message:
-            raise InputError(f"{who}: {message}", mine=is_first()) from error
+            raise InputError(f"{who}: {message}", is_reporter=is_first()) from error
 
 
 def check_equal(what: str, value: object) -> None:
@@ -169,7 +169,7 @@ def check_equal(what: str, value: object) -> None:
         raise InputError(
             f"{what} on {', '.join(differing)} differs from that on {first}; "
             "make the files of the hosts equal",
-            mine=is_first(),
+            is_reporter=is_first(),
         )
 
 
@@ -187,7 +187,7 @@ def wait_for_all() -> None:
     jax.block_until_ready(jax.jit(jax.numpy.sum, out_shardings=same)(ones))
 
 
-def told_by_first(value: np.ndarray) -> np.ndarray:
+def broadcast(value: np.ndarray) -> np.ndarray:
     """The first process's value, in every process; of the same shape in all."""
     return np.asarray(multihost_utils.broadcast_one_to_all(value))
 

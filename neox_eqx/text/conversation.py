@@ -125,8 +125,8 @@ class Spoken:
 
     def _met(self) -> int:
         """Where the first stop text stands, or the end."""
-        places = [self._all.find(stop) for stop in self._stops]
-        return min((place for place in places if place >= 0), default=len(self._all))
+        starts = [self._all.find(stop) for stop in self._stops]
+        return min((start for start in starts if start >= 0), default=len(self._all))
 
     def _begun(self) -> int:
         """Where what may become a stop text begins, or the end."""

@@ -15,23 +15,23 @@ def check_completions(completions: Sequence[Completion]) -> None:
     Raises:
         InputError: how many failed, and of which prompt the first one is, and why.
     """
-    failed = {place: each for place, each in enumerate(completions) if each.error is not None}
+    failed = {index: each for index, each in enumerate(completions) if each.error is not None}
     check_failed(failed, list(itertools.accumulate(each.sample == 0 for each in completions)))
 
 
 def check_failed(failed: Mapping[int, Completion], prompts: Sequence[int]) -> None:
-    """As `check_completions`, of those that failed, by their places among all of the run.
+    """As `check_completions`, of those that failed, by their indices among all of the run.
 
-    `prompts` has the number of the prompt, from 1, in each place.
+    `prompts` has the number of the prompt, from 1, at each index.
     """
     if not failed:
         return
-    place = min(failed)
-    first = failed[place]
+    index = min(failed)
+    first = failed[index]
     if len(prompts) == 1:
-        raise InputError(first.error or "", mine=is_first())
+        raise InputError(first.error or "", is_reporter=is_first())
     raise InputError(
         f"{len(failed)} of {len(prompts)} completions failed, the first that of prompt "
-        f"{prompts[place]}, {beginning_of(first.prompt)}: {first.error}",
-        mine=is_first(),
+        f"{prompts[index]}, {beginning_of(first.prompt)}: {first.error}",
+        is_reporter=is_first(),
     )

@@ -40,7 +40,7 @@ def partial_rows(output: Path) -> Iterator["PartialRows"]:
 
 
 class PartialRows:
-    """A file whose first line says what its rows come of; each other has a place, and its row."""
+    """A file whose first line says what its rows come of; each other has an index, and its row."""
 
     def __init__(self, output: Path, path: Path, file: IO[bytes]):
         self._output, self._path, self._file = output, path, file
@@ -64,11 +64,11 @@ class PartialRows:
         for line in self._file:
             if not line.endswith(b"\n"):
                 break  # the last that was written, and not whole
-            place, _, row = line.partition(b"\t")
-            is_place = place.isdigit() and len(place) < 19
-            if not (is_place and row.startswith(b"{") and row.endswith(b"}\n") and _is_text(row)):
+            index, _, row = line.partition(b"\t")
+            is_index = index.isdigit() and len(index) < 19
+            if not (is_index and row.startswith(b"{") and row.endswith(b"}\n") and _is_text(row)):
                 raise self._foreign()
-            self.starts[int(place)] = start
+            self.starts[int(index)] = start
             start += len(line)
         if not self.starts:
             start = 0
@@ -79,10 +79,10 @@ class PartialRows:
         self._file.truncate(start)
 
     def are_there(self, count: int) -> Bool[np.ndarray, " N"]:
-        """Of each of so many places, whether its row is there.
+        """Of each of so many indices, whether its row is there.
 
         Raises:
-            InputError: a row has another place.
+            InputError: a row has another index.
         """
         if max(self.starts, default=0) >= max(count, 1):
             raise self._foreign()
@@ -90,7 +90,7 @@ class PartialRows:
         there[list(self.starts)] = True
         return there
 
-    def add(self, place: int, row: Mapping[str, Any]) -> None:
+    def add(self, index: int, row: Mapping[str, Any]) -> None:
         """Keeps a row from now on, whatever becomes of this process.
 
         Raises:
@@ -102,7 +102,7 @@ class PartialRows:
             if not self._file.seek(0, 2):
                 self._file.write(self._header)
             start = self._file.tell()
-            self._file.write(b"%d\t%s\n" % (place, text))
+            self._file.write(b"%d\t%s\n" % (index, text))
             self._file.flush()
         except OSError as error:
             with contextlib.suppress(OSError):
@@ -111,17 +111,17 @@ class PartialRows:
                 f"{self._path}: cannot be written: {error.strerror}; when it can be, the same "
                 "command goes on"
             ) from error
-        self.starts[place] = start
+        self.starts[index] = start
 
     def finish(self) -> None:
-        """Writes the rows in the order of their places, as a file that is whole or not there.
+        """Writes the rows in the order of their indices, as a file that is whole or not there.
 
         Raises:
             InputError: the disk does not take it.
         """
         with whole_file(self._output) as whole:
-            for place in sorted(self.starts):
-                self._file.seek(self.starts[place])
+            for index in sorted(self.starts):
+                self._file.seek(self.starts[index])
                 whole.write(self._file.readline().decode().partition("\t")[2])
         self._file.truncate(0)
 

@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 from neox_eqx.generation.options import GenerationOptions
 from neox_eqx.generation.run import Request
-from neox_eqx.sharding.distributed import agreed, told_by_first
+from neox_eqx.sharding.distributed import agreed, broadcast
 from neox_eqx.text.completion import Completion
 from neox_eqx.text.failed import check_failed
 from neox_eqx.text.generator import TextGenerator
@@ -44,14 +44,14 @@ def write_completions(
         for _ in range(request.options.num_completions)
     ]
     failed: dict[int, Completion] = {}
-    for place, completion in _missing(generator, texts, requests, rows, len(numbers), batch_size):
+    for index, completion in _missing(generator, texts, requests, rows, len(numbers), batch_size):
         if completion.error is not None:
-            failed[place] = completion
+            failed[index] = completion
         elif rows:
-            rows.add(place, completion.fields())
+            rows.add(index, completion.fields())
     if len(failed) < len(numbers) and rows:
-        for place, completion in failed.items():
-            rows.add(place, completion.fields())
+        for index, completion in failed.items():
+            rows.add(index, completion.fields())
         rows.finish()
     check_failed(failed, numbers)
 
@@ -64,8 +64,8 @@ def _missing(
     count: int,
     batch_size: int,
 ) -> Iterator[tuple[int, Completion]]:
-    """The completions of `count` that are not among the rows, with their places."""
-    there = told_by_first(rows.are_there(count) if rows else np.zeros(count, bool))
+    """The completions of `count` that are not among the rows, with their indices."""
+    there = broadcast(rows.are_there(count) if rows else np.zeros(count, bool))
     done = frozenset(np.flatnonzero(there).tolist())
     with tqdm(total=count, initial=len(done), unit=" completions", disable=None) as bar:
         for event in generator.events(texts, requests, batch_size, done=done):

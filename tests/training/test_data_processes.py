@@ -17,7 +17,7 @@ from neox_eqx import initialize
 from neox_eqx.presets import PRESETS
 from neox_eqx.sharding.distributed import wait_for_all
 from neox_eqx.sharding.mesh import make_mesh
-from neox_eqx.training.data.dataset import place
+from neox_eqx.training.data.dataset import to_devices
 from neox_eqx.training.log.run_log import RunLog
 from tests.training.test_data_processes import data
 
@@ -30,7 +30,7 @@ initialize()
 mesh = make_mesh(PRESETS["pythia-70m"], "data=4,model=1")
 log = RunLog(Path.cwd(), wandb_mode="disabled", config={})
 for step in range(3):
-    batch = place(data().batch(step), mesh)
+    batch = to_devices(data().batch(step), mesh)
     assert all(len(shard.data) == 2 for shard in batch.tokens.addressable_shards)
     log.write(step, digests(batch))
 log.finish()

@@ -9,7 +9,7 @@ import pytest
 from neox_eqx.errors import InputError
 from neox_eqx.presets import PRESETS
 from neox_eqx.sharding.mesh import make_mesh
-from neox_eqx.training.data.dataset import TrainingData, place
+from neox_eqx.training.data.dataset import TrainingData, to_devices
 from neox_eqx.training.data.documents import Document
 from neox_eqx.training.data.order import packed, rows_of_batch
 from tests.training.documents import document
@@ -147,7 +147,7 @@ def test_data_of_which_nothing_is_left_is_refused() -> None:
 def test_rows_are_placed_over_the_data_axis() -> None:
     rows = TrainingData.of(documents(LENGTHS), **{**SETTINGS, "batch_size": 4}).batch(0)
     mesh = make_mesh(PRESETS["pythia-70m"], "data=4,model=2")
-    alone, spread = place(rows, None), place(rows, mesh)
+    alone, spread = to_devices(rows, None), to_devices(rows, mesh)
     for whole, one, many in zip(rows, jax.tree.leaves(alone), jax.tree.leaves(spread), strict=True):
         np.testing.assert_array_equal(whole, one)
         np.testing.assert_array_equal(whole, many)

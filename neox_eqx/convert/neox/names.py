@@ -22,7 +22,7 @@ behind a split by columns, it takes the residual to tell whether they are copies
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class NeoxParameter:
     """One parameter: its Hugging Face name, and where EleutherAI's checkpoints have it.
 
     `names` are those within module `number`: today's first, then those of older versions and of
@@ -41,20 +41,22 @@ class Place:
         return next(as_here, self.names[0])
 
 
-def places(num_layers: int) -> list[Place]:
+def neox_parameters(num_layers: int) -> list[NeoxParameter]:
     """All parameters, in the order in which transformers has them."""
     layers = (
-        Place(f"gpt_neox.layers.{layer}.{module}.{kind}", FIRST_LAYER + layer, spread, names)
+        NeoxParameter(
+            f"gpt_neox.layers.{layer}.{module}.{kind}", FIRST_LAYER + layer, spread, names
+        )
         for layer in range(num_layers)
         for module, kind, spread, names in _IN_A_LAYER
     )
     norm, number = "gpt_neox.final_layer_norm", num_layers + 3
     return [
-        Place(EMBEDDING, 0, "rows", ("word_embeddings.weight",)),
+        NeoxParameter(EMBEDDING, 0, "rows", ("word_embeddings.weight",)),
         *layers,
-        Place(f"{norm}.weight", number, "copies", ("norm.weight", "norm.norm.weight")),
-        Place(f"{norm}.bias", number, "copies", ("norm.bias", "norm.norm.bias")),
-        Place(HEAD, num_layers + 4, "rows", ("final_linear.weight",)),
+        NeoxParameter(f"{norm}.weight", number, "copies", ("norm.weight", "norm.norm.weight")),
+        NeoxParameter(f"{norm}.bias", number, "copies", ("norm.bias", "norm.norm.bias")),
+        NeoxParameter(HEAD, num_layers + 4, "rows", ("final_linear.weight",)),
     ]
 
 

@@ -2,13 +2,13 @@
 
 from neox_eqx.checkpoint.entry import Entry
 from neox_eqx.convert.neox.files import Ranks
-from neox_eqx.convert.neox.names import Place, is_dropped, places
+from neox_eqx.convert.neox.names import NeoxParameter, is_dropped, neox_parameters
 from neox_eqx.convert.neox.settings import Settings
 from neox_eqx.errors import InputError
 from neox_eqx.shown import few, shown
 
 
-def find_parameters(ranks: Ranks, settings: Settings) -> dict[Place, tuple[Entry, ...]]:
+def find_parameters(ranks: Ranks, settings: Settings) -> dict[NeoxParameter, tuple[Entry, ...]]:
     """The tensors of each parameter, one a rank, in the order in which transformers has them.
 
     Raises:
@@ -16,17 +16,19 @@ def find_parameters(ranks: Ranks, settings: Settings) -> dict[Place, tuple[Entry
     """
     _check_count(ranks, settings)
     wanted = _wanted(ranks, settings)
-    _check_rest(ranks, {(place.number, name) for place in wanted for name in place.names})
+    _check_rest(
+        ranks, {(parameter.number, name) for parameter in wanted for name in parameter.names}
+    )
     found, missing = {}, []
-    for place in wanted:
-        keys = [(place.number, name) for name in _read_names(place, settings)]
+    for parameter in wanted:
+        keys = [(parameter.number, name) for name in _read_names(parameter, settings)]
         stored = [[tensors[key] for key in keys if key in tensors] for tensors in ranks.tensors]
         missing += [
-            f"{keys[0][1]} in {ranks.where(place.number, rank).name}"
+            f"{keys[0][1]} in {ranks.where(parameter.number, rank).name}"
             for rank, entries in enumerate(stored)
             if len(entries) != 1
         ]
-        found[place] = tuple(entry for entries in stored for entry in entries)
+        found[parameter] = tuple(entry for entries in stored for entry in entries)
     if missing:
         raise InputError(f"{ranks.step}: lacks {few(missing)}; get the checkpoint again")
     for entries in found.values():
@@ -55,22 +57,22 @@ def _check_count(ranks: Ranks, settings: Settings) -> None:
 _NORMS = ("norm.weight", "norm.norm.weight", "norm.scale")
 
 
-def _wanted(ranks: Ranks, settings: Settings) -> list[Place]:
-    """The places that a model of these settings has tensors in."""
+def _wanted(ranks: Ranks, settings: Settings) -> list[NeoxParameter]:
+    """The parameters that a model of these settings has."""
     values = settings.values
-    wanted = places(min(values["num_layers"], len(ranks.tensors[0])))
+    wanted = neox_parameters(min(values["num_layers"], len(ranks.tensors[0])))
     if not values.get("no_weight_tying", False):
         wanted = wanted[:-1]
     if not values.get("use_bias_in_attn_linear", True):
         wanted = [
-            place
-            for place in wanted
-            if not place.name.endswith(("value.bias", "attention.dense.bias"))
+            parameter
+            for parameter in wanted
+            if not parameter.name.endswith(("value.bias", "attention.dense.bias"))
         ]
     return wanted
 
 
-def _read_names(place: Place, settings: Settings) -> tuple[str, ...]:
+def _read_names(parameter: NeoxParameter, settings: Settings) -> tuple[str, ...]:
     """The names to read a parameter under.
 
     With `gpt_j_tied` one norm feeds both branches of a layer, and the other, though it is
@@ -79,8 +81,8 @@ def _read_names(place: Place, settings: Settings) -> tuple[str, ...]:
     values = settings.values
     tied = values.get("gpt_j_residual") and values.get("gpt_j_tied")
     if not tied or values.get("te_layernorm_mlp"):
-        return place.names
-    stored = tuple(name.replace("post_attention_", "input_") for name in place.names)
+        return parameter.names
+    stored = tuple(name.replace("post_attention_", "input_") for name in parameter.names)
     return tuple(name for name in stored if not name.startswith("mlp.layer_norm_"))
 
 

@@ -16,7 +16,7 @@ from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.convert.neox.config import check_intermediate_size, published, read_config
 from neox_eqx.convert.neox.files import find_step, read_ranks
 from neox_eqx.convert.neox.merge import Joined, Run, Summed, are_equal
-from neox_eqx.convert.neox.names import Place
+from neox_eqx.convert.neox.names import NeoxParameter
 from neox_eqx.convert.neox.parameters import find_parameters
 from neox_eqx.convert.neox.qkv import interleaved
 from neox_eqx.convert.neox.settings import Settings, check_representable, read_settings
@@ -70,7 +70,7 @@ def read_neox(
     found = find_parameters(ranks, settings)
     config = _config(found, settings, options.fused_gelu)
     merge = _Merge(settings, config, options.row_bias, options.replicated)
-    entries = [merge(place, parts) for place, parts in found.items()]
+    entries = [merge(parameter, parts) for parameter, parts in found.items()]
     _check_shapes(settings, config, entries)
 
     if tokenizer:
@@ -104,10 +104,12 @@ def _config_json(
 
 
 def _config(
-    found: Mapping[Place, tuple[Entry, ...]], settings: Settings, fused_gelu: str
+    found: Mapping[NeoxParameter, tuple[Entry, ...]], settings: Settings, fused_gelu: str
 ) -> GPTNeoXConfig:
     """The architecture, with the sizes that only the tensors tell."""
-    rows = {place.name: sum(part.shape[0] for part in parts) for place, parts in found.items()}
+    rows = {
+        parameter.name: sum(part.shape[0] for part in parts) for parameter, parts in found.items()
+    }
     intermediate_size = rows["gpt_neox.layers.0.mlp.dense_h_to_4h.bias"]
     check_intermediate_size(settings.where, settings.values, intermediate_size)
     return read_config(
@@ -128,38 +130,38 @@ class _Merge:
     row_bias: RowBias
     replicated: Literal["equal", "mean"]
 
-    def __call__(self, place: Place, parts: tuple[Entry, ...]) -> Entry:
-        if place.spread == "copies":
-            return self._copies(place, parts)
-        if place.spread == "shares":
-            return self._shares(place, parts)
+    def __call__(self, parameter: NeoxParameter, parts: tuple[Entry, ...]) -> Entry:
+        if parameter.spread == "copies":
+            return self._copies(parameter, parts)
+        if parameter.spread == "shares":
+            return self._shares(parameter, parts)
         kv_heads = self.settings.values.get("num_kv_heads") or self.config.num_attention_heads
-        if ".query_key_value." in place.name and kv_heads != self.config.num_attention_heads:
-            return self._grouped(place, parts, kv_heads)
-        return Joined.whole(place.name, 0 if place.spread == "rows" else 1, parts)
+        if ".query_key_value." in parameter.name and kv_heads != self.config.num_attention_heads:
+            return self._grouped(parameter, parts, kv_heads)
+        return Joined.whole(parameter.name, 0 if parameter.spread == "rows" else 1, parts)
 
-    def _copies(self, place: Place, parts: tuple[Entry, ...]) -> Entry:
+    def _copies(self, parameter: NeoxParameter, parts: tuple[Entry, ...]) -> Entry:
         if are_equal(parts):
-            return Joined.whole(place.name, 0, parts[:1])
+            return Joined.whole(parameter.name, 0, parts[:1])
         if self.replicated == "mean":
-            return Summed(place.name, parts, divisor=len(parts))
+            return Summed(parameter.name, parts, divisor=len(parts))
         raise InputError(
             f"{parts[0].path}: {parts[0].name} differs from that of another rank, where all are "
             "to be copies; get the ranks' files of one step, or choose --replicated mean"
         )
 
-    def _shares(self, place: Place, parts: tuple[Entry, ...]) -> Entry:
+    def _shares(self, parameter: NeoxParameter, parts: tuple[Entry, ...]) -> Entry:
         parallel = self.config.use_parallel_residual
         if self.row_bias == "sum" or (self.row_bias == "auto" and parallel):
-            return Summed(place.name, parts)
+            return Summed(parameter.name, parts)
         if self.row_bias == "first" or are_equal(parts):
-            return Joined.whole(place.name, 0, parts[:1])
+            return Joined.whole(parameter.name, 0, parts[:1])
         raise InputError(
             f"{parts[0].path}: {parts[0].name} differs from that of another rank, where with "
             "sequential residuals all are to be copies; choose --row-bias sum or first"
         )
 
-    def _grouped(self, place: Place, parts: tuple[Entry, ...], kv_heads: Any) -> Entry:
+    def _grouped(self, parameter: NeoxParameter, parts: tuple[Entry, ...], kv_heads: Any) -> Entry:
         where = self.settings.where
         if not isinstance(kv_heads, int) or kv_heads < 1:
             raise InputError(
@@ -171,7 +173,7 @@ class _Merge:
                 "converted; its order of the heads is not known"
             )
         heads, head_dim = self.config.num_attention_heads, self.config.head_dim
-        return interleaved(place.name, parts, heads=heads, kv_heads=kv_heads, head_dim=head_dim)
+        return interleaved(parameter.name, parts, heads=heads, kv_heads=kv_heads, head_dim=head_dim)
 
 
 def _check_shapes(settings: Settings, config: GPTNeoXConfig, entries: list[Entry]) -> None:

@@ -36,15 +36,15 @@ def write_states(
     _lay_out(path, module if states is None else {"module": module, **states})
     checksums: dict[int, int] = {}
     with open(path, "r+b") as file:
-        for place in read_states(path)[0]:
-            assert isinstance(place, FileEntry)
-            file.seek(place.start)
-            entry, checksum = tensors[place.name], 0
+        for stored in read_states(path)[0]:
+            assert isinstance(stored, FileEntry)
+            file.seek(stored.start)
+            entry, checksum = tensors[stored.name], 0
             for _, block in blocks(entry, tuple(slice(None) for _ in entry.shape), entry.dtype):
                 data = block.tobytes()
                 checksum = zlib.crc32(data, checksum)
                 file.write(data)
-            checksums[place.start] = checksum
+            checksums[stored.start] = checksum
         _set_checksums(file, checksums)
 
 
@@ -74,17 +74,17 @@ def _set_checksums(file: BinaryIO, checksums: dict[int, int]) -> None:
     """
     file.flush()
     with zipfile.ZipFile(file) as archive:
-        members, place = archive.infolist(), archive.start_dir
+        members, start_of_entry = archive.infolist(), archive.start_dir
     for member in members:
         file.seek(member.header_offset + 26)
         start = member.header_offset + 30 + sum(struct.unpack("<HH", file.read(4)))
         if start in checksums:
             checksum = struct.pack("<I", checksums[start])
-            file.seek(place + 16)
+            file.seek(start_of_entry + 16)
             file.write(checksum)
             file.seek(start + member.file_size)
             assert file.read(4) == b"PK\x07\x08"
             file.seek(start + member.file_size + 4)
             file.write(checksum)
-        file.seek(place + 28)
-        place += 46 + sum(struct.unpack("<HHH", file.read(6)))
+        file.seek(start_of_entry + 28)
+        start_of_entry += 46 + sum(struct.unpack("<HHH", file.read(6)))

@@ -19,7 +19,7 @@ from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.convert.neox.config import settings_of
 from neox_eqx.convert.neox.files import LAYER_FILE, RANK_FILE
 from neox_eqx.convert.neox.merge import Joined, Run
-from neox_eqx.convert.neox.names import Place, places
+from neox_eqx.convert.neox.names import NeoxParameter, neox_parameters
 from neox_eqx.convert.neox.torch_save import write_states
 from neox_eqx.convert.source import CONFIG, Source
 from neox_eqx.errors import InputError
@@ -62,12 +62,12 @@ def write_neox(
     text = yaml.safe_dump(settings, sort_keys=False)
     (step / "configs" / "gpt-neox.yml").write_text(text, encoding="utf-8")
     _write_config(directory, source, config)
-    wanted = places(config.num_hidden_layers)
+    wanted = neox_parameters(config.num_hidden_layers)
     for rank in range(tensor_parallel):
         parts = {
-            place: _part(place, tensors[place.name], rank, tensor_parallel, config)
-            for place in (wanted[:-1] if config.tie_word_embeddings else wanted)
-            if config.attention_bias or place.name in tensors
+            parameter: _part(parameter, tensors[parameter.name], rank, tensor_parallel, config)
+            for parameter in (wanted[:-1] if config.tie_word_embeddings else wanted)
+            if config.attention_bias or parameter.name in tensors
         }
         _write_rank(step, rank, parts, layout, _states(tensor_parallel), legacy_names)
     # Last, so that a checkpoint that is not whole is none.
@@ -106,14 +106,16 @@ def _run_settings(config: GPTNeoXConfig, dtype: str, ranks: int, layout: Layout)
     }
 
 
-def _part(place: Place, entry: Entry, rank: int, ranks: int, config: GPTNeoXConfig) -> Entry:
+def _part(
+    parameter: NeoxParameter, entry: Entry, rank: int, ranks: int, config: GPTNeoXConfig
+) -> Entry:
     """What a rank holds of a tensor."""
-    if place.spread == "shares" and config.use_parallel_residual and rank > 0:
+    if parameter.spread == "shares" and config.use_parallel_residual and rank > 0:
         nothing = np.full(entry.shape, -0.0, entry.dtype)
         return MemoryEntry(entry.path, entry.name, nothing)
-    if place.spread in ("copies", "shares"):
+    if parameter.spread in ("copies", "shares"):
         return entry
-    axis = 0 if place.spread == "rows" else 1
+    axis = 0 if parameter.spread == "rows" else 1
     size = entry.shape[axis] // ranks
     return Joined(entry.name, axis, (Run(entry, rank * size, (rank + 1) * size),))
 
@@ -137,20 +139,24 @@ def _states(ranks: int) -> dict[str, Any]:
 def _write_rank(
     step: Path,
     rank: int,
-    parts: Mapping[Place, Entry],
+    parts: Mapping[NeoxParameter, Entry],
     layout: Layout,
     states: dict[str, Any],
     legacy_names: bool,
 ) -> None:
-    def named(place: Place, prefix: str = "") -> Entry:
-        name = place.names[0] if not legacy_names else place.legacy_name
-        return Joined.whole(prefix + name, 0, [parts[place]])
+    def named(parameter: NeoxParameter, prefix: str = "") -> Entry:
+        name = parameter.names[0] if not legacy_names else parameter.legacy_name
+        return Joined.whole(prefix + name, 0, [parts[parameter]])
 
     path = step / RANK_FILE.format(rank=rank)
     if layout == "sequential":
-        write_states(path, [named(place, f"sequential.{place.number}.") for place in parts], states)
+        write_states(
+            path,
+            [named(parameter, f"sequential.{parameter.number}.") for parameter in parts],
+            states,
+        )
         return
     write_states(path, None, states)
-    for number, group in itertools.groupby(parts, key=lambda place: place.number):
+    for number, group in itertools.groupby(parts, key=lambda parameter: parameter.number):
         name = LAYER_FILE.format(number=number, rank=rank)
-        write_states(step / name, [named(place) for place in group])
+        write_states(step / name, [named(parameter) for parameter in group])

@@ -35,7 +35,7 @@ class TrainingData:
     """Documents in rows of one length, and the rows in shuffled batches of one size.
 
     Every process computes whole batches, so that their order does not depend on how many there
-    are, and `place` takes its share.
+    are, and `to_devices` takes its share.
     """
 
     documents: Sequence[Document]
@@ -126,7 +126,7 @@ class TrainingData:
         return Rows(tokens, documents, weights)
 
 
-def place(rows: Rows, mesh: Mesh | None) -> Batch:
+def to_devices(rows: Rows, mesh: Mesh | None) -> Batch:
     """The batch on the devices: each process gives its own devices their rows."""
     if mesh is None:
         return Batch(*map(jnp.asarray, rows))

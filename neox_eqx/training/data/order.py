@@ -17,12 +17,12 @@ def packed(lengths: Sequence[int], row_length: int) -> list[list[int]]:
     rooms: list[int] = []  # the keys of by_room, sorted
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
         length = lengths[index]
-        place = bisect.bisect_left(rooms, length)
-        if place < len(rooms):
-            room = rooms[place]
+        tightest = bisect.bisect_left(rooms, length)
+        if tightest < len(rooms):
+            room = rooms[tightest]
             row = by_room[room].pop()
             if not by_room[room]:
-                del by_room[room], rooms[place]
+                del by_room[room], rooms[tightest]
         else:
             room, row = row_length, len(rows)
             rows.append([])
@@ -40,8 +40,8 @@ def rows_of_batch(step: int, batch_size: int, rows: int, seed: int) -> list[int]
     Each epoch goes through all rows in an order of its own, and a batch that an epoch does not
     fill goes on with the next.
     """
-    places = range(step * batch_size, (step + 1) * batch_size)
-    return [int(_shuffled(rows, seed, place // rows)[place % rows]) for place in places]
+    numbers = range(step * batch_size, (step + 1) * batch_size)
+    return [int(_shuffled(rows, seed, number // rows)[number % rows]) for number in numbers]
 
 
 @lru_cache(maxsize=2)

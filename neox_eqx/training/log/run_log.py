@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from neox_eqx.errors import InputError, Stopped
-from neox_eqx.sharding.distributed import is_first, told_by_first
+from neox_eqx.sharding.distributed import broadcast, is_first
 from neox_eqx.training.log.metrics_file import MetricsFile, read_metrics
 from neox_eqx.training.log.wandb_run import WandbRun
 
@@ -56,7 +56,7 @@ class RunLog:
         """Whether a row of this step has such a number; the same in all processes, who all ask."""
         rows = read_metrics(self._directory) if is_first() else []
         found = any(row["step"] == step and name in row for row in rows)
-        return bool(told_by_first(np.array(found)))
+        return bool(broadcast(np.array(found)))
 
     def __enter__(self) -> "RunLog":
         return self

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from neox_eqx.errors import InputError, Stopped
-from neox_eqx.sharding.distributed import agreed, is_first, told_by_first
+from neox_eqx.sharding.distributed import agreed, broadcast, is_first
 from neox_eqx.sizes import size_text
 from neox_eqx.small_files import MOST_BYTES, check_file
 from neox_eqx.training.update.state import TrainState
@@ -60,7 +60,7 @@ class Checkpoints:
                 ),
             )
         self._remove_old()
-        self.latest = int(told_by_first(np.array(self._manager.latest_step() or 0))) or None
+        self.latest = int(broadcast(np.array(self._manager.latest_step() or 0))) or None
 
     def __enter__(self) -> "Checkpoints":
         return self

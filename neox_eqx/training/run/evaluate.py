@@ -17,7 +17,7 @@ from neox_eqx.sharding.rules import parameter_shardings
 from neox_eqx.text.completion import Completion
 from neox_eqx.text.generator import TextGenerator
 from neox_eqx.training.data.batch import Batch
-from neox_eqx.training.data.dataset import TrainingData, place
+from neox_eqx.training.data.dataset import TrainingData, to_devices
 from neox_eqx.training.data.documents import Document
 from neox_eqx.training.data.examples import Example
 from neox_eqx.training.update.recipe import Recipe
@@ -34,7 +34,7 @@ def eval_loss(
     for rows in tqdm(
         data.once(), total=data.steps(1), unit=" batches", leave=False, disable=hidden
     ):
-        sums = _sums(trained, place(rows, trained.mesh), recipe, frozen)
+        sums = _sums(trained, to_devices(rows, trained.mesh), recipe, frozen)
         loss, weight = map(float, jax.device_get(sums))
         losses, weights = losses + loss, weights + weight
     return losses / weights
@@ -94,8 +94,8 @@ def exact_match(
 def _said(generator: TextGenerator, completion: Completion) -> str:
     """What the assistant says: no stop text of the template's."""
     stops = generator.template.stop if completion.finish_reason == "stop" else ()
-    places = [completion.text.rfind(stop) for stop in stops]
-    return completion.text[: max(places)] if max(places, default=-1) >= 0 else completion.text
+    ends = [completion.text.rfind(stop) for stop in stops]
+    return completion.text[: max(ends)] if max(ends, default=-1) >= 0 else completion.text
 
 
 def is_right(completion: str, example: Example) -> bool:
@@ -121,8 +121,8 @@ def inference_model(model: GPTNeoX, dtype: str) -> GPTNeoX:
     For use before the next step, which consumes the parameters that both may share.
     """
     mesh = model.mesh
-    places = None if mesh is None else parameter_shardings(model, mesh)
-    return jax.jit(_cast, static_argnums=1, out_shardings=places)(model, dtype)
+    shardings = None if mesh is None else parameter_shardings(model, mesh)
+    return jax.jit(_cast, static_argnums=1, out_shardings=shardings)(model, dtype)
 
 
 def _cast(model: GPTNeoX, dtype: str) -> GPTNeoX:

@@ -10,7 +10,7 @@ from neox_eqx.checkpoint.checkpoint import Checkpoint
 from neox_eqx.checkpoint.load import LoadOptions, load_checkpoint, load_shapes
 from neox_eqx.errors import InputError
 from neox_eqx.model.neox import GPTNeoX
-from neox_eqx.sharding.distributed import agreed, is_first, told_by_first
+from neox_eqx.sharding.distributed import agreed, broadcast, is_first
 from neox_eqx.sharding.rules import TRAINING_RULES
 from neox_eqx.training.log.loss_picture import draw_loss
 from neox_eqx.training.log.run_log import RunLog
@@ -47,7 +47,7 @@ def fine_tune(options: TrainingOptions) -> None:
         with agreed():
             if is_first():
                 _check_it_goes_on(job, checkpoints.latest)
-        if checkpoints.latest == last and told_by_first(np.array(result.exists())):
+        if checkpoints.latest == last and broadcast(np.array(result.exists())):
             print(f"{result}: the model after {last} steps, which was there already")
             return
         with _log(job, checkpoints.latest or 0) as log:

@@ -7,7 +7,7 @@ import numpy as np
 
 from neox_eqx.errors import Stopped
 from neox_eqx.model.neox import GPTNeoX
-from neox_eqx.training.data.dataset import place
+from neox_eqx.training.data.dataset import to_devices
 from neox_eqx.training.log.run_log import RunLog
 from neox_eqx.training.run.checkpoints import Checkpoints
 from neox_eqx.training.run.interruption import Interruption
@@ -51,7 +51,7 @@ def train(
                 evaluate()
             while step < job.recipe.steps and not asked:
                 rows = job.data.batch(step)
-                batch = place(rows, state.model.mesh)
+                batch = to_devices(rows, state.model.mesh)
                 state, metrics = train_step(state, batch, job.recipe, frozen)
                 step += 1
                 report.add(step, int(np.count_nonzero(rows.documents)), metrics)

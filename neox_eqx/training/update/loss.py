@@ -114,8 +114,8 @@ def _weighted(
 def _spread(d_head: Float32[Array, "V D"], mesh: Mesh | None) -> Float32[Array, "V D"]:
     if mesh is None:
         return d_head
-    place = sharding(mesh, d_head.shape, ("vocab", "embed"), TRAINING_RULES)
-    return lax.with_sharding_constraint(d_head, place)
+    where = sharding(mesh, d_head.shape, ("vocab", "embed"), TRAINING_RULES)
+    return lax.with_sharding_constraint(d_head, where)
 
 
 def _split(

@@ -61,11 +61,11 @@ def state_shardings(state: TrainState) -> TrainState:
     everywhere = NamedSharding(mesh, PartitionSpec())
     parameters = parameter_shardings(state.model, mesh, TRAINING_RULES)
 
-    def place(node: Any) -> Any:
+    def of(node: Any) -> Any:
         """The optimiser's state holds trees like the parameters', and single numbers."""
         return parameters if isinstance(node, Trained) else everywhere
 
-    return jax.tree.map(place, state, is_leaf=lambda node: isinstance(node, Trained))
+    return jax.tree.map(of, state, is_leaf=lambda node: isinstance(node, Trained))
 
 
 def abstract_state(model: Trained, recipe: Recipe) -> TrainState:
@@ -73,8 +73,8 @@ def abstract_state(model: Trained, recipe: Recipe) -> TrainState:
     state = jax.eval_shape(lambda model: _fresh(model, recipe), model)
     if model.mesh is not None:
         return jax.tree.map(_placed, state, state_shardings(state))
-    place = jax.tree.leaves(model)[0].sharding
-    return jax.tree.map(lambda array: _placed(array, place), state)
+    where = jax.tree.leaves(model)[0].sharding
+    return jax.tree.map(lambda array: _placed(array, where), state)
 
 
 def abstract_step(
@@ -91,5 +91,5 @@ def abstract_step(
     return state, jax.eval_shape(Batch, numbers, numbers, weights)
 
 
-def _placed(array: jax.ShapeDtypeStruct, place: Sharding) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place)
+def _placed(array: jax.ShapeDtypeStruct, where: Sharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=where)
