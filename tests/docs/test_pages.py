@@ -32,6 +32,7 @@ OTHERS = {
     # lm-evaluation-harness's
     *("model_args", "apply_chat_template", "batch_size", "config", "device"),
     *("hosts", "check"),  # podrun's
+    "spot",  # gcloud's
     *("evaluate", "processes"),  # of scripts in the repository
 }
 """Options of other programs."""
