@@ -28,11 +28,13 @@ def adapt(
     rank: int,
     alpha: float,
     key: PRNGKeyArray,
-    **options: Any,
+    *,
+    use_rslora: bool = False,
+    dropout: float = 0.0,
 ) -> GPTNeoX:
     """The model with LoRA on each of the `targets`, which changes nothing yet.
 
-    `options` are the others of `LoRALinear.init`.
+    The options are those of `LoRALinear.init`.
     """
 
     def linears(model: GPTNeoX) -> list[Linear]:
@@ -44,7 +46,7 @@ def adapt(
     plain = linears(model)
     keys = jax.random.split(key, len(plain))
     with_lora = [
-        LoRALinear.init(linear, rank, alpha, key, **options)
+        LoRALinear.init(linear, rank, alpha, key, use_rslora=use_rslora, dropout=dropout)
         for linear, key in zip(plain, keys, strict=True)
     ]
     return eqx.tree_at(linears, model, with_lora)

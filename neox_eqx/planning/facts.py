@@ -1,6 +1,8 @@
 """What a compiled program tells about itself: memory, traffic and collectives of one chip."""
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -114,17 +116,15 @@ def _facts(
     aliased: int,
 ) -> Facts:
     collectives = step.collectives()
-    counts: dict[str, int] = {}
+    counts = Counter[str]()
     for each in collectives:
-        counts[each.kind] = counts.get(each.kind, 0) + each.times
+        counts[each.kind] += each.times
     layers = model.config.num_hidden_layers
     of_layers = sum(
         each.times for each in collectives if each.kind == "all-reduce" and layers in each.loops
     )
-    payload = sum(each.times * each.payload_bytes for each in collectives)
     traffic = step.hbm_bytes()
-    memory_seconds = traffic / chip.rates.hbm_bandwidth
-    matrix_seconds = flops / chip.rates.flops
+    memory_seconds, matrix_seconds = traffic / chip.rates.hbm_bandwidth, flops / chip.rates.flops
     waiting, beside = (
         sum(each.times * _seconds(each, chip) for each in collectives if each.beside_work is work)
         for work in (False, True)
@@ -133,12 +133,12 @@ def _facts(
     own = memory.argument_size_in_bytes + memory.output_size_in_bytes
     return Facts(
         all_reduce_per_layer=of_layers / layers,
-        all_reduce=counts.get("all-reduce", 0),
-        all_gather=counts.get("all-gather", 0),
-        reduce_scatter=counts.get("reduce-scatter", 0),
-        all_to_all=counts.get("all-to-all", 0),
-        collective_permute=counts.get("collective-permute", 0),
-        collective_bytes=payload,
+        all_reduce=counts["all-reduce"],
+        all_gather=counts["all-gather"],
+        reduce_scatter=counts["reduce-scatter"],
+        all_to_all=counts["all-to-all"],
+        collective_permute=counts["collective-permute"],
+        collective_bytes=sum(each.times * each.payload_bytes for each in collectives),
         hbm_bytes=traffic,
         hbm_bytes_minimum=minimum,
         hbm_ratio=traffic / minimum,
@@ -151,13 +151,17 @@ def _facts(
         peak_bytes=own - memory.alias_size_in_bytes + memory.temp_size_in_bytes,
         cache_aliased=memory.alias_size_in_bytes >= aliased > 0,
         compile_seconds=compiled.seconds,
-        dtypes={
-            kind: sorted(
-                {one.dtype for one in collectives if one.kind == kind and one.payload_bytes >= 1e6}
-            )
-            for kind in counts
-        },
+        dtypes=_dtypes(collectives),
     )
+
+
+def _dtypes(collectives: Sequence[Collective]) -> dict[str, list[str]]:
+    """What each kind of collective moves, where that is a megabyte or more."""
+    dtypes: dict[str, set[str]] = {each.kind: set() for each in collectives}
+    for each in collectives:
+        if each.payload_bytes >= 1e6:
+            dtypes[each.kind].add(each.dtype)
+    return {kind: sorted(found) for kind, found in dtypes.items()}
 
 
 def _seconds(collective: Collective, chip: Chip) -> float:

@@ -45,14 +45,7 @@ def events_of(
             among=batch.among,
             tokens_spelled=len(settings.get("token_bytes", ())),
         )
-    texts = [
-        GrowingText(tokenizer, number, prompt, request, sample)
-        for number, (prompt, request, sample) in enumerate(
-            (prompt, request, sample)
-            for prompt, request in zip(prompts, requests, strict=True)
-            for sample in range(request.options.num_completions)
-        )
-    ]
+    texts = _texts(tokenizer, prompts, requests)
     counts = [request.options.num_completions for request in requests]
     firsts = list(itertools.accumulate(counts, initial=0))
     for batch in groups:
@@ -73,6 +66,18 @@ def events_of(
             for number, row in zip(numbers, rows, strict=True):
                 if number not in done:
                     yield from texts[number].read(row)
+
+
+def _texts(
+    tokenizer: Tokenizer, prompts: Sequence[str], requests: Sequence[Request]
+) -> list[GrowingText]:
+    """One for each completion, in the order of the prompts."""
+    completions = (
+        (prompt, request, sample)
+        for prompt, request in zip(prompts, requests, strict=True)
+        for sample in range(request.options.num_completions)
+    )
+    return [GrowingText(tokenizer, number, *each) for number, each in enumerate(completions)]
 
 
 def finished(events: Iterable[Event], total: int, *, progress: bool) -> list[Completion]:
