@@ -15,9 +15,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from neox_eqx import Chunk, GenerationOptions, GPTNeoX, TextGenerator, generate, prefill
 from neox_eqx.benchmarking.transformers_peer import TransformersPeer
 from neox_eqx.command_line import run
-from neox_eqx.generation import loop
-from neox_eqx.generation.run import pad_prompts
-from neox_eqx.generation.sampling import Sampler
+from neox_eqx.generation.decoding import loop
+from neox_eqx.generation.decoding.run import pad_prompts
+from neox_eqx.generation.decoding.sampling import Sampler
 from neox_eqx.presets import preset
 
 

@@ -117,7 +117,7 @@ def test_every_file_imports_downwards() -> None:
 @pytest.mark.parametrize(
     ("path", "source"),
     [
-        ("model/block.py", "from neox_eqx.generation.loop import generate"),
+        ("model/block.py", "from neox_eqx.generation.decoding.loop import generate"),
         ("model/block.py", "import neox_eqx.checkpoint.load as load"),
         ("model/block.py", "from neox_eqx import text"),
         ("model/block.py", "from neox_eqx import DEMO_MODEL"),
@@ -145,7 +145,7 @@ def test_a_violation_is_found(path: str, source: str) -> None:
         ("model/block.py", "from neox_eqx.config import GPTNeoXConfig"),
         ("model/block.py", "from neox_eqx.model.rotary import Rotary"),
         ("model/block.py", "from .rotary import Rotary"),
-        ("generation/loop.py", "from ..model.neox import GPTNeoX"),
+        ("generation/decoding/loop.py", "from ...model.neox import GPTNeoX"),
         ("command_line.py", "import tyro\n\nfrom neox_eqx.errors import InputError"),
         ("checkpoint/load.py", "def read_bin(path):\n    import torch"),
         ("checkpoint/load.py", "if TYPE_CHECKING:\n    import torch"),

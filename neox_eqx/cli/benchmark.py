@@ -21,13 +21,13 @@ from neox_eqx.benchmarking.report import Round, comparison, figures, medians, pr
 from neox_eqx.benchmarking.transformers_peer import TransformersPeer, check_installed
 from neox_eqx.checkpoint.origin import OriginOptions
 from neox_eqx.command_line import parse
-from neox_eqx.generation.loop import decode_all, prefill
-from neox_eqx.generation.memory import check_memory, free_bytes
-from neox_eqx.generation.not_a_number import not_numbers
-from neox_eqx.generation.option_values import check_number
-from neox_eqx.generation.options import GenerationOptions
-from neox_eqx.generation.run import Request, pad_prompts, strategy_of
-from neox_eqx.generation.stopping import ERROR
+from neox_eqx.generation.decoding.loop import decode_all, prefill
+from neox_eqx.generation.decoding.memory import check_memory, free_bytes
+from neox_eqx.generation.decoding.not_a_number import not_numbers
+from neox_eqx.generation.decoding.run import Request, pad_prompts, strategy_of
+from neox_eqx.generation.options.generation_options import GenerationOptions
+from neox_eqx.generation.options.values import check_number
+from neox_eqx.generation.stopping.ending import ERROR
 from neox_eqx.model.formats import quantized
 from neox_eqx.planning.wish import LARGEST_BATCH
 from neox_eqx.presets import preset

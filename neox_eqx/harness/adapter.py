@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from neox_eqx.checkpoint.origin import find
 from neox_eqx.errors import InputError
-from neox_eqx.generation.option_values import check_number
-from neox_eqx.generation.run import Request
+from neox_eqx.generation.decoding.run import Request
+from neox_eqx.generation.options.values import check_number
 from neox_eqx.harness.arguments import batch_rows, model_arguments, read_dtype
 from neox_eqx.harness.chat import Chat
 from neox_eqx.harness.continuations import Continuation, continue_texts

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from lm_eval.models.utils import postprocess_generated_text
 
 from neox_eqx.errors import InputError
-from neox_eqx.generation.memory import check_memory, free_bytes
-from neox_eqx.generation.run import Request, Row, run
+from neox_eqx.generation.decoding.memory import check_memory, free_bytes
+from neox_eqx.generation.decoding.run import Request, Row, run
 from neox_eqx.text.batches import batches
 from neox_eqx.text.generator import TextGenerator
 from neox_eqx.tokenizer import Tokenizer, text_of

@@ -7,8 +7,8 @@ from typing import Any
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 
 from neox_eqx.errors import InputError
-from neox_eqx.generation.options import GenerationOptions
-from neox_eqx.generation.resolved_options import ResolvedOptions
+from neox_eqx.generation.options.generation_options import GenerationOptions
+from neox_eqx.generation.options.resolved_options import ResolvedOptions
 from neox_eqx.shown import shown
 
 # One text is asked for, of one row, and it ends at the harness's own texts.

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from neox_eqx.generation.loop import FIRST_SLOTS, State
+from neox_eqx.generation.decoding.state import FIRST_SLOTS, State
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.segment import Segment
 from neox_eqx.planning.chips import Chip

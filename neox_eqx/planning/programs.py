@@ -10,10 +10,10 @@ from jax.sharding import Mesh
 
 from neox_eqx.checkpoint.fit import arranged_shapes
 from neox_eqx.config import GPTNeoXConfig
+from neox_eqx.generation.decoding.loop import decode, double_slots, prefill
+from neox_eqx.generation.decoding.sampling import Sampler
 from neox_eqx.generation.lengths import bucket
-from neox_eqx.generation.loop import decode, double_slots, prefill
-from neox_eqx.generation.options import GenerationOptions
-from neox_eqx.generation.sampling import Sampler
+from neox_eqx.generation.options.generation_options import GenerationOptions
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.segment import Segment
 from neox_eqx.planning.message import Workload

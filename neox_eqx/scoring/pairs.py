@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from neox_eqx.errors import InputError
+from neox_eqx.generation.decoding.not_a_number import not_numbers
+from neox_eqx.generation.decoding.scores import NOT_ASKED, Scores, token_scores
 from neox_eqx.generation.lengths import bucket
-from neox_eqx.generation.not_a_number import not_numbers
-from neox_eqx.generation.scores import NOT_ASKED, Scores, token_scores
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.sharding.rules import constrain
 

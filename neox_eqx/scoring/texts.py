@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from tqdm import tqdm
 
 from neox_eqx.errors import InputError
-from neox_eqx.generation.option_values import check_number
+from neox_eqx.generation.options.values import check_number
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.scoring.encode import Text, encode_texts
 from neox_eqx.scoring.pairs import Candidate, Pair, PairScore, score_pairs

@@ -4,9 +4,9 @@ import dataclasses
 import itertools
 from collections.abc import Hashable, Iterator, Sequence
 
+from neox_eqx.generation.decoding.run import Request
 from neox_eqx.generation.lengths import bucket
-from neox_eqx.generation.resolved_options import ResolvedOptions
-from neox_eqx.generation.run import Request
+from neox_eqx.generation.options.resolved_options import ResolvedOptions
 
 ROWS_OF_BITWISE = 8
 

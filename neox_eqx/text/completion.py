@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from neox_eqx.errors import InputError
-from neox_eqx.generation.run import Request, Row
+from neox_eqx.generation.decoding.run import Request, Row
 from neox_eqx.text.tokenizer import Detokenizer
 from neox_eqx.tokenizer import Tokenizer
 

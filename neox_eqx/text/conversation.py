@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from neox_eqx.errors import InputError
-from neox_eqx.generation.kept_text import KeptText
-from neox_eqx.generation.options import GenerationOptions
-from neox_eqx.generation.resolved_options import NoRoom
+from neox_eqx.generation.chunks.kept_text import KeptText
+from neox_eqx.generation.options.generation_options import GenerationOptions
+from neox_eqx.generation.options.resolved_options import NoRoom
 from neox_eqx.text.completion import GrowingText
 from neox_eqx.text.generator import TextGenerator
 from neox_eqx.text.prompts import given

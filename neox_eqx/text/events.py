@@ -6,8 +6,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from neox_eqx.generation.memory import check_memory, free_bytes
-from neox_eqx.generation.run import Request, run
+from neox_eqx.generation.decoding.memory import check_memory, free_bytes
+from neox_eqx.generation.decoding.run import Request, run
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.text.batches import batches
 from neox_eqx.text.completion import Completion, Event, GrowingText

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from neox_eqx.errors import InputError
-from neox_eqx.generation.options import GenerationOptions
+from neox_eqx.generation.options.generation_options import GenerationOptions
 from neox_eqx.small_files import bounded_lines, parse_json
 from neox_eqx.text.messages import check_messages
 from neox_eqx.text.prompts import Prompt

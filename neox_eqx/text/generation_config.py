@@ -10,8 +10,8 @@ from typing import Any
 from neox_eqx.checkpoint.save import Companion
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
-from neox_eqx.generation.options import NAMES_IN_FILES
-from neox_eqx.generation.resolved_options import ResolvedOptions
+from neox_eqx.generation.options.generation_options import NAMES_IN_FILES
+from neox_eqx.generation.options.resolved_options import ResolvedOptions
 from neox_eqx.shown import shown
 from neox_eqx.small_files import read_json
 

@@ -13,9 +13,9 @@ from neox_eqx.checkpoint.load import LoadOptions, load_checkpoint
 from neox_eqx.checkpoint.origin import Origin, find
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
-from neox_eqx.generation.options import GenerationOptions
-from neox_eqx.generation.run import Request, check_tokens, room
-from neox_eqx.generation.stop_strings import TokenBytes
+from neox_eqx.generation.decoding.run import Request, check_tokens, room
+from neox_eqx.generation.options.generation_options import GenerationOptions
+from neox_eqx.generation.stopping.stop_strings import TokenBytes
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.prompt import read_prompt
 from neox_eqx.model.segment import Segment

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from neox_eqx.errors import InputError
-from neox_eqx.generation.options import GenerationOptions
-from neox_eqx.generation.resolved_options import ResolvedOptions
-from neox_eqx.generation.run import Request
+from neox_eqx.generation.decoding.run import Request
+from neox_eqx.generation.options.generation_options import GenerationOptions
+from neox_eqx.generation.options.resolved_options import ResolvedOptions
 from neox_eqx.sharding.distributed import agreed, check_equal
 from neox_eqx.shown import shown
 from neox_eqx.text.messages import Message

@@ -13,8 +13,8 @@ from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, UInt32
 
-from neox_eqx.generation.resolved_options import ResolvedOptions
-from neox_eqx.generation.run import Request
+from neox_eqx.generation.decoding.run import Request
+from neox_eqx.generation.options.resolved_options import ResolvedOptions
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.sharding.rules import constrain
 from neox_eqx.text.generator import TextGenerator

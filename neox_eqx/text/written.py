@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from tqdm import tqdm
 
-from neox_eqx.generation.options import GenerationOptions
-from neox_eqx.generation.run import Request
+from neox_eqx.generation.decoding.run import Request
+from neox_eqx.generation.options.generation_options import GenerationOptions
 from neox_eqx.sharding.distributed import agreed, broadcast
 from neox_eqx.text.completion import Completion
 from neox_eqx.text.failed import check_failed

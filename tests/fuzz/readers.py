@@ -27,7 +27,7 @@ from neox_eqx.command_line import parse, run_program
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.convert.check import check
 from neox_eqx.convert.read import read_source
-from neox_eqx.generation.options import GenerationOptions
+from neox_eqx.generation.options.generation_options import GenerationOptions
 from neox_eqx.harness.arguments import batch_rows, model_arguments, read_dtype
 from neox_eqx.model.prompt import SoftPrompt
 from neox_eqx.planning.chips import Topology

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, GPTNeoXForCausalLM
 
-from neox_eqx.generation.options import GenerationOptions
-from neox_eqx.generation.run import Request, Row, run
+from neox_eqx.generation.decoding.run import Request, Row, run
+from neox_eqx.generation.options.generation_options import GenerationOptions
 from neox_eqx.model.neox import GPTNeoX
 
 Prompts = list[tuple[int, ...]]

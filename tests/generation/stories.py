@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from transformers import GPTNeoXForCausalLM
 
-from neox_eqx.generation.chunk import Chunk
-from neox_eqx.generation.chunk_result import ChunkResult
-from neox_eqx.generation.chunks import generate, prefill
-from neox_eqx.generation.options import GenerationOptions
+from neox_eqx.generation.chunks.chunk import Chunk
+from neox_eqx.generation.chunks.chunk_result import ChunkResult
+from neox_eqx.generation.chunks.read_write import generate, prefill
+from neox_eqx.generation.options.generation_options import GenerationOptions
 from neox_eqx.model.neox import GPTNeoX
 from tests.generation.completions import random_prompts
 from tests.hf_models import config_json, hf_logits

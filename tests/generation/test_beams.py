@@ -25,12 +25,12 @@ from transformers import (
 
 from neox_eqx.checkpoint.load import load
 from neox_eqx.errors import InputError
-from neox_eqx.generation import loop
-from neox_eqx.generation.beams import BeamSearch
-from neox_eqx.generation.loop import decode, prefill
-from neox_eqx.generation.options import GenerationOptions
+from neox_eqx.generation.decoding import loop
+from neox_eqx.generation.decoding.beams import BeamSearch
+from neox_eqx.generation.decoding.loop import decode, prefill
+from neox_eqx.generation.decoding.run import Row, pad_prompts
+from neox_eqx.generation.options.generation_options import GenerationOptions
 from neox_eqx.generation.processors.chain import warpers_of
-from neox_eqx.generation.run import Row, pad_prompts
 from tests.generation.completions import ENDLESS, Prompts, ours, random_prompts, request
 from tests.generation.test_requests import drawn_options, seeds, their_settings
 from tests.hf_models import family

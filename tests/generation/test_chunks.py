@@ -19,14 +19,14 @@ from neox_eqx import token_bytes
 from neox_eqx.checkpoint.load import load
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
-from neox_eqx.generation import chunk as chunk_module
-from neox_eqx.generation import chunks as chunks_module
-from neox_eqx.generation import prefix_cache
-from neox_eqx.generation.chunk import Chunk
-from neox_eqx.generation.chunk_result import ChunkResult
-from neox_eqx.generation.chunks import generate, prefill
+from neox_eqx.generation.chunks import chunk as chunk_module
+from neox_eqx.generation.chunks import prefix_cache
+from neox_eqx.generation.chunks import read_write as chunks_module
+from neox_eqx.generation.chunks.chunk import Chunk
+from neox_eqx.generation.chunks.chunk_result import ChunkResult
+from neox_eqx.generation.chunks.read_write import generate, prefill
+from neox_eqx.generation.decoding.run import Request
 from neox_eqx.generation.lengths import bucket
-from neox_eqx.generation.run import Request
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.segment import Segment
 from neox_eqx.sharding.mesh import make_mesh

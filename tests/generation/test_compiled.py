@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 
+from neox_eqx.generation.decoding.loop import decode, decode_all, prefill
+from neox_eqx.generation.decoding.run import pad_prompts
+from neox_eqx.generation.decoding.sampling import Sampler
+from neox_eqx.generation.decoding.state import FIRST_SLOTS, State
 from neox_eqx.generation.lengths import bucket
-from neox_eqx.generation.loop import FIRST_SLOTS, State, decode, decode_all, prefill
-from neox_eqx.generation.run import pad_prompts
-from neox_eqx.generation.sampling import Sampler
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.segment import Segment
 from tests.generation.completions import ours, random_prompts, request

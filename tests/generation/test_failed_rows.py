@@ -10,14 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from neox_eqx.generation.chunk import Chunk
-from neox_eqx.generation.chunk_result import ChunkResult
-from neox_eqx.generation.chunks import generate, prefill
-from neox_eqx.generation.kept_text import KeptText
-from neox_eqx.generation.not_a_number import not_numbers
-from neox_eqx.generation.options import GenerationOptions
-from neox_eqx.generation.prefix_cache import PrefixCache
-from neox_eqx.generation.run import Row
+from neox_eqx.generation.chunks.chunk import Chunk
+from neox_eqx.generation.chunks.chunk_result import ChunkResult
+from neox_eqx.generation.chunks.kept_text import KeptText
+from neox_eqx.generation.chunks.prefix_cache import PrefixCache
+from neox_eqx.generation.chunks.read_write import generate, prefill
+from neox_eqx.generation.decoding.not_a_number import not_numbers
+from neox_eqx.generation.decoding.run import Row
+from neox_eqx.generation.options.generation_options import GenerationOptions
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.sharding.mesh import make_mesh
 from neox_eqx.sharding.rules import parameter_shardings

@@ -8,7 +8,7 @@ from scipy.special import log_softmax
 from transformers import GPTNeoXForCausalLM
 
 from neox_eqx.errors import InputError
-from neox_eqx.generation.run import pad_prompts
+from neox_eqx.generation.decoding.run import pad_prompts
 from neox_eqx.model.neox import GPTNeoX
 from tests.generation.completions import (
     Prompts,

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from neox_eqx.generation.kept_text import KeptText
+from neox_eqx.generation.chunks.kept_text import KeptText
 from neox_eqx.rope import RopeParameters
 from tests.generation.completions import ENDLESS, random_prompts, request, theirs
 from tests.generation.stories import CONFIG, VOCAB

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from neox_eqx import DEMO_MODEL, GenerationOptions, InputError, TextGenerator
-from neox_eqx.generation.memory import bytes_needed, free_bytes
+from neox_eqx.generation.decoding.memory import bytes_needed, free_bytes
 from neox_eqx.generation.words import Words
 
 

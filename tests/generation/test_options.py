@@ -12,8 +12,8 @@ from transformers import GenerationConfig
 
 from neox_eqx.command_line import parse
 from neox_eqx.errors import InputError
-from neox_eqx.generation.options import GenerationOptions
-from neox_eqx.generation.resolved_options import ResolvedOptions
+from neox_eqx.generation.options.generation_options import GenerationOptions
+from neox_eqx.generation.options.resolved_options import ResolvedOptions
 from tests.hf_models import config_json, hf_model
 
 FILE = dict(do_sample=True, temperature=0.7, top_k=7, top_p=0.8, min_p=0.1, max_new_tokens=9)

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from neox_eqx.errors import InputError
-from neox_eqx.generation import prefix_cache
-from neox_eqx.generation.chunk import Chunk
-from neox_eqx.generation.chunk_result import ChunkResult
-from neox_eqx.generation.chunks import prefill
-from neox_eqx.generation.prefix_cache import PrefixCache
+from neox_eqx.generation.chunks import prefix_cache
+from neox_eqx.generation.chunks.chunk import Chunk
+from neox_eqx.generation.chunks.chunk_result import ChunkResult
+from neox_eqx.generation.chunks.prefix_cache import PrefixCache
+from neox_eqx.generation.chunks.read_write import prefill
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.rope import RopeParameters
 from tests.generation.completions import random_prompts

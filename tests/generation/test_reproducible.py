@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from neox_eqx.generation import sampling
-from neox_eqx.generation.loop import decode, prefill
-from neox_eqx.generation.run import Request, pad_prompts, run
-from neox_eqx.generation.sampling import Sampler
+from neox_eqx.generation.decoding import sampling
+from neox_eqx.generation.decoding.loop import decode, prefill
+from neox_eqx.generation.decoding.run import Request, pad_prompts, run
+from neox_eqx.generation.decoding.sampling import Sampler
 from tests.generation.completions import ours, random_prompts, request, tokens
 from tests.hf_models import family, hf_logits, stack_layers
 

@@ -8,8 +8,8 @@ from jax.sharding import Mesh
 
 from neox_eqx.checkpoint.load import load
 from neox_eqx.errors import InputError
-from neox_eqx.generation.options import GenerationOptions
-from neox_eqx.generation.run import Request
+from neox_eqx.generation.decoding.run import Request
+from neox_eqx.generation.options.generation_options import GenerationOptions
 from tests.generation.completions import ours, random_prompts, request, theirs, tokens
 from tests.generation.test_compiled import compilations
 from tests.generation.test_rules import expected

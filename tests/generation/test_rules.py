@@ -11,9 +11,9 @@ import torch
 from transformers import GenerationConfig, GPTNeoXForCausalLM
 
 from neox_eqx.generation.history import NOTHING, History
-from neox_eqx.generation.options import GenerationOptions
+from neox_eqx.generation.options.generation_options import GenerationOptions
+from neox_eqx.generation.options.resolved_options import ResolvedOptions
 from neox_eqx.generation.processors.chain import processors_of, warpers_of
-from neox_eqx.generation.resolved_options import ResolvedOptions
 from tests.hf_models import config_json, hf_model
 
 VOCAB, PROMPT, SLOTS = 23, 16, 64

@@ -14,10 +14,10 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from neox_eqx.generation import sampling
+from neox_eqx.generation.decoding import sampling
+from neox_eqx.generation.decoding.sampling import Sampler, draw, uniforms
 from neox_eqx.generation.history import History
-from neox_eqx.generation.options import GenerationOptions
-from neox_eqx.generation.sampling import Sampler, draw, uniforms
+from neox_eqx.generation.options.generation_options import GenerationOptions
 from tests.generation.completions import ours, random_prompts, request
 from tests.hf_models import family, hf_logits
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from neox_eqx.generation.scores import NOT_ASKED, token_scores
+from neox_eqx.generation.decoding.scores import NOT_ASKED, token_scores
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.scoring.pairs import Pair, score_pairs
 from neox_eqx.sharding.mesh import make_mesh

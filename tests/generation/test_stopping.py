@@ -13,9 +13,9 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast, StopStringCriteria
 
 from neox_eqx.generation.history import NOTHING, History
-from neox_eqx.generation.options import GenerationOptions
-from neox_eqx.generation.stop_strings import StopStrings
-from neox_eqx.generation.stopping import REASONS, Ending
+from neox_eqx.generation.options.generation_options import GenerationOptions
+from neox_eqx.generation.stopping.ending import REASONS, Ending
+from neox_eqx.generation.stopping.stop_strings import StopStrings
 from neox_eqx.text.words import token_bytes
 from tests.generation.completions import ours, random_prompts, request
 from tests.hf_models import family

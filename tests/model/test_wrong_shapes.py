@@ -11,8 +11,8 @@ import pytest
 
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
-from neox_eqx.generation.chunk import Chunk
-from neox_eqx.generation.chunks import prefill
+from neox_eqx.generation.chunks.chunk import Chunk
+from neox_eqx.generation.chunks.read_write import prefill
 from neox_eqx.model.neox import GPTNeoX
 from tests.unchecked import unchecked
 

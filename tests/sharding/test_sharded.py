@@ -15,10 +15,10 @@ from jax.sharding import Mesh
 from neox_eqx.checkpoint.load import load
 from neox_eqx.checkpoint.save import save
 from neox_eqx.errors import InputError
-from neox_eqx.generation.loop import decode, prefill
-from neox_eqx.generation.options import GenerationOptions
-from neox_eqx.generation.run import pad_prompts
-from neox_eqx.generation.sampling import Sampler
+from neox_eqx.generation.decoding.loop import decode, prefill
+from neox_eqx.generation.decoding.run import pad_prompts
+from neox_eqx.generation.decoding.sampling import Sampler
+from neox_eqx.generation.options.generation_options import GenerationOptions
 from neox_eqx.model.neox import GPTNeoX
 from tests.generation.completions import ours, random_prompts, request, tokens
 from tests.hf_models import config_json, hf_model

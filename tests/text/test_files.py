@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from neox_eqx.errors import InputError
-from neox_eqx.generation.options import GenerationOptions
+from neox_eqx.generation.options.generation_options import GenerationOptions
 from neox_eqx.text.files import read_prompts
 
 SHARED = GenerationOptions(temperature=0.5, seed=3)

@@ -12,8 +12,8 @@ from transformers import GenerationConfig, GPTNeoXForCausalLM
 from neox_eqx.checkpoint.load import load
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
-from neox_eqx.generation.options import GenerationOptions
-from neox_eqx.generation.run import Request
+from neox_eqx.generation.decoding.run import Request
+from neox_eqx.generation.options.generation_options import GenerationOptions
 from neox_eqx.text.generation_config import (
     APPLIED,
     IRRELEVANT,

@@ -11,7 +11,7 @@ from transformers import GPTNeoXForCausalLM
 
 from neox_eqx import DEMO_MODEL
 from neox_eqx.errors import InputError
-from neox_eqx.generation.options import GenerationOptions
+from neox_eqx.generation.options.generation_options import GenerationOptions
 from neox_eqx.text.completion import Completion
 from neox_eqx.text.generator import TextGenerator
 from tests.generation.completions import theirs

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from neox_eqx.convert.source import find_companions
 from neox_eqx.errors import InputError
-from neox_eqx.generation.chunk import Chunk
+from neox_eqx.generation.chunks.chunk import Chunk
 from neox_eqx.text.tokenizer import Detokenizer, load_tokenizer, prompt_tokens
 from neox_eqx.text.words import token_bytes
 from tests.text.checkpoints import BOS, EOS, byte_level, metaspace

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from neox_eqx.errors import InputError
-from neox_eqx.generation.options import GenerationOptions
+from neox_eqx.generation.options.generation_options import GenerationOptions
 from neox_eqx.text.generator import TextGenerator
 from neox_eqx.text.resume import PartialRows, partial_rows
 from neox_eqx.text.written import write_completions

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from neox_eqx.generation.history import NOTHING, History
 from neox_eqx.generation.lengths import bucket
+from neox_eqx.generation.options.resolved_options import ResolvedOptions
 from neox_eqx.generation.processors.bans import (
     BadWords,
     KnownTokens,
@@ -41,7 +42,6 @@ from neox_eqx.generation.processors.warpers import (
     TopP,
     TypicalP,
 )
-from neox_eqx.generation.resolved_options import ResolvedOptions
 from neox_eqx.generation.words import Words
 
 Processor = Callable[[Float[Array, "R V"], History], Float[Array, "R V"]]

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from neox_eqx.generation.history import History
-from neox_eqx.generation.option_values import LARGEST
+from neox_eqx.generation.options.values import LARGEST
 from neox_eqx.generation.words import Words
 
 

@@ -9,8 +9,8 @@ import jax
 from jaxtyping import Array, Float32
 from tqdm import tqdm
 
-from neox_eqx.generation.options import GenerationOptions
-from neox_eqx.generation.run import room
+from neox_eqx.generation.decoding.run import room
+from neox_eqx.generation.options.generation_options import GenerationOptions
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.sharding.distributed import is_first
 from neox_eqx.sharding.rules import parameter_shardings

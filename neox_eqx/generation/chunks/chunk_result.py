@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from neox_eqx.errors import InputError
-from neox_eqx.generation.chunk import NO_TEXT, Chunk, align_left
+from neox_eqx.generation.chunks.chunk import NO_TEXT, Chunk, align_left
 from neox_eqx.generation.lengths import bucket
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.segment import Segment

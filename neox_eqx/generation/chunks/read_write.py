@@ -2,24 +2,29 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import ClassVar
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
+from jax import lax
+from jaxtyping import Array, Float, Int
 
 from neox_eqx.errors import InputError
-from neox_eqx.generation.candidates import WithCandidates
-from neox_eqx.generation.chunk import Chunk, align_left
-from neox_eqx.generation.chunk_result import ChunkResult, text_of
-from neox_eqx.generation.chunk_steps import begin, end, read
-from neox_eqx.generation.loop import decode_all
-from neox_eqx.generation.option_values import check_number
-from neox_eqx.generation.options import GenerationOptions
-from neox_eqx.generation.resolved_options import ResolvedOptions
-from neox_eqx.generation.sampling import Sampler
-from neox_eqx.generation.stop_strings import TokenBytes
-from neox_eqx.generation.stopping import REASONS
+from neox_eqx.generation.chunks.chunk import Chunk, align_left
+from neox_eqx.generation.chunks.chunk_result import ChunkResult, text_of
+from neox_eqx.generation.chunks.steps import begin, end, read
+from neox_eqx.generation.decoding.loop import decode_all
+from neox_eqx.generation.decoding.rows import Rows
+from neox_eqx.generation.decoding.sampling import Sampler
+from neox_eqx.generation.decoding.strategy import Choice, Strategy
+from neox_eqx.generation.history import History
+from neox_eqx.generation.options.generation_options import GenerationOptions
+from neox_eqx.generation.options.resolved_options import ResolvedOptions
+from neox_eqx.generation.options.values import check_number
+from neox_eqx.generation.stopping.ending import REASONS
+from neox_eqx.generation.stopping.stop_strings import TokenBytes
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.shown import shown
 
@@ -117,7 +122,7 @@ def generate(
     starts = text.repeat(len(sample_ids)).lengths
     eos = model.config.eos_token_ids if eos is None else eos
     sampler = _sampler(model, sampling, starts, sample_ids, steps, eos, token_bytes)
-    strategy = WithCandidates(sampler, candidates)
+    strategy = _WithCandidates(sampler, candidates)
     past = tuple(result.segment for result in prefix_chunks)
     state = begin(model, text.tokens, text.is_real, prefix_chunks[-1].next_logits, strategy)
     *_, state = decode_all(model, past, state, strategy)
@@ -186,3 +191,37 @@ def _sampler(
         limits.append(options.new_tokens(start, model.config.context_length))
     sampler = Sampler.of(rows, limits, eos=eos, token_bytes=token_bytes)
     return dataclasses.replace(sampler, sample=jnp.asarray(sample_ids, jnp.int32))
+
+
+class _WithCandidates(Strategy):
+    """Samples as `sampler` does, and keeps the `number` likeliest tokens under the model itself.
+
+    Its memory has a row for each of them, those of one text next to each other.
+    """
+
+    moves: ClassVar[bool] = False
+    sampler: Sampler
+    number: int = eqx.field(static=True)
+
+    @property
+    def num_rows(self) -> int:
+        return self.sampler.num_rows
+
+    def begin(self, prompts: int, slots: int) -> Rows:
+        return Rows.empty(self.num_rows * self.number, slots)
+
+    def choose(
+        self, logits: Float[Array, "R V"], history: History, rows: Rows, memory: Rows
+    ) -> Choice:
+        best, tokens = lax.top_k(logits, self.number)
+        logprobs = best - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+        memory = memory.add(tokens.reshape(-1), logprobs.reshape(-1), history.count)
+        return self.sampler.choose(logits, history, rows, None)._replace(memory=memory)
+
+    def candidates(self, memory: Rows) -> tuple[Int[Array, "R N K"], Float[Array, "R N K"]]:
+        """The tokens, the likeliest first, and their log-probabilities."""
+        shape = (self.num_rows, self.number, memory.slots)
+        return memory.tokens.reshape(shape).mT, memory.logprobs.reshape(shape).mT
+
+    def results(self, rows: Rows, memory: Rows) -> tuple[Rows, None]:
+        return rows, None

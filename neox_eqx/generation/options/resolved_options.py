@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from neox_eqx.errors import InputError
-from neox_eqx.generation.option_values import LARGEST, Word, check_number
+from neox_eqx.generation.options.values import LARGEST, Word, check_number
 from neox_eqx.shown import shown
 
 DEFAULT_NEW_TOKENS = 20

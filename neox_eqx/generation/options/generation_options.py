@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from neox_eqx.errors import InputError
-from neox_eqx.generation.option_values import (
+from neox_eqx.generation.options.resolved_options import ResolvedOptions
+from neox_eqx.generation.options.values import (
     Word,
     biases,
     decay,
@@ -14,7 +15,6 @@ from neox_eqx.generation.option_values import (
     words,
     yes_or_no,
 )
-from neox_eqx.generation.resolved_options import ResolvedOptions
 from neox_eqx.shown import hint
 
 # What a file of transformers calls by another name.

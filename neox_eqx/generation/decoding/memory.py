@@ -9,10 +9,10 @@ import jax
 import psutil
 
 from neox_eqx.errors import InputError
+from neox_eqx.generation.decoding.run import Request
+from neox_eqx.generation.decoding.state import FIRST_SLOTS
 from neox_eqx.generation.lengths import bucket
-from neox_eqx.generation.loop import FIRST_SLOTS
-from neox_eqx.generation.resolved_options import ResolvedOptions
-from neox_eqx.generation.run import Request
+from neox_eqx.generation.options.resolved_options import ResolvedOptions
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.sizes import size_text
 

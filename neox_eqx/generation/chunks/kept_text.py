@@ -7,11 +7,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from neox_eqx.generation.chunk_result import gather_slots
-from neox_eqx.generation.chunk_steps import begin, end, read
+from neox_eqx.generation.chunks.chunk_result import gather_slots
+from neox_eqx.generation.chunks.steps import begin, end, read
+from neox_eqx.generation.decoding.loop import decode_all
+from neox_eqx.generation.decoding.run import Request, Row, pad_prompts, room, rows_of, strategy_of
 from neox_eqx.generation.lengths import power_of_two
-from neox_eqx.generation.loop import decode_all
-from neox_eqx.generation.run import Request, Row, pad_prompts, room, rows_of, strategy_of
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.segment import Segment
 

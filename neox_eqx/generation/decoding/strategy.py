@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import equinox as eqx
 from jaxtyping import Array, Float, Int
 
+from neox_eqx.generation.decoding.rows import Rows
 from neox_eqx.generation.history import History
-from neox_eqx.generation.rows import Rows
 
 
 class Choice(NamedTuple):

@@ -10,15 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from neox_eqx.errors import InputError
-from neox_eqx.generation.beams import BeamSearch
+from neox_eqx.generation.decoding.beams import BeamSearch
+from neox_eqx.generation.decoding.loop import decode_all, prefill
+from neox_eqx.generation.decoding.not_a_number import not_numbers
+from neox_eqx.generation.decoding.sampling import Sampler
+from neox_eqx.generation.decoding.state import State
+from neox_eqx.generation.decoding.strategy import Strategy
 from neox_eqx.generation.lengths import bucket
-from neox_eqx.generation.loop import State, decode_all, prefill
-from neox_eqx.generation.not_a_number import not_numbers
-from neox_eqx.generation.resolved_options import ResolvedOptions
-from neox_eqx.generation.sampling import Sampler
-from neox_eqx.generation.stop_strings import TokenBytes
-from neox_eqx.generation.stopping import REASONS
-from neox_eqx.generation.strategy import Strategy
+from neox_eqx.generation.options.resolved_options import ResolvedOptions
+from neox_eqx.generation.stopping.ending import REASONS
+from neox_eqx.generation.stopping.stop_strings import TokenBytes
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.segment import Segment
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Float32, Int
 
-from neox_eqx.generation.sampling import first_of_largest
+from neox_eqx.generation.decoding.sampling import first_of_largest
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.sharding.rules import constrain
 

@@ -9,8 +9,8 @@ from jaxtyping import Array, Bool, Int
 
 from neox_eqx.errors import InputError
 from neox_eqx.generation.history import History
-from neox_eqx.generation.resolved_options import ResolvedOptions
-from neox_eqx.generation.stop_strings import StopStrings, TokenBytes
+from neox_eqx.generation.options.resolved_options import ResolvedOptions
+from neox_eqx.generation.stopping.stop_strings import StopStrings, TokenBytes
 from neox_eqx.generation.words import Words
 
 REASONS = (None, "eos", "stop", "length", "error")

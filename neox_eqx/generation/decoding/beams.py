@@ -10,13 +10,13 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
+from neox_eqx.generation.decoding.rows import Rows
+from neox_eqx.generation.decoding.strategy import Choice, Strategy
 from neox_eqx.generation.history import History
+from neox_eqx.generation.options.resolved_options import ResolvedOptions
 from neox_eqx.generation.processors.chain import Processor, Warper, processors_of, warpers_of
-from neox_eqx.generation.resolved_options import ResolvedOptions
-from neox_eqx.generation.rows import Rows
-from neox_eqx.generation.stop_strings import TokenBytes
-from neox_eqx.generation.stopping import ERROR, Ending
-from neox_eqx.generation.strategy import Choice, Strategy
+from neox_eqx.generation.stopping.ending import ERROR, Ending
+from neox_eqx.generation.stopping.stop_strings import TokenBytes
 
 IMPOSSIBLE = -1e9
 """Added to the score of what is not to be chosen, as in transformers: it still has an order."""

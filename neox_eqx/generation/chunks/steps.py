@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from neox_eqx.generation.decoding.scores import NOT_ASKED, Scores, scores_of, token_scores
+from neox_eqx.generation.decoding.state import State
+from neox_eqx.generation.decoding.strategy import Strategy
 from neox_eqx.generation.history import align_right
-from neox_eqx.generation.loop import State
-from neox_eqx.generation.scores import NOT_ASKED, Scores, scores_of, token_scores
-from neox_eqx.generation.stopping import ERROR
-from neox_eqx.generation.strategy import Strategy
+from neox_eqx.generation.stopping.ending import ERROR
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.segment import Segment
 from neox_eqx.sharding.rules import constrain

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from neox_eqx.errors import InputError
-from neox_eqx.generation.chunk import Chunk
-from neox_eqx.generation.chunk_result import ChunkResult, check_model
-from neox_eqx.generation.chunks import prefill
+from neox_eqx.generation.chunks.chunk import Chunk
+from neox_eqx.generation.chunks.chunk_result import ChunkResult, check_model
+from neox_eqx.generation.chunks.read_write import prefill
 from neox_eqx.generation.lengths import bucket
 from neox_eqx.model.neox import GPTNeoX
 

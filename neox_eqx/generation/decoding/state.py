@@ -1,0 +1,84 @@
+"""What decoding carries from token to token."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Int
+
+from neox_eqx.generation.decoding.rows import Rows, take_rows
+from neox_eqx.generation.decoding.strategy import Strategy
+from neox_eqx.generation.history import History
+from neox_eqx.model.neox import GPTNeoX
+from neox_eqx.model.segment import Segment
+from neox_eqx.sharding.rules import constrain
+
+FIRST_SLOTS = 64
+
+
+class State(eqx.Module):
+    """What decoding carries from token to token."""
+
+    generated: Segment
+    """Keys and values of the tokens so far, all but the newest."""
+    prompt_tokens: Int[Array, "B T"]
+    """The prompts' ids, aligned to the right: the rows' tokens go on where they end."""
+    rows: Rows
+    count: Int[Array, ""]
+    """Tokens so far in the rows that are not done."""
+    memory: Any
+    """The strategy's own."""
+
+    @classmethod
+    def begin(
+        cls,
+        model: GPTNeoX,
+        strategy: Strategy,
+        prompt_tokens: Int[Array, "B T"],
+        logits: Float[Array, "B V"],
+    ) -> "State":
+        """The first token of every row, by the `logits` after each prompt."""
+        prompts, rows = len(logits), strategy.num_rows
+        shared = prompts if strategy.moves else rows
+        slots = FIRST_SLOTS * (rows // shared)
+        state = cls(
+            generated=model.empty_segment(shared, slots, readers=rows),
+            prompt_tokens=prompt_tokens,
+            rows=Rows.empty(rows, FIRST_SLOTS),
+            count=jnp.int32(0),
+            memory=strategy.begin(prompts, FIRST_SLOTS),
+        )
+        return state.add(jnp.repeat(logits, rows // prompts, axis=0), strategy)
+
+    def add(
+        self, logits: Float[Array, "R V"], strategy: Strategy, newest: Segment | None = None
+    ) -> "State":
+        """Chooses one token a row; `newest` are keys and values of the tokens chosen before.
+
+        Rows that change places take along what they see of the keys and values, which stay.
+        """
+        history = History(self.prompt_tokens, self.rows.tokens, self.count)
+        rows, parents, memory = strategy.choose(logits, history, self.rows, self.memory)
+        generated = self.generated
+        if newest is not None:
+            # The slot waits for the chosen tokens, which are never below 0: once nothing reads the
+            # old buffer any more, XLA writes in place, where it would otherwise copy all of it.
+            slot = (self.count - 1) * newest.slots + jnp.minimum(rows.tokens.min(), 0)
+            generated = generated.write(newest, slot)
+        if parents is not None:
+            generated = Segment(generated.kv, take_rows(generated.valid, parents))
+        return State(generated, self.prompt_tokens, rows, self.count + 1, memory)
+
+    def constrain(self, mesh: Mesh | None) -> "State":
+        """The keys and values where `mesh` has them, and all else on every device."""
+
+        def place(x: Segment | jax.Array) -> Segment | jax.Array:
+            return x.constrain(mesh) if isinstance(x, Segment) else constrain(x, mesh)
+
+        return jax.tree.map(place, self, is_leaf=lambda x: isinstance(x, Segment))
+
+    def going_on(self) -> Bool[Array, ""]:
+        """Some row is not done."""
+        return ~self.rows.done.all()
