@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from functools import partial
 
 import equinox as eqx
 import jax
@@ -12,6 +13,7 @@ import pytest
 from neox_eqx.checkpoint.fit import model_shapes
 from neox_eqx.errors import InputError
 from neox_eqx.model.adapt import adapted, merge
+from neox_eqx.model.formats import quantized
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.prompt import Prefix, SoftPrompt
 from neox_eqx.sharding.mesh import make_mesh
@@ -235,7 +237,7 @@ def test_wrong_options_are_refused(wrong: dict[str, object], message: str) -> No
 def test_models_that_cannot_be_tuned_are_refused() -> None:
     model = our_model(CONFIG)
     with pytest.raises(InputError, match="int8"):
-        trainable(jax.eval_shape(model.quantized), LORA, RECIPE)
+        trainable(jax.eval_shape(partial(quantized, model)), LORA, RECIPE)
     wider = model_shapes(model.config, model.dtype, stacked=False, heads=6)
     with pytest.raises(InputError, match="heads="):
         trainable(wider, LORA, RECIPE)
