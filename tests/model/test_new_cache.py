@@ -1,0 +1,81 @@
+"""A way to keep keys and values that nothing else knows: what is written here is all it takes."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jaxtyping import Array, Float, Float32, Int8
+
+from neox_eqx.generation.decoding.run import run
+from neox_eqx.model.heads import side_by_side
+from neox_eqx.model.keys_values import KV, KeysValues, mix, scores
+from neox_eqx.model.neox import GPTNeoX
+from tests.generation.completions import Request, ours, random_prompts, request, tokens
+from tests.hf_models import family, stack_layers
+
+NAME = "redpajama-3b"
+
+
+def rounded(x: Array) -> tuple[Array, Array]:
+    scale = (abs(x).max(-1, keepdims=True) / 127).clip(1e-30)
+    return (x / scale).round().astype(jnp.int8), scale
+
+
+class Int8KV(KeysValues):
+    """8 bits, with a scale for each slot of each group of heads."""
+
+    key: Int8[Array, "*L B G S C"]
+    key_scale: Float32[Array, "*L B G S 1"]
+    value: Int8[Array, "*L B G S C"]
+    value_scale: Float32[Array, "*L B G S 1"]
+
+    @classmethod
+    def of(
+        cls, key: Float[Array, "B H S K"], value: Float[Array, "B H S K"], together: int
+    ) -> "Int8KV":
+        return cls(*rounded(side_by_side(key, together)), *rounded(side_by_side(value, together)))
+
+    def scores(self, query: Float[Array, "B H T K"]) -> Float[Array, "B H T S"]:
+        return scores(query, self.key * self.key_scale)
+
+    def mix(self, weights: Float[Array, "B H T S"], size: int) -> Float32[Array, "B H T K"]:
+        return mix(weights, self.value * self.value_scale, size)
+
+
+class RoundedKV(KV):
+    """The oracle: floats, of the values that 8 bits leave."""
+
+    @classmethod
+    def of(
+        cls, key: Float[Array, "B H S K"], value: Float[Array, "B H S K"], together: int
+    ) -> "RoundedKV":
+        pair = (side_by_side(x, together) for x in (key, value))
+        return cls(*(numbers * scale for numbers, scale in map(rounded, pair)))
+
+
+def requests() -> list[Request]:
+    """Of different lengths, and longer than the first slots of the cache."""
+    prompts = random_prompts(80, [3, 9, 1, 6])
+    return [request(prompt, max_new_tokens=80) for prompt in prompts]
+
+
+def kept_by(model: GPTNeoX, cache: type[KeysValues], together: int = 1) -> GPTNeoX:
+    return dataclasses.replace(model, cache=cache, heads_together=together)
+
+
+@pytest.mark.parametrize("together", [1, 2])
+@pytest.mark.parametrize("stacked", [False, True])
+def test_rows_have_the_tokens_of_the_rounded_floats(stacked: bool, together: int) -> None:
+    model = stack_layers(family(NAME)[1]) if stacked else family(NAME)[1]
+    expected = tokens(ours(kept_by(model, RoundedKV, together), requests()))
+    assert tokens(ours(kept_by(model, Int8KV, together), requests())) == expected
+    assert tokens(ours(model, requests())) != expected
+
+
+def test_beams_share_it() -> None:
+    model = family(NAME)[1]
+    searches = [request([5, 6, 7], max_new_tokens=12, num_beams=3, num_return_sequences=2)]
+    expected = tokens(ours(kept_by(model, RoundedKV), searches))
+    assert tokens(ours(kept_by(model, Int8KV), searches)) == expected
