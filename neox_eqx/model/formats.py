@@ -30,6 +30,11 @@ def form_of(quantize: Form) -> type[QuantizedLinear]:
     return FORMATS[quantize]
 
 
+def form_name(quantize: Form) -> str:
+    """What a form is called where it is reported."""
+    return form_of(quantize).name
+
+
 def quantized(model: GPTNeoX, quantize: Form = "int8") -> GPTNeoX:
     """The same model with the weights of its Linears in few bits.
 

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from neox_eqx.generation.decoding.state import FIRST_SLOTS, State
+from neox_eqx.model.linear import Linear
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.segment import Segment
 from neox_eqx.planning.chips import Chip
@@ -181,9 +182,11 @@ def _seconds(collective: Collective, chip: Chip) -> float:
 
 def _matrix_elements(model: GPTNeoX, *, head: bool = True) -> float:
     """A chip's share of the weights that every token is multiplied by."""
-    layers = [leaf for leaf in jax.tree.leaves(model.layers) if leaf.ndim == 3]
-    ends = [(model.embed_out or model.embed_in).weight] if head else []
-    return sum(leaf.size for leaf in layers + ends) / _mesh(model).size
+    nodes = jax.tree.leaves(model.layers, is_leaf=lambda node: isinstance(node, Linear))
+    shapes = [node.shape for node in nodes if isinstance(node, Linear)]
+    if head:
+        shapes.append((model.embed_out or model.embed_in).weight.shape)
+    return sum(math.prod(shape) for shape in shapes) / _mesh(model).size
 
 
 def _local_size(leaf: jax.ShapeDtypeStruct) -> int:

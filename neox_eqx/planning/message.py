@@ -1,9 +1,12 @@
 """What the process that plans asks the one that compiles, and what that answers, as JSON."""
 
 import dataclasses
+import importlib
 from typing import Any, Literal
 
 from neox_eqx.config import GPTNeoXConfig
+from neox_eqx.model.formats import Form
+from neox_eqx.model.quantized import QuantizedLinear
 
 ProgramName = Literal["decode", "prefill", "train"]
 
@@ -30,11 +33,15 @@ class Question:
     load: Workload
     config: GPTNeoXConfig
     dtype: str
-    quantize: str | None
+    quantize: Form | None
 
     def to_json(self) -> dict[str, Any]:
         own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return own | {"load": dataclasses.asdict(self.load), "config": self.config.to_hf()}
+        return own | {
+            "load": dataclasses.asdict(self.load),
+            "config": self.config.to_hf(),
+            "quantize": _where_defined(self.quantize),
+        }
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Question":
@@ -45,8 +52,21 @@ class Question:
             load=Workload(**values["load"]),
             config=GPTNeoXConfig.from_hf(values["config"]),
             dtype=values["dtype"],
-            quantize=values.get("quantize"),
+            quantize=_form(values.get("quantize")),
         )
+
+
+def _where_defined(form: Form | None) -> str | None:
+    """The name of a form that the package has, or where the other process finds the class."""
+    return f"{form.__module__}:{form.__qualname__}" if isinstance(form, type) else form
+
+
+def _form(name: str | None) -> Form | None:
+    if name is None or ":" not in name:
+        return name
+    module, _, qualified = name.partition(":")
+    form: type[QuantizedLinear] = getattr(importlib.import_module(module), qualified)
+    return form
 
 
 @dataclasses.dataclass(frozen=True)

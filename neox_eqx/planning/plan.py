@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from neox_eqx.errors import InputError
+from neox_eqx.model.formats import form_name
 from neox_eqx.planning.attempts import Compiler
 from neox_eqx.planning.message import Answer, Facts, ProgramName, Question, Workload
 from neox_eqx.planning.wish import Wish
@@ -72,7 +73,7 @@ class Plan:
             "layout": Arrangement.parse(self.mesh).layout,
             "reason": self.reason,
             "dtype": wish.dtype,
-            "quantize": wish.quantize,
+            "quantize": form_name(wish.quantize) if wish.quantize else None,
             "batch_size": wish.batch_size,
             "prompt_len": wish.prompt_len,
             "gen_len": None if wish.train else wish.gen_len,

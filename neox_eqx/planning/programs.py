@@ -14,6 +14,7 @@ from neox_eqx.generation.decoding.loop import decode, double_slots, prefill
 from neox_eqx.generation.decoding.sampling import Sampler
 from neox_eqx.generation.lengths import bucket
 from neox_eqx.generation.options.generation_options import GenerationOptions
+from neox_eqx.model.formats import Form
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.segment import Segment
 from neox_eqx.planning.message import Workload
@@ -35,7 +36,7 @@ class Compiled:
 
 
 def abstract_model(
-    config: GPTNeoXConfig, mesh: Mesh, asked: Arrangement, dtype: str, quantize: str | None
+    config: GPTNeoXConfig, mesh: Mesh, asked: Arrangement, dtype: str, quantize: Form | None
 ) -> GPTNeoX:
     """The model as `load` would place it on `mesh`, with shapes in place of arrays."""
     shapes = arranged_shapes(config, jnp.dtype(dtype), mesh, asked, stacked=True, quantize=quantize)

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from neox_eqx.model.formats import form_name
 from neox_eqx.planning.chips import Topology
 from neox_eqx.planning.message import Facts, ProgramName
 from neox_eqx.planning.plan import Plan
@@ -34,7 +35,7 @@ def table(name: str, plans: list[Plan]) -> str:
     reasons = [f"{plan.wish.topology.name}, {plan.mesh}: {plan.reason}." for plan in plans]
     notes = [_name(plan.wish.topology) for plan in plans if plan.wish.topology.rented_as]
     notes.append("Bytes and collectives are those of one chip; times are bounds, not predictions.")
-    dtype = f"{wish.dtype}, {wish.quantize} weights" if wish.quantize else wish.dtype
+    dtype = f"{wish.dtype}, {form_name(wish.quantize)} weights" if wish.quantize else wish.dtype
     return "\n".join([f"{name}, {dtype}: {work}", "", lines, "", *reasons, *notes])
 
 

@@ -2,8 +2,12 @@
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
+
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
+from neox_eqx.model.formats import Form, form_of
 from neox_eqx.planning.chips import Topology
 from neox_eqx.planning.message import ProgramName
 from neox_eqx.presets import parameter_count
@@ -32,7 +36,7 @@ class Wish:
     mesh: str = "auto"
     layout: str = "auto"
     dtype: str = "bfloat16"
-    quantize: str | None = None
+    quantize: Form | None = None
     train: bool = False
 
     def __post_init__(self) -> None:
@@ -105,8 +109,12 @@ class Wish:
 
     def weight_bytes(self) -> int:
         """About; what is not quantised is small."""
-        size = 2 if self.dtype == "bfloat16" else 4
-        return parameter_count(self.config) * (1 if self.quantize else size)
+        size: float = 2 if self.dtype == "bfloat16" else 4
+        if self.quantize:
+            row = jax.ShapeDtypeStruct((1, self.config.hidden_size), jnp.float32)
+            arrays = jax.eval_shape(form_of(self.quantize).encode, row).values()
+            size = sum(array.size * array.dtype.itemsize for array in arrays) / row.size
+        return int(parameter_count(self.config) * size)
 
 
 def _divisors(count: int) -> list[int]:
