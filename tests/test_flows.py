@@ -55,8 +55,21 @@ def layer(path: str) -> int:
     return LAYERS.index(name.removesuffix(".py"))
 
 
+DESIGN = (ROOT / "docs" / "design.md").read_text("utf-8")
+
+
 def on_the_page() -> dict[str, list[str]]:
-    return flows((ROOT / "docs" / "design.md").read_text("utf-8"))
+    return flows(DESIGN)
+
+
+def test_each_flow_has_a_drawing() -> None:
+    drawn = [text for text in DESIGN.split("\n## ")[1:] if "```mermaid\n" in text]
+    assert {text.partition("\n")[0] for text in drawn} == on_the_page().keys() - {SHARED}
+
+
+def test_every_path_on_the_page_is_there() -> None:
+    named = re.findall(r"`(\w+/[\w/]+\.py)`", DESIGN)
+    assert not [path for path in named if not (ROOT / path).is_file() and path not in files()]
 
 
 def test_every_file_is_in_one_flow_or_named_as_shared() -> None:
