@@ -15,7 +15,7 @@ from neox_eqx.sizes import size_text
 
 @dataclasses.dataclass(frozen=True)
 class Round:
-    """Seconds until the first token and for the others, and what came of it."""
+    """One timed generation: seconds until the first token and for the others, and the tokens."""
 
     prefill: float
     decode: float
@@ -26,7 +26,7 @@ class Round:
 def figures(
     model: GPTNeoX, rows: int, prompt_len: int, gen_len: int, rounds: list[Round]
 ) -> dict[str, Any]:
-    """The figures of one system, medians over the rounds."""
+    """The figures of one system: medians over its rounds."""
     config, seconds = model.config, medians(rounds)
     return {
         "model_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(model)),
@@ -53,7 +53,7 @@ def comparison(ours: list[Round], peer: list[Round]) -> dict[str, Any]:
 
 
 def medians(rounds: list[Round]) -> dict[str, float]:
-    """Seconds of each stage."""
+    """The median seconds of each stage."""
     return {
         "prefill": statistics.median(one.prefill for one in rounds),
         "decode": statistics.median(one.decode for one in rounds),
@@ -62,7 +62,7 @@ def medians(rounds: list[Round]) -> dict[str, float]:
 
 
 def _peak_bytes() -> int:
-    """Of the device's own memory where it counts, else of this process."""
+    """The peak of the device's memory where the device counts it, else of this process."""
     stats = jax.local_devices()[0].memory_stats() or {}
     peak = stats.get("peak_bytes_in_use")
     unit = 1 if sys.platform == "darwin" else 1024

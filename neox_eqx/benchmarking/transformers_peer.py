@@ -27,7 +27,7 @@ def check_installed() -> None:
 
 
 class TransformersPeer:
-    """The model of transformers over the memory of our arrays, on as many cores as we may use."""
+    """transformers' model over the memory of our arrays, on as many cores as this process has."""
 
     def __init__(self, model: GPTNeoX):
         import torch
@@ -53,7 +53,7 @@ class TransformersPeer:
         no_repeat_ngram_size: int = 0,
         bad_words_ids: list[list[int]] | None = None,
     ) -> tuple[float, float, np.ndarray]:
-        """Tokens without stopping; seconds to the first of them, seconds for the rest.
+        """Seconds to the first token, seconds for the rest, and the tokens; it never stops early.
 
         Greedy, or with beams; the options are transformers' own.
         """

@@ -19,7 +19,7 @@ from neox_eqx.checkpoint.names import EMBEDDING, HEAD, stored_name
 from neox_eqx.errors import InputError
 
 _PREFIX = "base_model.model."
-# Old versions of PEFT left the name of the adapter in, `default`.
+# Old versions of PEFT left the name of the adapter, `default`, within those of its tensors.
 _LORA = re.compile(
     r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<which>[AB])(\.default)?(\.weight)?"
 )
@@ -50,7 +50,7 @@ class Adapter:
 
     @property
     def digest(self) -> str:
-        """What tells its matrices from those of other adapters."""
+        """A hash of its matrices."""
         digest = hashlib.sha256()
         for module, pair in sorted(self.pairs.items()):
             digest.update(repr((module, pair.left.shape, pair.scale)).encode())
@@ -99,12 +99,12 @@ def read_adapter(directory: Path) -> Adapter:
 
 
 def _module(name: str) -> str:
-    """As `stored_name`, of a module."""
+    """The name of a module as `stored_name` gives those of tensors."""
     return (stored_name(f"{name}.weight") or name).removesuffix(".weight")
 
 
 def _side(lora: re.Match[str]) -> str:
-    """Of (A x) Bᵀ + x Wᵀ, A stands right; an embedding's is transposed, and stands left."""
+    """Which factor of W + left right it is: B is left, A right; of an embedding, the reverse."""
     return "left" if (lora["which"] == "B") != bool(lora["embedding"]) else "right"
 
 
@@ -161,7 +161,7 @@ def merged(directory: Path, entries: Iterable[Entry], *, tied: bool) -> list[Ent
 
 
 def check_fits(adapter: Adapter, base: Mapping[str, Entry]) -> None:
-    """Whether all of the adapter belongs to these tensors, and nothing of it is missing.
+    """Checks that all of the adapter belongs to these tensors, and that none of it is missing.
 
     Raises:
         InputError: it does not; the first fault of each kind is named.
@@ -205,7 +205,7 @@ def check_fits(adapter: Adapter, base: Mapping[str, Entry]) -> None:
 
 @contextlib.contextmanager
 def _patterns_of(path: Path) -> Iterator[None]:
-    """What is wrong with a regular expression is told of the settings beside the file `path`."""
+    """Errors of regular expressions name the settings, which stand beside the file `path`."""
     try:
         yield
     except InputError as error:

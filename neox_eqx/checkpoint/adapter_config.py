@@ -27,7 +27,7 @@ _VARIANTS = (
     "target_parameters",
     "trainable_token_indices",
 )
-# How a run may have begun whose base weights are as they were; the others change them.
+# Ways to initialise LoRA that leave the base as it was; the others change its weights.
 _INIT = (None, True, False, "gaussian", "eva", "orthogonal")
 
 
@@ -54,7 +54,7 @@ class LoraSettings:
         return _of_module(self.alpha_pattern, module, self.lora_alpha)
 
     def scale_of(self, module: str) -> float:
-        """How many times the product of B and A counts."""
+        """What the product of B and A is multiplied by."""
         return lora_scale(self.alpha_of(module), self.rank_of(module), self.use_rslora)
 
 
@@ -108,7 +108,7 @@ def _check_kind(directory: Path, config: dict[str, Any]) -> None:
 
 
 def _of_module(pattern: Mapping[str, Any], module: str, default: Any) -> Any:
-    """A pattern is a regular expression of the end of a module's name."""
+    """The value of the first regular expression that fits the end of a module's name."""
     for key, value in pattern.items():
         if fullmatch(_end_of_name(key), module):
             return value

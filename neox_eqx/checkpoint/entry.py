@@ -21,7 +21,7 @@ LONGEST_NAME = 255
 
 @runtime_checkable
 class Entry(Protocol):
-    """A tensor under its name in the file; bfloat16 is ml_dtypes' in NumPy."""
+    """A tensor under its name in the file; its dtype is NumPy's, or ml_dtypes' for bfloat16."""
 
     @property
     def name(self) -> str: ...
@@ -77,7 +77,7 @@ class FileEntry:
 
     def _read_into(self, rest: memoryview, first: int) -> None:
         with open(self.path, "rb", buffering=0) as file:
-            # What lies behind may be another host's share: nothing is to be read ahead.
+            # No reading ahead: what follows may be another host's share.
             if hasattr(os, "posix_fadvise"):
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
             file.seek(self.start + first * self.dtype.itemsize)
@@ -100,7 +100,7 @@ def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def extent(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
-    """The elements from the first to the last of a tensor."""
+    """How many elements there are from the first to the last of a tensor, gaps included."""
     if 0 in shape:
         return 0
     return 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
@@ -109,12 +109,12 @@ def extent(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
 def blocks(
     entry: Entry, index: tuple[slice, ...], dtype: np.dtype
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """The part of a tensor at `index`, cast, in blocks of rows, each with its first row's place.
+    """The part of a tensor at `index`, cast, in blocks of rows, each with its first row's number.
 
     What is too large for float16 becomes infinite there, as it does in torch.
     """
     start, stop, _ = index[0].indices(entry.shape[0])
-    # Whole chunks, where the tensor is stored in such.
+    # Blocks are of whole chunks, where a tensor is stored in chunks.
     granule = getattr(entry, "granule", 1)
     rows = BLOCK_ELEMENTS // max(1, math.prod(entry.shape[1:]))
     step = max(1, rows // granule) * granule

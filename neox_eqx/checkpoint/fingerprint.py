@@ -10,8 +10,8 @@ from neox_eqx.checkpoint.merged import MergedEntry
 def fingerprint(tensors: Mapping[str, Entry], *, first_rows: bool = False) -> str:
     """A hash of the tensors' names, dtypes and shapes, of norms and biases, and what LoRA adds.
 
-    These every host of a pod needs, where a disk may have no more than its host's share of the
-    matrices. With `first_rows` those of matrices count too, which LoRA alone has changed.
+    Every host of a pod reads these; of the matrices a host's disk may hold its own share alone.
+    With `first_rows` the first row of each matrix counts too: LoRA may have changed nothing else.
     """
     digest = hashlib.sha256()
     for name, entry in sorted(tensors.items()):

@@ -22,7 +22,7 @@ from neox_eqx.sharding.mesh import Arrangement
 from neox_eqx.shown import few
 
 _LETTERS = 800
-"""Of the names of wrong tensors in a message."""
+"""The letters that names of wrong tensors may take in a message."""
 
 
 def fitting(checkpoint: Checkpoint) -> dict[str, Entry]:
@@ -64,7 +64,7 @@ def arranged_shapes(
     stacked: bool,
     quantize: Form | None,
 ) -> GPTNeoX:
-    """As `model_shapes`, with heads, layout and the form of the cache as `asked` means them."""
+    """As `model_shapes`, with the heads, layout and kind of cache that `asked` means."""
     heads = asked.heads_of(config)
     return dataclasses.replace(
         model_shapes(config, dtype, stacked=stacked, heads=heads, quantize=quantize),
@@ -87,7 +87,7 @@ def _by_stored_name(directory: Path, entries: Iterable[Entry]) -> dict[str, Entr
 
 
 def _check(directory: Path, config: GPTNeoXConfig, tensors: dict[str, Entry]) -> None:
-    """Each parameter has its tensor, in the right shape, and no tensor is left over."""
+    """Checks that each parameter has a tensor of its shape, and that no tensor is left over."""
     if config.num_hidden_layers > len(tensors):
         raise InputError(
             f"{directory}: tensors do not fit config.json; "
@@ -124,7 +124,7 @@ def _missing(name: str) -> str:
 
 
 def _folded(texts: list[str]) -> Iterator[str]:
-    """The same texts; those that differ in their layer only are one, as `layers.{0-3,7}.bias`."""
+    """The texts, where those that differ in their layer only are one: `layers.{0-3,7}.bias`."""
     groups: dict[tuple[str, ...], list[int]] = {}
     for text in texts:
         before, *layer_and_after = re.split(
@@ -137,7 +137,7 @@ def _folded(texts: list[str]) -> Iterator[str]:
 
 
 def _runs(numbers: list[int]) -> str:
-    """Ascending numbers, in braces if there are several, with the runs among them shortened."""
+    """Ascending numbers as {0-3,7}, or one number alone."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][-1] + 1:

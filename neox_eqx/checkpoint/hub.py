@@ -33,7 +33,7 @@ MORE_TEMPLATES = "additional_chat_templates/*.jinja"
 SMALL_FILES = ("config.json", GENERATION_CONFIG, *TOKENIZER_FILES)
 
 Wanted = Literal["all", "config", "tokenizer"]
-# Of these one is there, and with it comes the commit that all else is read at.
+# One of these is there; it is asked for first, and all else is read at the commit that it has.
 _FIRST_FILES: dict[Wanted, tuple[str, ...]] = {
     "all": ("config.json", ADAPTER_CONFIG),
     "config": ("config.json", ADAPTER_CONFIG),
@@ -43,11 +43,11 @@ _FIRST_FILES: dict[Wanted, tuple[str, ...]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Resolved:
-    """A directory and what it was found by."""
+    """The directory of a model, and what it is called where it was found."""
 
     directory: Path
     name: str
-    """The Hub id, or the whole path of what was here."""
+    """The Hub id, or the whole path of a directory that was here."""
     revision: str | None = None
     """The branch, tag or commit of the Hub that was asked for."""
     commit: str | None = None
@@ -55,7 +55,7 @@ class Resolved:
 
 
 class _TerminalBar(tqdm):
-    """The Hub's own would fill the files that stderr is sent to."""
+    """A bar on terminals only: the Hub's own would fill a file that stderr is sent to."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **({"disable": None} | kwargs))
@@ -65,8 +65,8 @@ def resolve(source: str | Path, revision: str | None = None, *, wanted: Wanted =
     """A directory that holds the checkpoint; a Hub id is downloaded into the Hub's own cache.
 
     A branch, tag or commit of a Hub id is its `revision`, or stands after it as in ID@step3000.
-    Without network the cache is enough if it is complete. Of a model, all is wanted, or its config
-    alone, which tells its shape; of a tokenizer, its own files.
+    Without network the cache is enough if it is complete. `wanted` are all files of a model, its
+    config alone, or those of its tokenizer.
 
     Raises:
         InputError: no such directory, model or revision, or the Hub is out of reach and files are
@@ -148,7 +148,7 @@ def _downloaded(model_id: str, revision: str | None, wanted: Wanted) -> Resolved
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """What keeps the Hub from answering is told in our own line, and not by the library as well."""
+    """Without the library's own words on why the Hub does not answer: our error says it."""
     from huggingface_hub.utils import logging
 
     before = logging.get_verbosity()

@@ -17,7 +17,7 @@ from neox_eqx.small_files import read_json
 
 
 def load_prompt(directory: str | Path, config: GPTNeoXConfig) -> Prompt:
-    """What is to stand before the texts of a model of this config.
+    """Reads the soft prompt or the prefix that is to stand before texts of this model.
 
     Raises:
         InputError: it is of another model, holds NaN or infinity, or is incomplete or corrupt; or

@@ -8,7 +8,7 @@ from neox_eqx.checkpoint.patterns import check_pattern, fullmatch
 from neox_eqx.errors import InputError
 from neox_eqx.shown import shown
 
-# Of GPT-NeoX, where target_modules is null.
+# What PEFT adapts in GPT-NeoX where target_modules is null.
 _DEFAULT = ("query_key_value",)
 _ALL_LINEAR = "all-linear"
 # What this package and transformers 4 call the head, and its name since transformers 5.
@@ -29,13 +29,13 @@ class Targets:
     modules: str | tuple[str, ...] = _DEFAULT
     exclude: str | tuple[str, ...] = ()
     layers: tuple[int, ...] = ()
-    """Of the layers, these alone, unless `modules` is one text; none for all."""
+    """The layers that are meant, where `modules` is a list; empty for all."""
     pattern: tuple[str, ...] = ()
     """What stands before the number of a layer; any name if empty."""
 
     @classmethod
     def of(cls, config: dict[str, Any]) -> "Targets":
-        """Of an adapter_config.json.
+        """The targets that an adapter_config.json names.
 
         Raises:
             InputError: a value is of another type, or no regular expression.
@@ -55,7 +55,7 @@ class Targets:
         return cls(modules, exclude, tuple(layers), pattern)
 
     def among(self, names: Iterable[str]) -> list[str]:
-        """Of the names of modules, as gpt_neox.layers.0.attention.dense, those that are meant."""
+        """Those of the modules that are meant; names are as gpt_neox.layers.0.attention.dense."""
         return [name for name in names if self._has(name) or self._has(_ALIASES.get(name, name))]
 
     def _has(self, name: str) -> bool:
@@ -72,10 +72,10 @@ class Targets:
 
 
 def check_count(key: str, values: Collection[Any]) -> None:
-    """Raises where there are more than any model has modules: each is held against each module.
+    """Refuses more values than any model has modules: each is compared with each module.
 
     Raises:
-        InputError: names the key.
+        InputError: there are more; the message names the key.
     """
     if len(values) > _MOST:
         raise InputError(f"{key} has {len(values)} entries, and at most {_MOST} are read")

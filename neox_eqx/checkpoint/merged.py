@@ -7,8 +7,8 @@ import numpy as np
 
 from neox_eqx.checkpoint.entry import Entry
 
-# Rows that are multiplied at once. A product of other sizes may differ in its last bit, and a
-# tensor is to be the same whatever parts it is read in.
+# Rows that are multiplied at once, always the same: products of other sizes may differ in the last
+# bit, and a tensor is to be the same whatever parts it is read in.
 _ROWS = 256
 
 
@@ -41,7 +41,7 @@ class MergedEntry:
 
     @property
     def granule(self) -> int:
-        """As `blocks` asks for it: to begin or end a read elsewhere costs more."""
+        """For `blocks`: reads that begin or end at other rows cost more."""
         return max(_ROWS, getattr(self.stored, "granule", 1))
 
     def read(self, index: tuple[slice, ...]) -> np.ndarray:

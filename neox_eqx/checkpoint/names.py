@@ -44,12 +44,12 @@ def parameters(model: GPTNeoX) -> list[Parameter]:
 
 
 def dotted(path: tuple) -> str:
-    """As `layers.3.mlp.dense_h_to_4h.weight`."""
+    """A path in a tree as a name with dots: `layers.3.mlp.dense_h_to_4h.weight`."""
     return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
 def stored_name(name: str) -> str | None:
-    """What this package calls a tensor of a checkpoint; None for one to leave out.
+    """What this package calls a tensor of a checkpoint; None for a tensor to leave out.
 
     A base model's save has no `gpt_neox.` in front, newer versions of transformers may call the
     head `lm_head`, and older ones stored buffers that follow from the config.

@@ -28,10 +28,10 @@ PARAMETERS = "parameters"
 METADATA = "_METADATA"
 ARRAY = "zarr.json"
 _DTYPES = {dtype.name: dtype for dtype in safetensors_file.DTYPES.values()}
-# Those that leave the bytes as they are.
+# The codecs that leave the bytes as they are.
 _CODECS = ({"bytes"}, {"bytes", "crc32c"})
 CHUNK_BYTES = 8 * 2**20
-"""A chunk is a file and is read as a whole; none of this package's is larger."""
+"""The most that this package writes into a chunk, which is a file and is read as a whole."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ class NativeEntry:
     granule: int
     """The rows of a chunk: to begin or end a read within one costs all of it."""
     chunk_bytes: int
-    """Of a chunk's file, with its checksum."""
+    """The size of a chunk's file, with its checksum."""
 
     def read(self, index: tuple[slice, ...]) -> np.ndarray:
         """As `Entry.read`. Only the chunks that hold a part of it are read.
@@ -53,7 +53,7 @@ class NativeEntry:
         Raises:
             InputError: a chunk is missing or corrupt.
         """
-        # As NumPy cuts what goes beyond the end; tensorstore would complain.
+        # Cut at the end, as NumPy does; tensorstore would complain.
         ranges = [part.indices(size) for part, size in zip(index, self.shape, strict=True)]
         within = tuple(slice(first, max(first, last)) for first, last, _ in ranges)
         rows = within[0] if within else slice(0, 1)
@@ -72,7 +72,7 @@ class NativeEntry:
         return tensorstore.open(spec, open=True, read=True).result()
 
     def _check_chunks(self, first: int, last: int) -> None:
-        """That the files of these rows are there and of the one size that they can have.
+        """Checks that the files of these rows are there, and are of the size of a chunk.
 
         tensorstore waits where one is a pipe, and ends the process where memory is short.
         """

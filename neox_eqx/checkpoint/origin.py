@@ -32,7 +32,7 @@ class Origin:
     tokenizer: Path
     """The directory of the tokenizer and its chat template."""
     name: str = ""
-    """What PEFT is told of where the model is: a Hub id or a whole path."""
+    """What PEFT is given to find the model by: a Hub id or a whole path."""
     revision: str | None = None
     """The branch, tag or commit of the Hub that was asked for."""
     commit: str | None = None
@@ -42,7 +42,7 @@ class Origin:
 
     @property
     def commits(self) -> dict[str, str]:
-        """What certificates and run.json tell of the Hub's commits."""
+        """The Hub's commits, by what certificates and run.json call them."""
         both = {"commit": self.commit, "adapter_commit": self.adapter_commit}
         return {name: commit for name, commit in both.items() if commit}
 
@@ -65,14 +65,14 @@ class OriginOptions:
     """The model that a LoRA adapter is for, if it is not where the adapter says."""
 
     def find(self, source: str | Path, *, config_only: bool = False) -> Origin:
-        """As `find`, with what the options say."""
+        """As `find`, with these options."""
         return find(source, **self.how, config_only=config_only)
 
     def check_unused(self, option: str) -> None:
-        """Raises where one is given beside an `option` that names no model.
+        """Refuses these options beside an `option` that names no model.
 
         Raises:
-            InputError: names it.
+            InputError: one is given; the message names it.
         """
         for name, value in self.how.items():
             if value is not None:
@@ -165,7 +165,7 @@ def _named_base(adapter: Path, settings: LoraSettings, wanted: Wanted) -> Resolv
 
 
 def tokenizer_files(directory: Path) -> Iterator[Path]:
-    """What stands in a directory of all that a tokenizer and its templates may be made of."""
+    """The files in a directory that a tokenizer and its templates are made of."""
     for path in (*sorted(directory.iterdir()), *sorted(directory.glob(MORE_TEMPLATES))):
         if path.is_file() and is_tokenizers(path):
             yield path

@@ -1,6 +1,7 @@
 """Regular expressions that come with a checkpoint, over the names of its modules.
 
-Python's take exponential time if they are made for it, as `(a|aa)*b` over a few dozen letters.
+Python may take exponential time for one that is made for that, as `(a|aa)*b` over a few dozen
+letters.
 """
 
 import contextlib
@@ -15,14 +16,14 @@ from neox_eqx.errors import InputError
 from neox_eqx.shown import shown
 
 _SECONDS = 2
-"""Of the process's own time. To read a pattern and match a name takes some microseconds."""
+"""Of the process's own time; to read a pattern and match a name takes some microseconds."""
 
 
 def fullmatch(pattern: str, name: str) -> re.Match[str] | None:
     """As `re.fullmatch`.
 
     Raises:
-        InputError: the pattern is no regular expression, or takes for ever.
+        InputError: the pattern is no regular expression, or takes too long.
     """
     compiled = check_pattern(pattern)
     with _bounded(pattern):
@@ -46,7 +47,7 @@ def check_pattern(pattern: str) -> re.Pattern[str]:
 
 @contextlib.contextmanager
 def _bounded(pattern: str) -> Iterator[None]:
-    """Ends the block by a signal, which Python looks for as it matches, after a while.
+    """Ends the block after `_SECONDS` by a signal, which Python looks for as it matches.
 
     Signals come to the main thread alone: in another the block takes as long as it takes.
     """

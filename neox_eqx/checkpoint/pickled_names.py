@@ -11,7 +11,7 @@ from neox_eqx.checkpoint.torch_zip import corrupt
 from neox_eqx.errors import InputError
 from neox_eqx.shown import shown
 
-# The longest of a training run are of some tens of letters.
+# The longest names in files of training runs have some tens of letters.
 _MOST_LETTERS = 1000
 # Before the tensors' data an old file has its magic number, a version, the machine, the objects
 # and the keys of the data.
@@ -19,7 +19,7 @@ _PICKLES = 5
 
 
 def check_names(path: Path, *, is_zip: bool) -> None:
-    """Refuses a file of torch's in which a name is out of all proportion.
+    """Refuses a file of torch's in which a name is longer than any real one.
 
     Where torch 2.13 does not know a name it looks through its message in quadratic time: a name of
     100 kilobytes takes a minute.

@@ -1,8 +1,8 @@
 """The tensors in a .safetensors file: where they are, and how to write one.
 
-Not by the safetensors library: it maps the file into memory, where every page that was read
-counts as the process's own until the file is closed, so that a load would peak at twice the
-model. And a shard of a tensor should cost its own bytes only.
+The safetensors library is not used: it maps the file into memory, where every page that was read
+counts as the process's own until the file is closed, so that loading would peak at twice the model.
+Here a shard of a tensor costs the bytes of that shard alone.
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ DTYPES: dict[str, np.dtype] = {
 }
 # The format's own limit, which keeps a corrupt length from being taken for a header.
 MAX_HEADER_BYTES = 100_000_000
-# Beyond what any checkpoint has; numbers of thousands of large dimensions take minutes.
+# More than any checkpoint has; to multiply thousands of large dimensions would take minutes.
 MAX_RANK = 8
 
 
@@ -110,7 +110,7 @@ def _span(path: Path, name: str, fields: Any) -> _Span:
 
 
 def _check_cover(path: Path, spans: list[_Span], data_bytes: int) -> None:
-    """Tensors stand one after another and fill the file: no holes, overlaps or missing ends."""
+    """Checks that tensors fill the file one after another, without holes or overlaps."""
     position = 0
     for span in sorted(spans, key=lambda span: (span.begin, span.end)):
         if span.begin != position:
@@ -125,7 +125,7 @@ def _corrupt(path: Path, what: str) -> InputError:
 
 
 def encode_header(layout: Sequence[tuple[str, tuple[int, ...], np.dtype]]) -> bytes:
-    """What stands in a file before the data of tensors of these names, shapes and dtypes."""
+    """The header of a file with tensors of these names, shapes and dtypes."""
     codes = {dtype: code for code, dtype in DTYPES.items()}
     # transformers refuses a file that does not say which framework its tensors are of.
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}

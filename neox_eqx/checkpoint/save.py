@@ -33,9 +33,9 @@ def save(
 
     A model knows no tokenizer: its files, and generation_config.json, are `companions` to copy
     beside it, and `TextGenerator.save` copies those that it was loaded with. Warns where none are
-    given; `()` says that there are to be none. Of the checkpoint that the model came from it does
-    not keep the tensors' own dtypes and the keys that the config does not hold. On several hosts
-    all processes call it and the first writes.
+    given; `()` says that there are to be none. All tensors get the model's dtype,
+    and config.json has no keys that the config does not hold. On several hosts all processes call
+    this and the first writes.
 
     `directory` must be absent or empty. It comes into being whole: an error or an interruption
     leaves nothing, and only a killed process a hidden directory, which the next one removes.
@@ -64,7 +64,7 @@ def write(
     directory: Path,
     companions: Iterable[Companion],
 ) -> None:
-    """As `save`, of parameters of one dtype whose tensors come one at a time, in their order."""
+    """As `save`, with parameters of one dtype, whose tensors come one at a time in their order."""
     layout = [(name, leaf.shape, leaf.array.dtype) for leaf in leaves for name in leaf.names]
     dtype = leaves[0].array.dtype.name
     # transformers 4 reads torch_dtype, 5 reads dtype.
@@ -82,7 +82,7 @@ def write(
 
 
 def _parameters(model: GPTNeoX) -> list[Parameter]:
-    # As the config has them: a model may carry heads of zeros, to divide over its mesh.
+    # With the config's heads: a model may have more, of zeros, that divide over its mesh.
     shapes = model_shapes(model.config, model.dtype, stacked=model.stacked)
     return [
         dataclasses.replace(leaf, shape=own.shape)
@@ -99,7 +99,7 @@ def _tensors(model: GPTNeoX) -> Iterator[np.ndarray]:
 
 
 def _whole(array: jax.Array) -> np.ndarray:
-    """Also of an array that other hosts hold a part of."""
+    """The whole array, even where other hosts hold parts of it."""
     if array.is_fully_addressable:
         return np.asarray(array)
     return np.asarray(multihost_utils.process_allgather(array, tiled=True))

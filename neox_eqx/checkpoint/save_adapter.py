@@ -35,8 +35,8 @@ def save_adapter(
 ) -> None:
     """Writes the A and B of a model with LoRA, a soft prompt or a prefix in PEFT's format.
 
-    `config` is that of the model it is for, and `base_model` where PEFT finds that: a directory
-    or a Hub id, with its `revision`. On several hosts all processes call it and the first writes.
+    `config` is that of the base, and `base_model` is where PEFT finds the base: a directory or a
+    Hub id, with its `revision`. On several hosts all processes call it and the first writes.
     `directory` must be absent or empty, and comes into being whole.
 
     Raises:
@@ -60,7 +60,7 @@ def save_adapter(
 
 
 def gathered(trained: Trained) -> Trained:
-    """All of it in every process of those that call this together, each with a part of it."""
+    """The whole of it in every process; all call this together, each with a part of it."""
     if jax.process_count() == 1:
         return trained
     return multihost_utils.process_allgather(trained, tiled=True)
@@ -93,7 +93,7 @@ def _lora(trained: GPTNeoX) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def _prompt(prompt: Prompt, config: GPTNeoXConfig) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """A row a position: its embedding; or the keys of the first layer, its values, and so on."""
+    """A row for each position: its embedding, or keys and values of one layer after another."""
     if isinstance(prompt, Prefix):
         both = np.stack([prompt.key, prompt.value], axis=1)
         rows = both.transpose(3, 0, 1, 2, 4).reshape(both.shape[3], -1)

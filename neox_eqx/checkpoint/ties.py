@@ -19,7 +19,7 @@ from neox_eqx.config import GPTNeoXConfig
 
 
 def rename_shared_head(config: GPTNeoXConfig, tensors: dict[str, Entry]) -> dict[str, Entry]:
-    """`tensors`, with a head that was saved in place of its shared embedding as the embedding."""
+    """The tensors; where the shared matrix was saved as the head alone, as the embedding."""
     if not config.tie_word_embeddings or EMBEDDING in tensors or HEAD not in tensors:
         return tensors
     return {EMBEDDING if name == HEAD else name: entry for name, entry in tensors.items()}

@@ -57,9 +57,9 @@ _MOST_LEVELS = 2
 
 
 class Inert:
-    """Stands in for an object of a training run: takes what its pickle gives it, and does nothing.
+    """Stands in for an object of a training run: its pickle makes one of these, which does nothing.
 
-    What the pickle would set on an object is in `attributes`, if it has names.
+    `attributes` has what the pickle would set on the object under names.
     """
 
     attributes: dict
@@ -97,8 +97,8 @@ OF_A_TRAINING_RUN = (
 def read_entries(path: Path) -> list[Entry]:
     """The tensors of a file; code that a pickle may hold is not run.
 
-    A zip file, which torch writes since 1.6, gives up its tensors' places and none of their
-    data. An older file has to be read whole.
+    Of a zip file, which torch writes since 1.6, only where the tensors' data stand is read. An
+    older file has to be read whole.
 
     Raises:
         InputError: torch is not installed, or the file is corrupt or holds more than tensors.
@@ -112,7 +112,7 @@ def read_entries(path: Path) -> list[Entry]:
 
 
 def read_states(path: Path) -> tuple[list[Entry], dict[str, Any]]:
-    """The tensors of a training run's file, and the numbers, texts and dicts of them beside these.
+    """The tensors of a training run's file, and the numbers, texts and dicts beside them.
 
     The tensors are those under the key `module`, or those of the file where it has no such key.
     All else that a training run is known to leave behind is ignored.
@@ -136,7 +136,7 @@ def read_states(path: Path) -> tuple[list[Entry], dict[str, Any]]:
 
 
 def _plain(values: Mapping, levels: int = _MOST_LEVELS) -> dict[str, Any]:
-    """What a pickle has for names; it may repeat one dict over and over, or within itself."""
+    """The values that have names, to a few levels: a dict may hold itself."""
     plain: dict[str, Any] = {}
     for key, value in values.items():
         value = value.attributes if isinstance(value, Inert) else value
@@ -148,7 +148,7 @@ def _plain(values: Mapping, levels: int = _MOST_LEVELS) -> dict[str, Any]:
 
 
 def _unpickle(path: Path, starts: set[int] | None, stand_ins: tuple[str, ...]) -> Mapping:
-    """What the file holds, its tensors without data where `starts` tells where these are."""
+    """What the file holds; where `starts` says where data begin, tensors come without data."""
     try:
         import torch
     except ImportError as error:
@@ -208,8 +208,8 @@ def _to_numpy(tensor: "torch.Tensor") -> np.ndarray:
 def _file_entry(path: Path, name: str, tensor: "torch.Tensor", starts: set[int]) -> FileEntry:
     """Where torch says that the tensor's data are.
 
-    torch takes it for granted that its own writer laid out the file. One that was zipped again
-    is another matter, so the place is held against the archive's directory.
+    torch relies on its own writer's layout. In a file that was zipped again the data may begin
+    elsewhere, so this is held against the archive's directory.
     """
     storage, dtype, shape = tensor.untyped_storage(), DTYPES[str(tensor.dtype)], tuple(tensor.shape)
     first, strides = tensor.storage_offset(), tensor.stride()

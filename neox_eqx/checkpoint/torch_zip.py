@@ -9,8 +9,8 @@ from neox_eqx.errors import InputError
 from neox_eqx.shown import shown
 from neox_eqx.small_files import check_file
 
-# Of a member that is read whole, which all are but the tensors' data. A thousand tensors take some
-# hundred kilobytes, and a byte can stand for an object of a hundred.
+# The most that is read of a member which is no tensor's data. A thousand tensors take some hundred
+# kilobytes, and each byte of a pickle may become an object of a hundred.
 MAX_PICKLE_BYTES = 20_000_000
 _DATA = re.compile("[^/]+/data/[^/]+")
 
@@ -49,7 +49,7 @@ def data_starts(path: Path) -> set[int] | None:
 
 
 def corrupt(path: Path) -> InputError:
-    """What is raised of a file that torch did not write like this."""
+    """The error for a file that torch did not write like this."""
     return InputError(f"{path}: is truncated or corrupt; get the file again")
 
 

@@ -20,10 +20,10 @@ _PACKAGES = (
 
 
 def certify(source: Source, wanted: Source, result: Source, directory: Path) -> dict[str, Any]:
-    """Both sides of a conversion: the files and every tensor, read again and hashed.
+    """The certificate: the files and every tensor of both sides, read again and hashed.
 
-    `wanted` is the source in the dtypes that were asked for, `result` what can be read from
-    `directory`, all of which is described.
+    `wanted` is the source in the dtypes that were asked for, and `result` is what was read back
+    from `directory`, all of whose files are described.
 
     Raises:
         InputError: what was written is not what was to be written.
@@ -70,10 +70,10 @@ def _all_files(directory: Path) -> dict[str, Path]:
 
 
 def _compare_tensors(source: Source, wanted: Source, result: Source) -> dict[str, dict[str, Any]]:
-    """Shape and both hashes of each tensor of the source, by its name there.
+    """The shape of each tensor of the source, by its name there, and its hash on both sides.
 
-    Where the result's layout has no place for it, a buffer or a copy of the embedding, the
-    result's is None.
+    A buffer or a copy of the embedding may have no place in the result's layout: then the result's
+    hash is None.
     """
     counterparts = _counterparts(wanted, result)
     stored = describe_tensors(source.entries)
@@ -94,7 +94,7 @@ def _compare_tensors(source: Source, wanted: Source, result: Source) -> dict[str
 
 
 def _counterparts(wanted: Source, result: Source) -> dict[str, str]:
-    """The result's name of each tensor that it is to have, by the source's.
+    """The name that each tensor has in the result, by its name in the source.
 
     Raises:
         InputError: the result lacks one, or has one too many.

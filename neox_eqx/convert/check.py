@@ -1,4 +1,4 @@
-"""Holds a certificate against the files that stand beside it."""
+"""Compares a certificate with the files that stand beside it."""
 
 import os
 from pathlib import Path, PurePosixPath
@@ -13,7 +13,7 @@ from neox_eqx.small_files import read_json
 
 
 def check(directory: Path) -> tuple[int, int]:
-    """The numbers of files and of tensors in `directory` that are as its certificate says.
+    """How many files and tensors of `directory` its certificate lists, all as they are now.
 
     Raises:
         InputError: names what differs, or there is no certificate.
@@ -47,7 +47,7 @@ def check(directory: Path) -> tuple[int, int]:
 
 
 def _check_within(directory: Path, name: str) -> None:
-    """Refuses a name that leads out of the directory: what is there is nobody else's to ask."""
+    """Refuses a name that leads out of the directory, of which a certificate may not ask."""
     parts = PurePosixPath(name).parts
     if not parts or not name.isprintable() or ".." in parts or name.startswith("/"):
         raise InputError(f"{directory / CERTIFICATE}: lists {shown(name)}, which is no file here")

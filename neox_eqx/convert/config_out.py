@@ -12,7 +12,7 @@ from neox_eqx.rope import RopeParameters
 
 
 def result_config(source: Source, dtype: str) -> dict[str, Any]:
-    """The source's config.json with what versions of transformers would miss in it.
+    """The source's config.json, with the keys that either version of transformers looks for.
 
     All of its keys stay. transformers 5 reads `rope_parameters` and `dtype`; 4 reads
     `rotary_pct`, `rotary_emb_base`, `rope_scaling` and `torch_dtype`, and would silently fall
@@ -31,9 +31,9 @@ def to_text(config_json: dict[str, Any]) -> str:
 
 
 def _both_spellings(config_json: dict[str, Any]) -> dict[str, Any]:
-    """A config.json in which the old and the new keys say the same, by as few changes as can be.
+    """A config.json whose old and new keys say the same, with as few changes as possible.
 
-    Where they did not, they now say what transformers 5 takes from them.
+    Where they differed, all now say what transformers 5 reads from them.
     """
     resolved = GPTNeoXConfig.from_hf(config_json).to_hf()
     values = dict(config_json)
@@ -43,7 +43,7 @@ def _both_spellings(config_json: dict[str, Any]) -> dict[str, Any]:
     new_alone = RopeParameters.from_hf({**values, "rope_scaling": None})
     if not values.get("rope_parameters") or new_alone != RopeParameters.from_hf(config_json):
         values["rope_parameters"] = resolved["rope_parameters"]
-    # transformers 5 looks here first, so what stands here is meant.
+    # transformers 5 looks here first, so this is what is meant.
     values["rope_scaling"] = values.get("rope_scaling") or resolved["rope_scaling"]
     return values
 

@@ -33,10 +33,10 @@ def convert(
 ) -> dict[str, Any]:
     """Writes a checkpoint in another layout and returns the certificate that lies beside it.
 
-    Of the parameters, no more than a block of a tensor is in memory; with `verify`, the model is
-    held against transformers in float32 where it fits. `destination` must be absent or empty,
-    and comes into being whole. Of a LoRA adapter, "same" is float32. `origin` and `neox` are
-    those of `read_source`.
+    Only a block of one tensor is in memory at a time. With `verify`, the model is compared with
+    transformers in float32, where both fit into memory. `destination` must be absent or empty,
+    and comes into being whole. "same" is float32 for a LoRA adapter, which is merged in it.
+    `origin` and `neox` are those of `read_source`.
 
     Raises:
         InputError: the source is incomplete or cannot be represented, or the destination cannot
@@ -66,7 +66,7 @@ def convert(
             compare(found, wanted, result, directory) if verify else {"skipped": "--no-verify"}
         )
         write_certificate(certificate, directory)
-        # Without its config.json nothing loads: what was killed before is no model.
+        # Last: without its config.json nothing loads, so what was killed before is no model.
         for name, text in last.items():
             (directory / name).write_text(text, encoding="utf-8")
     return certificate

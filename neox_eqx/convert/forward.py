@@ -20,7 +20,7 @@ from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.sizes import size_text
 
 PROMPT, NEW = 8, 32
-# Beside the parameters: the libraries themselves, activations, a tensor on its way.
+# Memory beside the parameters: the libraries, activations, and a tensor that is being read.
 _HEADROOM = 10**9
 
 
@@ -60,10 +60,10 @@ def compare(source: Source, wanted: Source, result: Source, directory: Path) -> 
 def _read(
     source: Source, wanted: Source, result: Source, directory: Path, prompt: list[int]
 ) -> tuple[str, np.ndarray, np.ndarray]:
-    """What transformers reads, and as `_theirs` what it makes of that.
+    """What transformers reads, in words, and what `_theirs` returns for it.
 
-    It reads the source where that is in its own layout and no dtype changed, else the result, else
-    is given the result's tensors.
+    transformers reads the source, where that is in Hugging Face's layout and no dtype changes, or
+    else the result; from other layouts it is given our tensors.
     """
     if source.layout == "hf" and source.adapter is None and wanted is source:
         # Some old files this package reads and transformers does not: an index without metadata.
@@ -75,7 +75,7 @@ def _read(
 
 
 def _too_large(result: Source) -> str | None:
-    """Why the model does not fit into memory; one of the two is there at a time."""
+    """Why a model does not fit into memory, if so; ours and theirs are not there at once."""
     import psutil
 
     parameters = sum(math.prod(entry.shape) for entry in result.entries)
@@ -94,7 +94,7 @@ def _theirs(
 
     with _quiet(), torch.inference_mode():
         model = _their_model(source, directory)
-        # Its own could penalise, sample or stop at an end.
+        # The checkpoint's own settings might penalise, sample or stop early.
         model.generation_config = GenerationConfig(
             do_sample=False, max_new_tokens=NEW, pad_token_id=0
         )
@@ -107,8 +107,8 @@ def _theirs(
 def _their_model(source: Source, directory: Path | None) -> Any:
     """transformers' model, which reads the weights in `directory` itself if there is one.
 
-    It reads nothing else there: config.json comes last into a result, and generation settings
-    are no part of what is compared.
+    It reads nothing else there: a result gets its config.json last, and generation settings are
+    not compared.
     """
     import torch
     from transformers import GenerationConfig, GPTNeoXConfig, GPTNeoXForCausalLM

@@ -12,7 +12,7 @@ from neox_eqx.checkpoint.entry import Entry, row_blocks
 from neox_eqx.errors import InputError
 from neox_eqx.small_files import check_file
 
-# Each may have a block in memory; hashing and reading go on beside Python.
+# Each holds a block in memory. Hashing and reading release Python's lock.
 _THREADS = 2
 _BLOCK_BYTES = 4 * 2**20
 
@@ -37,7 +37,7 @@ def describe_file(path: Path) -> dict[str, Any]:
 
 
 def describe_text(text: str) -> dict[str, Any]:
-    """Size and SHA-256 of the file that the text will be."""
+    """Size and SHA-256 of the file that the text will be written to."""
     data = text.encode()
     return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
@@ -53,7 +53,7 @@ def describe_tensor(entry: Entry) -> dict[str, Any]:
 def describe_all(
     describe: Callable[[Item], dict[str, Any]], items: Iterable[Item], what: str
 ) -> list[dict[str, Any]]:
-    """The descriptions of several, in their order, with progress on stderr if it is a terminal."""
+    """Describes several, in their order, with progress on stderr if that is a terminal."""
     items = list(items)
     with ThreadPoolExecutor(_THREADS) as pool:
         found = tqdm(pool.map(describe, items), total=len(items), desc=what, disable=None)

@@ -64,7 +64,7 @@ def _shards(entries: Sequence[Entry], max_bytes: int) -> list[list[Entry]]:
 
 
 def _write_file(path: Path, entries: Sequence[Entry]) -> None:
-    # Wide elements first, as the safetensors library does: so each tensor is aligned to its own.
+    # Wide elements first, as the safetensors library does, so that each tensor is aligned.
     entries = sorted(entries, key=lambda entry: -entry.dtype.itemsize)
     with open(path, "wb") as file:
         file.write(encode_header([(entry.name, entry.shape, entry.dtype) for entry in entries]))

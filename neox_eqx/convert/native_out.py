@@ -17,7 +17,7 @@ from neox_eqx.errors import InputError
 if TYPE_CHECKING:
     import tensorstore
 
-# Chunks end where the shards of so many devices do, and of any number that divides it.
+# Chunks end where the shards of so many devices end; so for any number that divides this.
 SHARDS = 16
 # Below this a chunk is not worth a file of its own.
 SMALLEST_CHUNK = 64 * 2**10
@@ -26,8 +26,8 @@ SMALLEST_CHUNK = 64 * 2**10
 def write_native(entries: Sequence[Entry], directory: Path) -> None:
     """Writes the tensors under their names into `directory`/parameters, a chunk at a time.
 
-    Orbax keeps its books, and only the arrays are written here: its own way would need all of
-    them in memory, and make a single chunk of each, of which every reader of a part reads all.
+    Orbax writes its own metadata, and only the arrays are written here: Orbax would need all of
+    them in memory, and would write each as a single chunk, which a reader of a part reads whole.
     """
     import orbax.checkpoint as ocp
 
@@ -65,7 +65,7 @@ def _quiet() -> Iterator[None]:
 
 @dataclasses.dataclass(frozen=True)
 class _Leaf:
-    """What Orbax knows to be written by our handler."""
+    """A leaf by whose type Orbax knows that our handler writes it."""
 
     entry: Entry
 
@@ -84,7 +84,7 @@ async def _write(entry: Entry, path: Path) -> None:
     except InputError:
         raise  # of the source
     except ValueError as error:
-        # tensorstore's; the system's number stands in the text alone.
+        # tensorstore's, with the system's number in the text alone.
         code = re.search(r"os_error_code='(\d+)'", str(error))
         if not code:
             raise
@@ -101,7 +101,7 @@ async def _create(entry: Entry, path: Path, rows: int) -> "tensorstore.TensorSto
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk_shape}},
         # A file a chunk, and no directory a row of chunks.
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
-        # As in memory, and a checksum: what a disk gets wrong is an error on loading.
+        # The bytes as in memory, and a checksum, so that a fault of the disk is found on loading.
         "codecs": [
             {"name": "bytes", "configuration": {"endian": "little"}},
             {"name": "crc32c"},
@@ -113,7 +113,7 @@ async def _create(entry: Entry, path: Path, rows: int) -> "tensorstore.TensorSto
         "metadata": metadata,
         "store_data_equal_to_fill_value": True,
     }
-    # Files count once the directory has its name, so none is waited for.
+    # Without fsync: until the directory gets its name, its files do not count.
     context = tensorstore.Context({"file_io_sync": False})
     return await tensorstore.open(spec, create=True, context=context)
 

@@ -26,7 +26,7 @@ def read_source(
     origin: TextOriginOptions = TextOriginOptions(),
     neox: NeoxOptions = NeoxOptions(),
 ) -> Source:
-    """The checkpoint in a directory, or of a Hub id; the data of its tensors stay where they are.
+    """Opens the checkpoint in a directory or of a Hub id; its tensors are not read yet.
 
     `origin` says where to look for it, `neox` how a checkpoint of EleutherAI's is read.
 
@@ -69,7 +69,7 @@ def _with_adapter(found: Source, adapter: Path) -> Source:
 
 
 def _with_tokenizer(found: Source, tokenizer: Path) -> dict[str, Path]:
-    """The companions, of which the tokenizer's files are replaced by those of another directory."""
+    """The companions, with the tokenizer's files of another directory in place of its own."""
     companions = found.companions.items()
     others = {name: path for name, path in companions if not is_tokenizers(Path(name))}
     return others | {stored_as(path): path for path in tokenizer_files(tokenizer)}

@@ -19,13 +19,13 @@ CONFIG = "config.json"
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A checkpoint as found: what its config.json says or would say, and its tensors, unread.
+    """A checkpoint in any layout, with tensors that are not read yet.
 
-    `entries` have Hugging Face's names as the source spells them and dtypes of their own, in the
-    order of the files. `config_json` is the object of the source's own config.json, or one that
-    was derived. `files` are those that it was read from, `companions` the tokenizer and
-    generation files to carry along byte for byte, by the names that they get. Paths of what is
-    in `directory` begin with it as it was given.
+    `entries` have Hugging Face's names as the source spells them, and each its own dtype; they
+    stand in the order of the files. `config_json` is the source's own config.json, or one that was
+    made from its settings. `files` are those that it was read from. `companions` are the files of
+    tokenizer and generation, which are copied byte for byte, by the names that they get. Paths
+    begin with `directory` as it was given.
     """
 
     layout: Layout
@@ -35,9 +35,9 @@ class Source:
     files: tuple[Path, ...]
     companions: Mapping[str, Path]
     commits: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """Of the Hub, by what they are called in a certificate."""
+    """The Hub's commits, by what a certificate calls them."""
     adapter: Path | None = None
-    """Of a LoRA adapter that `entries` have merged."""
+    """The LoRA adapter that is merged into `entries`."""
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -55,7 +55,7 @@ class Source:
 
 
 def read_tensors(directory: Path, config_json: dict[str, Any]) -> Source:
-    """A checkpoint in Hugging Face's or native layout with this config.json, there or not.
+    """A checkpoint in Hugging Face's or native layout; its config.json need not be there yet.
 
     Raises:
         InputError: there is no such checkpoint, or its files are incomplete or corrupt.

@@ -34,12 +34,12 @@ from neox_eqx.text.generator import TextGenerator
 from neox_eqx.tokenizer import text_of
 
 TokenRequest = tuple[tuple[str, str] | None, list[int], list[int]]
-"""Context and continuation as texts, if the cache is to have the answer, and as tokens."""
+"""Context and continuation: as texts, where the harness caches the answer, and as tokens."""
 
 
 @register_model("neox_eqx")
 class NeoXLM(TemplateLM):
-    """A checkpoint as the harness asks for it.
+    """A checkpoint as a model of the harness.
 
     The arguments are those of `--model_args`, which `ARGUMENTS` explains, and those for which the
     harness has options of its own.
@@ -88,7 +88,7 @@ class NeoXLM(TemplateLM):
     def create_from_arg_obj(
         cls, arg_dict: Mapping[str, Any], additional_config: Mapping[str, Any] | None = None
     ) -> "NeoXLM":
-        """A model of `--model_args`, and of what the harness has options of its own for.
+        """The model for `--model_args` and for the harness's own options.
 
         Raises:
             InputError: as the model itself, or an argument is unknown, or `pretrained` missing.
@@ -104,20 +104,20 @@ class NeoXLM(TemplateLM):
     def create_from_arg_string(
         cls, arg_string: str, additional_config: Mapping[str, Any] | None = None
     ) -> "NeoXLM":
-        """The same, of arguments that stand in one text."""
+        """The same for arguments that stand in one text."""
         return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
 
     @property
     def tokenizer_name(self) -> str:
-        """By it the harness knows requests that it has kept."""
+        """The key under which the harness caches requests."""
         return str(self._origin.tokenizer).replace("/", "__")
 
     def get_model_info(self) -> dict[str, Any]:
-        """What the harness keeps of the model with its results."""
+        """What the harness writes about the model into its results."""
         return {"model_dtype": str(self._generator.model.dtype), **self._origin.commits}
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
-        """The source of the directory's template, or of the one of this name, from now on.
+        """Chooses the directory's template, or the one of this name, and returns its source.
 
         Raises:
             InputError: there is none.
@@ -133,7 +133,7 @@ class NeoXLM(TemplateLM):
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        """A conversation as text, up to where the assistant speaks or goes on.
+        """A conversation as text, up to where the assistant begins or goes on.
 
         Raises:
             InputError: there is no template, or it refuses the conversation.
@@ -158,7 +158,7 @@ class NeoXLM(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: Sequence[TokenRequest], disable_tqdm: bool = False, **_: Any
     ) -> list[tuple[float, bool]]:
-        """What does not fit is cut off at the context's beginning; without numbers it is -inf."""
+        """Cuts contexts that do not fit at their beginning; a score that is no number is -inf."""
         with agreed():
             pairs = [self._pair(context, tokens) for _, context, tokens in requests]
         check_equal("what to score", pairs)
@@ -192,7 +192,7 @@ class NeoXLM(TemplateLM):
     def loglikelihood_rolling(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[float]:
-        """Of whole texts, in windows of all positions where they are longer than the model's."""
+        """Scores whole texts, in windows where they are longer than the model's context."""
         windows = [list(self._windows(request.args[0])) for request in requests]
         everything = list(itertools.chain.from_iterable(windows))
         scores = iter(self._loglikelihood_tokens(everything, disable_tqdm))
@@ -212,7 +212,7 @@ class NeoXLM(TemplateLM):
             yield None, context, tokens
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Texts up to the first of their `until`, by greedy choice or as their options say."""
+        """Generates texts up to the first of their `until`, greedily unless options say else."""
         with agreed():
             asked = [self._continuation(*own.args, seed=n) for n, own in enumerate(requests)]
         check_equal("what to continue", asked)
@@ -231,7 +231,7 @@ class NeoXLM(TemplateLM):
         return [answers.get(index, "") for index in range(len(asked))]
 
     def _continuation(self, context: str, settings: dict[str, Any], *, seed: int) -> Continuation:
-        """A context and the harness's settings as a request, and the texts at which it ends.
+        """The request for a context and the harness's settings, with the texts at which it ends.
 
         A sampled one has a `seed` of its own, so that repetitions differ.
         """

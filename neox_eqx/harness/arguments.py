@@ -24,19 +24,20 @@ ARGUMENTS = {
     "add_bos_token": "True begins every text with BOS, False adds no special token to any; by "
     "default the tokenizer decides",
 }
-"""Our own, with a line of help for each."""
+"""Our own arguments, with a line of help for each."""
 
 # Python reads no number of thousands of them.
 _MOST_DIGITS = 20
 _DTYPES = {"float": "float32", "half": "float16"}
-# Where and how its transformers model is read and computed, which is not how ours is.
+# Arguments of the harness's transformers model about where and how it computes; no result depends
+# on them.
 _WITHOUT_EFFECT = {
     *("attn_implementation", "cache_dir", "device", "device_map", "local_files_only"),
     *("logits_cache", "low_cpu_mem_usage", "max_cpu_memory", "max_memory_per_gpu"),
     *("offload_folder", "parallelize", "token", "tp_plan", "trust_remote_code"),
     *("use_cache", "use_fast_tokenizer", "use_safetensors"),
 }
-# What else it takes, with the values at which nothing changes.
+# Its other arguments, with the values at which they change nothing.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "autogptq": (False,),
     "backend": ("default", "causal"),
@@ -56,7 +57,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 
 
 def model_arguments(given: Mapping[str, Any], also: Iterable[str] = ()) -> dict[str, Any]:
-    """Those of `given` that our model takes, in its words; `also` are more names that it knows.
+    """The arguments in `given` under our names; `also` are further names that are allowed.
 
     Raises:
         InputError: one is unknown or would change results, or there is no `pretrained`.
@@ -92,7 +93,7 @@ def _drop_idle_revision(arguments: dict[str, Any]) -> None:
 
 
 def _of_adapter(adapter: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The harness names the base and then the adapter, and takes the base's tokenizer."""
+    """The harness's `pretrained` is the base of its `peft`, and the tokenizer is the base's."""
     base, revision = arguments.get("pretrained"), arguments.get("revision")
     if base is None or arguments.get("base") is not None:
         raise InputError("model_args: peft is an adapter of what pretrained names; give no base")
@@ -102,7 +103,7 @@ def _of_adapter(adapter: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_dtype(dtype: str | None, origin: Origin) -> str | None:
-    """A dtype by its name here; PyTorch's names and `auto` are those of the harness."""
+    """The dtype by our name; the harness also has PyTorch's names, and `auto`."""
     if dtype is None:
         return None
     name = str(dtype).removeprefix("torch.")
@@ -114,7 +115,7 @@ def read_dtype(dtype: str | None, origin: Origin) -> str | None:
 
 
 def batch_rows(batch_size: int | str, max_batch_size: int | None) -> int:
-    """How many rows run together; "auto", or "auto:4", leaves it to the model.
+    """How many rows run together; "auto" or "auto:4" leaves that to us.
 
     Raises:
         InputError: it is no such number.

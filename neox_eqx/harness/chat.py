@@ -9,7 +9,7 @@ from neox_eqx.text.named_template import NamedTemplate
 from neox_eqx.text.template import ChatTemplate, load_template
 
 _MARK = "IT GOES ON HERE "
-"""Its last character is gone where a template trims."""
+"""Stands where the assistant goes on; a template that trims texts takes its last space away."""
 
 
 class Chat:
@@ -27,7 +27,7 @@ class Chat:
 
     @property
     def source(self) -> str:
-        """What the harness keeps with its results."""
+        """The template's source, which the harness writes into its results."""
         own = self._template
         return repr(own) if isinstance(own, NamedTemplate) else own.source
 

@@ -1,4 +1,4 @@
-"""Texts that go on from the harness's contexts, up to the texts at which they end."""
+"""Continues the harness's contexts, up to the texts at which a task says they end."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -13,15 +13,15 @@ from neox_eqx.text.generator import TextGenerator
 from neox_eqx.tokenizer import Tokenizer, text_of
 
 _STRIDE = 16
-"""Tokens between two looks at whether every row of a batch has met a text to stop at."""
+"""How many tokens are generated between two checks of whether all rows have ended."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Continuation:
     """A request, and the texts at which its text ends.
 
-    The harness looks for them in what is generated alone, so they are no stop texts of generation,
-    which may begin in the context.
+    The harness looks for these in the generated text alone. Stop texts of generation may begin in
+    the context, and so are something else.
     """
 
     request: Request
@@ -31,7 +31,7 @@ class Continuation:
 def continue_texts(
     generator: TextGenerator, asked: Sequence[Continuation], *, batch_size: int
 ) -> Iterator[list[tuple[int, str | InputError]]]:
-    """Yields the indices and the texts, or why there is none, a batch at a time.
+    """Yields each index with its text, or with why it has none, a batch at a time.
 
     All batches run one program.
     """
@@ -59,7 +59,7 @@ def continue_texts(
 
 
 def _text(tokenizer: Tokenizer, row: Row, until: list[str]) -> str | InputError | None:
-    """The text of a row up to one of `until`, or why it has none; None while it goes on."""
+    """The text of a row up to one of `until`, or the row's error; None while the row goes on."""
     try:
         text = text_of(tokenizer, list(row.tokens))
     except InputError as error:

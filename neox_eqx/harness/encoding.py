@@ -17,7 +17,7 @@ class Encoding:
 
     tokenizer: Tokenizer
     prefix: int
-    """What stands before a text without a context."""
+    """The token that stands before a text without a context."""
     bos: int | None
     add_bos_token: bool | None
     """Whether BOS begins every text; where False, nothing does. None leaves it to the tokenizer."""

@@ -47,4 +47,4 @@ class Failures:
 
 
 FAILURES = Failures()
-"""Of this program, whose model the harness makes where nothing else sees it."""
+"""The program's one record: the harness makes the model, and nothing else can reach it."""

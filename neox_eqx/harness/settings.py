@@ -1,4 +1,4 @@
-"""What the harness says of the texts that it wants, as options of ours."""
+"""The harness's settings of generation as our options."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from neox_eqx.generation.options.generation_options import GenerationOptions
 from neox_eqx.generation.options.resolved_options import ResolvedOptions
 from neox_eqx.shown import shown
 
-# One text is asked for, of one row, and it ends at the harness's own texts.
+# The harness asks for one text a request, and looks for the end itself.
 _FIXED: dict[str, Any] = {"num_beams": 1, "num_samples": 1, "num_return_sequences": 1, "stop": ()}
 _OPTION_NAMES = {field.name for field in dataclasses.fields(GenerationOptions)} - _FIXED.keys()
 
@@ -19,7 +19,7 @@ _OPTION_NAMES = {field.name for field in dataclasses.fields(GenerationOptions)} 
 def read_settings(
     settings: dict[str, Any], end: str, defaults: Mapping[str, Any], *, seed: int
 ) -> tuple[ResolvedOptions, list[str]]:
-    """The options of a text, and the texts at which it ends, of which one is `end`.
+    """The options for a text, and the texts at which it ends, one of which is `end`.
 
     `settings` are the task's, those of `--gen_kwargs` among them, and `defaults` the object of the
     checkpoint's generation_config.json. The options have a `max_new_tokens` of their own.
@@ -28,7 +28,7 @@ def read_settings(
         InputError: a setting is unknown, not supported or out of its range.
     """
     if settings.get("do_sample") and settings.get("temperature") is None:
-        # As transformers takes it; the harness would make it 0.
+        # As in transformers; the harness would take 0.
         default = defaults.get("temperature")
         settings = {**settings, "temperature": 1.0 if default is None else default}
     given: dict[str, Any] = dict(normalize_gen_kwargs(settings))

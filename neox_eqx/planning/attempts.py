@@ -1,4 +1,4 @@
-"""Asks the compiling process for one program after the other."""
+"""Starts the compiling process, and asks it for one program after the other."""
 
 import importlib.util
 import json
@@ -12,7 +12,7 @@ from typing import Any
 
 from neox_eqx.errors import InputError
 
-# Where `make tpu-compiler` puts libtpu: out of sight of programs that would look for a TPU with it.
+# Where `make tpu-compiler` puts libtpu: elsewhere, programs would find it and look for a TPU.
 APART = Path(sys.prefix) / "tpu-compiler"
 
 
@@ -34,10 +34,10 @@ def environment() -> dict[str, str]:
     return os.environ | {
         "PYTHONPATH": os.pathsep.join(paths),
         "JAX_PLATFORMS": "cpu",
-        # It computes nothing on a TPU, so that it need not be alone, nor ask what TPU this is.
+        # It uses no TPU, so it need not be the only process, nor ask what TPU this is.
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
         "TPU_SKIP_MDS_QUERY": "1",
-        # How long it takes to compile is asked too.
+        # A cached program would say nothing of how long it takes to compile.
         "JAX_ENABLE_COMPILATION_CACHE": "false",
     }
 

@@ -78,7 +78,7 @@ def _decode(model: GPTNeoX, load: Workload, chip: Chip) -> tuple[Facts, int, int
 
 def _prefill(model: GPTNeoX, load: Workload, chip: Chip) -> tuple[Facts, int, int]:
     facts = prefill_facts(model, compile_prefill(model, load), chip)
-    # All that must move but the weights is what prefill leaves behind.
+    # What must move beside the weights is what prefill leaves behind: the cache.
     cache = facts.hbm_bytes_minimum - weights_read(model)
     return facts, facts.peak_bytes, cache
 
@@ -92,14 +92,14 @@ _known: dict[str, Any] = {}
 
 
 def _devices(topology: Topology) -> Any:
-    """Once each: devices of two descriptions do not go together."""
+    """The devices of a slice, described once: those of two descriptions do not mix."""
     if topology.name not in _known:
         _known[topology.name] = topology.devices()
     return _known[topology.name]
 
 
 def main() -> None:
-    # libtpu and the compiler write to stdout and stderr as they like; the answers do not.
+    # Answers have a stream of their own: libtpu writes to stdout and stderr as it likes.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for line in sys.stdin:

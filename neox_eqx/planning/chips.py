@@ -18,10 +18,10 @@ class Chip:
 
     rates: Rates
     hbm_bytes: int
-    """Of memory that the compiler lets a program use, which is less than what is built in; read
-    off its message for a program that is too large, libtpu 0.0.51."""
+    """The memory that the compiler lets a program use, less than what is built in; from the
+    message of libtpu 0.0.51 for a program that is too large."""
     largest: tuple[int, ...]
-    """The pod, a torus of so many chips in each dimension."""
+    """The whole pod: a torus with so many chips in each dimension."""
     compiler_options: tuple[tuple[str, Any], ...] = ()
 
     @property
@@ -50,7 +50,7 @@ class Topology:
 
     @classmethod
     def parse(cls, text: str) -> "Topology":
-        """Of a grid, v4:2x2x4, or of the name that such a slice is rented by, v4-32.
+        """The slice with this grid, v4:2x2x4, or with this name to rent it by, v4-32.
 
         Raises:
             InputError: no such chip or slice, or not a grid of its dimensions.

@@ -12,7 +12,7 @@ KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective
 
 @dataclass(frozen=True)
 class Collective:
-    """One that runs: `times` in all, once in each trip of the `loops` around it."""
+    """A collective that runs `times` in all: once in each trip of the `loops` around it."""
 
     name: str
     kind: str
@@ -27,8 +27,8 @@ class Collective:
     loops: tuple[int, ...]
     """The trip counts of the loops around it, the outermost first."""
     chain: str | None = None
-    """Of one that runs beside other work: the fusions that start it, go on with it and end it all
-    hold a copy, with the same numbers of a channel and a chain."""
+    """What joins the parts of a collective that runs beside other work: the fusions that start it,
+    go on with it and end it each hold a copy, with the same channel and chain numbers."""
     beside_work: bool = False
     """It runs while the chip computes something else."""
 
@@ -44,7 +44,7 @@ def collectives_of(
     loops: tuple[int, ...],
     devices: int,
 ) -> Iterator[Collective]:
-    """What `instruction` starts, itself or in a computation fused into it.
+    """The collectives that `instruction` starts, itself or in a computation fused into it.
 
     A `-done` starts nothing, and neither does a collective within groups of one chip.
     `devices` is the size of the group of a collective that names no groups.
@@ -79,14 +79,14 @@ def collectives_of(
 
 
 def _done(computation: Computation, instruction: Instruction) -> list[Instruction]:
-    """The instructions that have its results: itself, or those that wait for it."""
+    """The instructions that give its results: itself, or those that wait for it."""
     if not instruction.opcode.endswith("-start"):
         return [instruction]
     return [user for user in computation.users[instruction.name] if user.opcode.endswith("-done")]
 
 
 def _keeps_a_slice(called: Computation, instruction: Instruction) -> bool:
-    """Whether all that a fusion does with a sum is to take a slice, as the TPU's sums may."""
+    """Whether a fusion sums and keeps a slice alone, as a TPU's reduce-scatter does."""
     users = called.users[instruction.name]
     return bool(users) and all(user.opcode == "dynamic-slice" for user in users)
 

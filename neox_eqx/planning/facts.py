@@ -17,7 +17,7 @@ from neox_eqx.planning.message import Facts
 from neox_eqx.planning.program import Program, read_program
 from neox_eqx.planning.programs import Compiled
 
-# Between neighbours, whatever the payload: jax-ml.github.io/scaling-book, "TPUs".
+# The time between neighbouring chips, whatever the payload: jax-ml.github.io/scaling-book, "TPUs".
 HOP_SECONDS = 1e-6
 
 
@@ -57,7 +57,7 @@ def prefill_facts(model: GPTNeoX, compiled: Compiled, chip: Chip) -> Facts:
 
 
 def train_facts(compiled: Compiled, chip: Chip) -> Facts:
-    """Of one update, with the operations of a forward and a backward pass."""
+    """The facts of one update: a forward pass, a backward pass and the optimiser."""
     state, batch, _ = compiled.arguments
     model = state.model
     config, chips, tokens = model.config, _mesh(model).size, batch.tokens
@@ -76,7 +76,7 @@ def train_facts(compiled: Compiled, chip: Chip) -> Facts:
 
 
 def weights_read(model: GPTNeoX) -> int:
-    """Bytes of the weights on a chip but those of the embedding, of which only rows are read."""
+    """Bytes of a chip's weights, without an embedding of which only some rows are read."""
     embedding = 0 if model.embed_out is None else local_bytes(model.embed_in)
     return local_bytes(model) - embedding
 
@@ -92,7 +92,7 @@ def cache_bytes(compiled: Compiled) -> int:
 
 
 def growth_bytes(compiled: Compiled) -> int:
-    """What is in use while the cache of a decode step grows to its size: the smaller one too."""
+    """Bytes in use while the cache grows to its last size: the old one is there beside the new."""
     memory = compiled.program.memory_analysis()
     grown = [x for x in compiled.arguments if isinstance(x, State)]
     slots = grown[0].rows.slots if grown else 0
@@ -166,15 +166,15 @@ def _dtypes(collectives: Sequence[Collective]) -> dict[str, list[str]]:
 
 
 def _seconds(collective: Collective, chip: Chip) -> float:
-    """Of one execution: half way around the torus that its chips form, and what a chip sends.
+    """The least time of one execution: hops half way around the chips' torus, and sending.
 
-    A sum takes both twice: to add up shares, and to hand them out.
+    An all-reduce takes both twice: once to add up, once to hand out the sums.
     """
     size, dimensions = collective.group_size, chip.dimensions
     if collective.kind == "collective-permute":
         return HOP_SECONDS + collective.payload_bytes / chip.rates.ici_bandwidth
     rounds = 2 if collective.kind == "all-reduce" else 1
-    # Of the roundest torus; the small number makes up for a root such as 3.9999.
+    # As if the torus was a cube; the small number is for roots such as 3.9999.
     hops = max(1, dimensions * int(size ** (1 / dimensions) / 2 + 1e-9))
     sent = collective.payload_bytes * (size - 1) / size
     return rounds * (hops * HOP_SECONDS + sent / chip.rates.ici_bandwidth)

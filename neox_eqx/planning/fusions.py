@@ -1,4 +1,4 @@
-"""What a fusion touches: of its operands only what its results need, computed piece by piece."""
+"""What a fusion reads and writes: of its operands only what its results need."""
 
 from dataclasses import dataclass
 
@@ -27,7 +27,7 @@ class Fusions:
     def _share(
         self, called: Computation, value: Instruction, of_root: float, in_place: set[str]
     ) -> float:
-        """How much of a value in a fusion is read, where `of_root` of its results are."""
+        """The share of a value that is read, where the share `of_root` of the results is."""
         share = of_root if value is called.root else 0.0
         for user in called.users[value.name]:
             for position, name in enumerate(user.operands):
@@ -71,7 +71,7 @@ class Fusions:
 
 
 def _written(called: Computation, leaf: Instruction, in_place: set[str]) -> int:
-    """What of a result is written: all, or the updates of one that stays in its place."""
+    """The bytes of a result that are written: all, or where it stays in place its updates."""
     whole = sum(shape.bytes for shape in leaf.shapes)
     updates = 0
     while leaf.name in in_place or leaf.opcode == "bitcast":

@@ -28,7 +28,7 @@ class Instruction:
     operands: tuple[str, ...]
     """The names of the instructions whose results it takes."""
     literal: str
-    """What stands between the parentheses: the number of a parameter, the value of a constant."""
+    """The text between the parentheses: a parameter's number, a constant's value."""
     attributes: str
 
     @property
@@ -78,7 +78,7 @@ class Computation:
 
     @cached_property
     def users(self) -> dict[str, list[Instruction]]:
-        """For each name the instructions that take its result, one that takes it twice once."""
+        """For each name the instructions that take its result, each listed once."""
         users: dict[str, list[Instruction]] = {name: [] for name in self.instructions}
         for instruction in self:
             for name in dict.fromkeys(instruction.operands):

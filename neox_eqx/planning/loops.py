@@ -1,4 +1,4 @@
-"""How often the loops of a program run, as far as its text tells.
+"""How often the loops of a program run, where its text tells.
 
 The compiler writes a loop over layers as a `while` that carries a tuple. Its condition compares
 one element of the tuple with a bound, and its body passes that element on with a constant added.
@@ -39,7 +39,7 @@ class Loops:
         object.__setattr__(self, "_callers", callers)
 
     def trips(self, loop: Instruction) -> int | None:
-        """How often the body of a `while` runs, or None where only its data tell."""
+        """How often the body of a `while` runs, or None where that depends on data."""
         known = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.attributes)
         if known:
             return int(known[1])
@@ -57,7 +57,7 @@ class Loops:
         return None
 
     def _count(self, loop: Instruction, counter: int, compare: str, bound: int) -> int | None:
-        """Trips of a loop while its element `counter` compares so with `bound`."""
+        """The trips of a loop that runs while `compare` holds between `counter` and `bound`."""
         outer, _ = self._callers[loop.called("body")]
         start = self._constant(_Value(outer, outer[loop.operands[0]], counter))
         step = self._step(loop, counter)
@@ -86,7 +86,7 @@ class Loops:
         return step if new.instruction.opcode == "add" else -step
 
     def _constant(self, value: _Value) -> int | None:
-        """The number that a value is, where it is a constant, through loops that pass it on."""
+        """The value of a constant, also where loops only pass it on; else None."""
         origin = self._origin(value)
         if origin.instruction.opcode == "constant":
             return int(origin.instruction.literal) if _is_whole(origin.instruction) else None
@@ -101,12 +101,12 @@ class Loops:
         return self._constant(_Value(outer, outer[loop.operands[0]], origin.element))
 
     def _counter(self, value: _Value, loop: Instruction) -> int | None:
-        """Which element of the tuple that `loop` carries a value is, if it is one."""
+        """The index of a value in the tuple that `loop` carries, if it is in there."""
         origin = self._origin(value)
         return origin.element if self._loop_of(origin) is loop else None
 
     def _loop_of(self, origin: _Value) -> Instruction | None:
-        """The loop whose carried tuple, or element of it, a value is."""
+        """The loop that carries a value, as its tuple or as an element of it."""
         if origin.instruction.opcode == "while":
             return origin.instruction
         if origin.instruction.opcode != "parameter":

@@ -71,12 +71,12 @@ def _form(name: str | None) -> Form | None:
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """Of one chip; of decode, what one step does, which is one token for every row."""
+    """What a program does and takes on one chip; decode is one step, a token for every row."""
 
     all_reduce_per_layer: float
-    """Of the loop over the layers; 0 where the compiler has none, for a single layer."""
+    """In the loop over the layers; 0 where there is no loop, as with a single layer."""
     all_reduce: int
-    """How often they run, as the other collectives are counted."""
+    """How often all-reduces run in all; the other collectives are counted so too."""
     all_gather: int
     reduce_scatter: int
     all_to_all: int
@@ -85,10 +85,10 @@ class Facts:
     """The payload that all of them sum or move."""
     hbm_bytes: int
     hbm_bytes_minimum: int
-    """Each weight and each key and value once, read or written."""
+    """The least that must move: each weight, key and value once."""
     hbm_ratio: float
     flops: float
-    """That the model asks for, not counting what is computed twice."""
+    """The operations that the model needs, without any that are done twice."""
     bound_seconds: float
     """What the chip's rates allow at best, no prediction: the longest of what overlaps (memory,
     matrices, and collectives that run beside other work), and then the collectives that the
@@ -98,12 +98,12 @@ class Facts:
     links_seconds: float
     temp_bytes: int
     peak_bytes: int
-    """Of memory: arguments, results and temporaries."""
+    """The memory of arguments, results and temporaries."""
     cache_aliased: bool
-    """The keys and values, or in training the state, are written where they lie."""
+    """Whether the keys and values, or in training the state, are written in place."""
     compile_seconds: float
     dtypes: dict[str, list[str]]
-    """Of what each kind of collective moves, where that is a megabyte or more."""
+    """The dtypes that each kind of collective moves, in payloads of a megabyte or more."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,10 +113,10 @@ class Answer:
     bytes: int
     """The most memory that is in use at any time, or would be."""
     weights_bytes: int
-    """Of a model to generate with; in training, of the whole state."""
+    """The bytes of the weights, or in training of the whole state."""
     cache_bytes: int = 0
     facts: Facts | None = None
-    """None of a program that the compiler refuses, as it is larger than the chip's memory."""
+    """None where the compiler refuses the program as larger than the chip's memory."""
 
     def to_json(self) -> dict[str, Any]:
         if self.facts is None:

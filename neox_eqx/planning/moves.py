@@ -32,7 +32,7 @@ class Moves:
     computations: dict[str, Computation]
 
     def from_hbm(self, computation: Computation, value: Instruction, at_least: int) -> bool:
-        """Whether `value` only moves, and `at_least` so many bytes of HBM into its result.
+        """Whether `value` only moves data, `at_least` so many bytes, from HBM into its result.
 
         They come straight, or by way of another memory into which they were only moved.
         """
@@ -60,7 +60,7 @@ class Moves:
 
 
 def _joins(called: Computation, instruction: Instruction) -> bool:
-    """Whether it puts arrays side by side, which the TPU does as the maximum of padded ones."""
+    """Whether it concatenates arrays, which a TPU does as the maximum of padded ones."""
     if instruction.opcode in ("convert", "bitcast", "maximum"):
         return all(_joins(called, operand) for operand in called.operands(instruction))
     return instruction.opcode == "pad"

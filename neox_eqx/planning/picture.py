@@ -16,7 +16,7 @@ _PARTS = {_WEIGHTS: "#3b6ea5", _CACHE: "#e1a33a", _REST: "#b7b7b7"}
 _MARKS = {"decode": "o", "prefill": "s", "train": "^"}
 _COLOURS = ("#3b6ea5", "#c1532f", "#3f8f5b", "#7d5ba6", "#8a6d3b", "#4d4d4d")
 _STRIDE = 2.4
-"""From one topology's bars to the next, in bars."""
+"""The distance from one topology's bars to the next, in widths of a bar."""
 
 
 def draw(name: str, plans: list[Plan], path: Path) -> None:
@@ -25,7 +25,7 @@ def draw(name: str, plans: list[Plan], path: Path) -> None:
 
 
 def picture(name: str, plans: list[Plan]) -> Figure:
-    # A topology takes as much room as the text below its bars.
+    # Wide enough for the text below each topology's bars.
     figure = Figure(figsize=(max(12, 6 + 1.7 * len(plans)), 4.8), layout="constrained")
     widths = [max(6, 1.7 * len(plans)), 6]
     memory, roofline = figure.subplots(1, 2, width_ratios=widths)

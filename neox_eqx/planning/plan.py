@@ -14,7 +14,7 @@ from neox_eqx.sizes import size_text
 
 GB = 1e9
 MOST_ROWS = 1024
-"""More are not tried for: the compiler would take minutes, and more chips be of more use."""
+"""Larger batches are not tried: the compiler would take minutes, and more chips would help more."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Tried:
     facts: Facts | None
     """None where it does not fit."""
     weights_bytes: int = 0
-    """Of a model to generate with; in training, of the whole state."""
+    """The bytes of the weights, or in training of the whole state."""
     cache_bytes: int = 0
 
     @property
@@ -48,9 +48,9 @@ class Plan:
     meshes: list[Tried]
     """The first program on every mesh that was tried."""
     largest_batch_size: int | None = None
-    """That fits at these lengths, of those that were compiled for; at most `MOST_ROWS`."""
+    """The largest batch that was tried and fits at these lengths; at most `MOST_ROWS`."""
     largest_length: int | None = None
-    """Positions of a row, prompt and text, that fit at this batch size; at most the model's."""
+    """Positions of the longest rows that were tried and fit; at most the model's context."""
 
     @property
     def fits(self) -> bool:
@@ -148,11 +148,11 @@ def _attempt(
 
 
 def _larger_batches(plan: Plan) -> Iterator[Wish]:
-    """Guesses, the largest first."""
+    """Wishes for larger batches that might fit, the largest first."""
     wish = plan.wish
     asked = Arrangement.parse(plan.mesh)
     data = asked.data or (wish.topology.count // (asked.model or 1))
-    # What was compiled for has whole rows on each part of the data axis.
+    # Programs are compiled for batches that divide over the data axis.
     rows = min((wish.batch_size + -wish.batch_size % data) * _room(plan), MOST_ROWS)
     step = data * (8 if rows >= 16 * data else 1)
     for share in (1.0, 0.95, 0.9, 0.8):
@@ -162,7 +162,7 @@ def _larger_batches(plan: Plan) -> Iterator[Wish]:
 
 
 def _longer_rows(plan: Plan) -> Iterator[Wish]:
-    """Guesses, the longest first, with the same share of prompt and text."""
+    """Wishes for longer rows that might fit, the longest first, with as large a share of prompt."""
     wish = plan.wish
     longest = min(wish.config.context_length, int(wish.positions * _room(plan)))
     for share in (1.0, 0.9, 0.75, 0.6):
@@ -175,7 +175,7 @@ def _longer_rows(plan: Plan) -> Iterator[Wish]:
 
 
 def _room(plan: Plan) -> float:
-    """How many times as much would fit, if what is no weight grows in proportion."""
+    """How many times the workload would fit, if all memory but the weights grows with it."""
     limit = plan.wish.topology.chip.hbm_bytes
     return min(
         (limit - each.weights_bytes) / (each.bytes - each.weights_bytes)
@@ -193,7 +193,7 @@ def _no_mesh(wish: Wish) -> str:
 
 
 def _reason(plan: Plan) -> str:
-    """Why this mesh: once all of its programs are known, and the first one of the others."""
+    """Why this mesh was chosen; of the other meshes only the first program is known."""
     if not plan.fits:
         return "needs the least memory, and does not fit"
     if plan.wish.mesh != "auto":

@@ -34,7 +34,7 @@ class Cost:
     name: str
     opcode: str
     read_bytes: int
-    """By one execution, as is `written_bytes`."""
+    """In one execution, as `written_bytes` are."""
     written_bytes: int
     times: int
     description: str
@@ -72,7 +72,7 @@ class Program:
         return Program(self.computations, open_ended[0].called("body"), self.devices)
 
     def collectives(self) -> list[Collective]:
-        """Those that one execution runs, in the order in which they start.
+        """The collectives that one execution runs, in the order in which they start.
 
         Raises:
             InputError: the trip count of a loop is not known; `loop_body()` is one trip of it.
@@ -111,7 +111,7 @@ class Program:
         )
 
     def copies(self, at_least: int) -> list[Cost]:
-        """What only moves data within HBM, and writes `at_least` so many bytes at a time.
+        """The instructions that only move data within HBM, `at_least` so many bytes at a time.
 
         Copies, transpositions, changes of layout or type, and whole arrays written into others,
         whether straight or by way of the vector memory. Sorted as `hbm_by_instruction()`.
@@ -129,7 +129,7 @@ class Program:
         return sorted(found, key=lambda cost: -cost.bytes)
 
     def runs(self) -> Iterator[Run]:
-        """What one execution runs; of a conditional, every branch."""
+        """The instructions that one execution runs; every branch of a conditional counts."""
         yield from self._runs(self.computations[self.start], (), Loops(self.computations))
 
     def _runs(

@@ -28,7 +28,7 @@ from neox_eqx.training.update.step import train_step
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """A program, what it takes (as shapes), and how long the compiler took."""
+    """A compiled program, the shapes of its arguments, and the seconds that compiling took."""
 
     program: Any
     arguments: tuple[Any, ...]
@@ -50,7 +50,7 @@ def compile_prefill(model: GPTNeoX, load: Workload) -> Compiled:
 
 
 def compile_decode(model: GPTNeoX, load: Workload) -> Compiled:
-    """The step of the last tokens, when the cache has grown to its full length."""
+    """The decode step for the last tokens, when the cache has its full length."""
     arguments = _prefill_arguments(model, load)
     prompt, state = jax.eval_shape(prefill, *arguments)
     while state.rows.slots < load.gen_len:
@@ -63,7 +63,7 @@ def compile_decode(model: GPTNeoX, load: Workload) -> Compiled:
 def abstract_update(
     config: GPTNeoXConfig, mesh: Mesh, dtype: str, load: Workload
 ) -> tuple[TrainState, Batch, Recipe]:
-    """What an update of all parameters by a batch of texts of `prompt_len` tokens takes."""
+    """The arguments of an update of all parameters by a batch of texts of `prompt_len` tokens."""
     recipe = Recipe(steps=1, compute_dtype=dtype)
     return *abstract_step(config, mesh, recipe, _rows(load, mesh), load.prompt_len), recipe
 
@@ -95,7 +95,7 @@ def _compile(function: Any, *arguments: Any, **static: Any) -> Compiled:
 
 
 def _on_mesh(tree: Any, mesh: Mesh | None) -> Any:
-    """Shapes placed as the loop constrains what it carries."""
+    """Shapes with the shardings that the loop gives to what it carries."""
     assert mesh is not None
 
     def of(x: Segment | jax.ShapeDtypeStruct) -> Any:

@@ -14,10 +14,10 @@ from neox_eqx.sizes import size_text
 
 Row = tuple[str, Callable[[Plan], str]]
 Column = list[list[str]]
-"""A cell a row, of so many lines."""
+"""A cell for each row of the table, as its lines."""
 _WIDEST = 100
 UNKNOWN = "-"
-"""Of a program that does not fit."""
+"""Stands for the numbers of a program that does not fit."""
 
 
 def table(name: str, plans: list[Plan]) -> str:
@@ -143,7 +143,7 @@ def _memory(train: bool) -> list[Row]:
 
 
 def lines_of_mesh(mesh: str) -> str:
-    """A mesh broken where it is long."""
+    """A mesh in words, on several lines."""
     return mesh.replace(",heads", "\nheads").replace(",layout", "\nlayout")
 
 

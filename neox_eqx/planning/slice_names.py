@@ -19,13 +19,13 @@ _SQUARES = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8"}
 _SQUARES |= {128: "8x16", 256: "16x16"}
 _WITHIN_A_CUBE = {4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4"}
 _CUBE = 4
-"""Larger slices are of whole cubes of so many chips a side."""
+"""Chips on each side of the cubes that larger slices are made of."""
 _MOST_CUBES = 7
-"""A side: the longest of a v5p pod is 28 chips."""
+"""Cubes on a side: the longest side of a v5p pod has 28 chips."""
 
 
 def topology_of(name: str) -> str | None:
-    """v4:2x2x4 for v4-32; None of what has not the form of such a name.
+    """v4:2x2x4 for v4-32; None where `name` has another form.
 
     Raises:
         InputError: there is no slice of this name, or none that can be planned for.

@@ -1,4 +1,4 @@
-"""Parts of arrays: what takes a part, and what writes over one in its place."""
+"""Instructions that read or overwrite only a part of an array."""
 
 import re
 
@@ -7,7 +7,7 @@ from neox_eqx.planning.shapes import Shape
 
 SLICES = {"slice", "dynamic-slice", "gather"}
 UPDATES = {"dynamic-update-slice": 1, "scatter": 2}
-"""Which operand holds what is written over a part of the first one."""
+"""The number of the operand that is written over a part of the first operand."""
 
 DECLARED_ALIAS = re.compile(r"\{(\d*)\}: \((\d+), \{\}\)")
 _OWN_ALIASES = re.compile(r'\{"indices":\[([^\]]*)\]\}')
@@ -30,7 +30,7 @@ def rereads(computation: Computation, update: Instruction) -> bool:
 
 
 def overwritten(instruction: Instruction) -> dict[int, int]:
-    """The numbers of the results that take the place of operands, with those of the operands."""
+    """The numbers of results that share an operand's buffer, each with the operand's number."""
     if instruction.opcode in UPDATES:
         return {0: 0}
     count = len(instruction.operands)

@@ -67,7 +67,7 @@ class Wish:
         return ("train",) if self.train else ("decode", "prefill")
 
     def meshes(self) -> list[str]:
-        """Those to try, in the form that `load` and `neox-eqx generate` take.
+        """The meshes to try, in the form that `load` and `neox-eqx generate` take.
 
         They have all chips and, if that can be, weights that leave room for more. Heads are added
         where that makes them divide, if they become half as many again at most.
@@ -95,7 +95,7 @@ class Wish:
         return [mesh for layout in layouts for mesh in found[layout][:TRIED]]
 
     def _training_meshes(self) -> list[str]:
-        """Parameters are spread over all chips; a smaller model axis sums less between them."""
+        """The meshes to try for training, the smallest model axis first: it sums the least."""
         common = (self.config.num_attention_heads, self.config.intermediate_size)
         sizes = [
             model
@@ -108,7 +108,7 @@ class Wish:
         ]
 
     def weight_bytes(self) -> int:
-        """About; what is not quantised is small."""
+        """The weights' size, about: what is not quantised is small."""
         size: float = 2 if self.dtype == "bfloat16" else 4
         if self.quantize:
             row = jax.ShapeDtypeStruct((1, self.config.hidden_size), jnp.float32)

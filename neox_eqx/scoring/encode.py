@@ -15,7 +15,7 @@ Text = str | tuple[str, str]
 
 
 def prefix_token(generator: TextGenerator) -> int | None:
-    """What stands before a completion that has no prompt: BOS, or EOS where there is none."""
+    """The token before a completion without a prompt: BOS, or EOS where there is no BOS."""
     bos = bos_token_id(generator.defaults, generator.model.config)
     return next(iter(generator.eos_token_ids), None) if bos is None else bos
 
@@ -36,7 +36,7 @@ def encode_texts(generator: TextGenerator, texts: Sequence[Text]) -> list[Pair]:
     """What `encode_text` makes of each.
 
     Raises:
-        InputError: with the number of the text that cannot be scored.
+        InputError: a text cannot be scored; the message has its number.
     """
     pairs = []
     for number, text in enumerate(texts, 1):
@@ -50,10 +50,9 @@ def encode_texts(generator: TextGenerator, texts: Sequence[Text]) -> list[Pair]:
 def encode_text(generator: TextGenerator, text: Text) -> Pair:
     """The tokens of a text after its first, or those of a completion after its prompt.
 
-    A completion is what the prompt and it, as one text, have beyond the tokens of the prompt
-    alone. Spaces at the end of the prompt count as the beginning of the completion, since most
-    vocabularies have them in one token with the word that follows. So does
-    lm-evaluation-harness.
+    Prompt and completion are tokenized as one text, and the completion has the tokens that the
+    prompt alone does not have. As in lm-evaluation-harness, spaces at the end of the prompt belong
+    to the completion: most vocabularies have them in one token with the word that follows.
 
     Raises:
         InputError: there is nothing to score, or the model has no room for it.

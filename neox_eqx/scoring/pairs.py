@@ -1,4 +1,4 @@
-"""Token ids after a context, many of them, scored in batches of similar length."""
+"""Scores token ids after a context, in batches of similar length."""
 
 import dataclasses
 from collections.abc import Collection, Iterator, Sequence
@@ -19,7 +19,7 @@ from neox_eqx.sharding.rules import constrain
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """One of the likeliest tokens in a place."""
+    """One of the likeliest tokens at a position."""
 
     token: int
     probability: float
@@ -27,13 +27,13 @@ class Candidate:
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """Tokens to score, and those that they follow, of which there is one at least."""
+    """Tokens to score, and the context before them, of one token at least."""
 
     context: tuple[int, ...]
     tokens: tuple[int, ...]
 
     def check(self, vocab_size: int, positions: int) -> None:
-        """Raises unless a model with so many positions can score it.
+        """Checks that a model with so many positions can score it.
 
         Raises:
             InputError: it has no context or is too long, or an id is not in the vocabulary.
@@ -56,14 +56,14 @@ class Pair:
 
 @dataclasses.dataclass(frozen=True)
 class PairScore:
-    """Of each token of a pair: its log-probability, whether it is the likeliest, and which are."""
+    """For each token: its log-probability, whether it is the likeliest, and which tokens are."""
 
     logprobs: tuple[float, ...]
     are_greedy: tuple[bool, ...]
     candidates: tuple[tuple[Candidate, ...], ...]
     """The likeliest first; empty where none were asked for."""
     error: str | None = None
-    """Why some log-probability is no number, which is -inf then."""
+    """Why some log-probabilities are no numbers; they are -inf then."""
 
 
 def score_pairs(
@@ -77,11 +77,11 @@ def score_pairs(
     """Yields the pairs' indices and scores, a batch at a time, the longest pairs first.
 
     Pairs must have passed `check`. Where the model's logits are no numbers, a pair fails alone.
-    Those that are `done`, by their indices, are left out, and run only where another of their
-    batch is not: what runs together decides the last bits.
+    Pairs that are `done`, by their indices, are left out. They still run where another of their
+    batch is not done, since what runs together decides the last bits.
     """
     order = sorted(range(len(pairs)), key=lambda index: -_length(pairs[index]))
-    # The last and shortest batch is filled up, which takes less than to compile for its size.
+    # The last and shortest batch is filled up: compiling for its size would take longer.
     rows = min(batch_size, len(order))
     rows += -rows % (model.mesh.shape["data"] if model.mesh else 1)
     for start in range(0, len(order), batch_size):
@@ -131,7 +131,8 @@ def _pair_score(scores: Scores, own: slice) -> PairScore:
 def _failed(score: PairScore, dtype: jnp.dtype) -> PairScore:
     """The score with -inf for tokens that the model gives no number.
 
-    The mask of attention multiplies NaN by 0, which leaves NaN for the tokens before it too.
+    Tokens before a NaN get no number either: attention multiplies what it masks by 0, and 0 times
+    NaN is NaN.
     """
     are_numbers = np.isfinite(score.logprobs)
     return PairScore(

@@ -34,10 +34,9 @@ class TextScore:
     is_greedy: bool
     """Whether each of these is the one that the model finds likeliest."""
     candidates: tuple[tuple[Candidate, ...] | None, ...] | None
-    """For each token the likeliest in its place, the likeliest first, if they were asked for."""
+    """For each position the likeliest tokens, the likeliest first, if they were asked for."""
     error: str | None = None
-    """Why the text failed, alone or among others: a log-probability is no number, which is -inf
-    here."""
+    """Why the text failed: a log-probability is no number, and is -inf here."""
 
 
 def score_texts(
@@ -84,7 +83,7 @@ def text_scores(
     top_candidates: int,
     done: Collection[int] = (),
 ) -> Iterator[tuple[int, TextScore]]:
-    """The index and the score of each text, a batch of similar length after another.
+    """The index and the score of each text, batch by batch of similar length.
 
     `pairs` are the texts encoded; those that are `done`, by their indices, are left out.
 
@@ -102,7 +101,7 @@ def text_scores(
 
 
 def _text_score(pair: Pair, score: PairScore, is_whole: bool, has_candidates: bool) -> TextScore:
-    """Of a whole text, the context in the pair is its own first token."""
+    """The score of a text; the context in the pair of a whole text is its own first token."""
     first: tuple[None, ...] = (None,) if is_whole else ()
     return TextScore(
         prompt_tokens=None if is_whole else pair.context,

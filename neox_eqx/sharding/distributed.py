@@ -23,12 +23,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from neox_eqx.errors import InputError
 
-# Seconds. Python and JAX may start this much later on one host than on another.
+# Seconds that Python and JAX may take longer to start on one host than on another.
 _START = 60
-# A process that says nothing for so long has failed, and the others end. podrun, which can name
-# the host, notices one that is cut off before that.
+# Seconds after which a silent process counts as failed, and the others end. podrun notices a host
+# that is cut off sooner, and can name it.
 _SILENCE = 20
-# A process that has finished waits so long for the others to finish.
+# Seconds that a finished process waits for the others.
 _FINISH = 30
 
 _MESSAGE_BYTES = 2000
@@ -46,7 +46,7 @@ def initialize() -> None:
     Raises:
         InputError: podrun's variables, or what a scheduler says, make no sense.
     """
-    # JAX would take SIGTERM for itself, as a warning of preemption, and the program go on.
+    # With it JAX would take SIGTERM as a warning of preemption, and the program would go on.
     jax.config.update("jax_enable_preemption_service", False)
     coordinator, count, number = _from_podrun()
     waiting = threading.Timer(_START - 5, _say_that_others_are_missing, [coordinator])
@@ -54,7 +54,7 @@ def initialize() -> None:
     waiting.start()
     try:
         with warnings.catch_warnings():
-            # Of a machine in Kubernetes that is no pod of ours.
+            # JAX warns so on a machine in Kubernetes that is no pod of ours.
             warnings.filterwarnings("ignore", "(?s).*Kubernetes environment detected")
             jax.distributed.initialize(
                 coordinator,
@@ -100,13 +100,12 @@ def _let_only_the_first_print() -> None:
 
 
 def on_every_host(main: Callable[[Options], None]) -> Callable[[Options], None]:
-    """`main` as a process of a pod runs it, after it joined the others."""
+    """`main` for a process of a pod: it joins the others first, and waits for them at the end."""
 
     def joined(options: Options) -> None:
         initialize()
         main(options)
-        # However long one takes to finish, the others wait for it here, and not at exit, where
-        # they would give up.
+        # The others wait here for the slowest, however long it takes; at exit they would give up.
         wait_for_all()
 
     return joined
@@ -115,12 +114,12 @@ def on_every_host(main: Callable[[Options], None]) -> Callable[[Options], None]:
 def _from_podrun() -> tuple[str, int, int] | tuple[None, None, None]:
     names = ("PODRUN_COORDINATOR", "PODRUN_NUM_PROCESSES", "PODRUN_PROCESS_ID")
     given = [os.environ.get(name) for name in names]
-    # A TPU numbers its hosts by itself, and its numbers are those of its devices.
+    # A TPU has numbers for its hosts, and those of its devices follow them.
     on_tpu = importlib.util.find_spec("libtpu") and glob.glob("/dev/accel*")
     if on_tpu or given == [None] * 3:
         return None, None, None
     coordinator, count, number = given
-    # Of a few digits: Python reads no number of thousands of them.
+    # A few digits only: Python refuses to read thousands of them.
     is_number = [text and text.isdecimal() and len(text) < 10 for text in (count, number)]
     if not (coordinator and count and number and all(is_number)):
         each = zip(names, given, strict=True)
@@ -136,7 +135,7 @@ def is_first() -> bool:
 
 @contextlib.contextmanager
 def agreed() -> Iterator[None]:
-    """Either the block succeeds in every process, or the first one's InputError is everyone's.
+    """The block succeeds in every process, or all raise the InputError of the first that failed.
 
     Raises:
         InputError: with the host and the number of the process where there are several.
@@ -156,10 +155,10 @@ def agreed() -> Iterator[None]:
 
 
 def check_equal(what: str, value: object) -> None:
-    """Raises where processes hold different values, as host files of the same name may.
+    """Checks that all processes hold the same value, by its `repr`: files of hosts may differ.
 
     Raises:
-        InputError: names the hosts that differ from the first. `repr` decides.
+        InputError: names the hosts that differ from the first.
     """
     if jax.process_count() == 1:
         return
@@ -176,8 +175,8 @@ def check_equal(what: str, value: object) -> None:
 def wait_for_all() -> None:
     """Returns when every process is here, and all that its devices had to do is done.
 
-    JAX's own barrier waits for the first device of a process alone. Another might still be
-    connecting to one of a process that by then has ended, and wait for it for ever.
+    JAX's own barrier waits for the first device of each process alone. Another device might still
+    be connecting to a process that has ended by then, and would wait for ever.
     """
     if jax.process_count() == 1:
         return
@@ -188,12 +187,12 @@ def wait_for_all() -> None:
 
 
 def broadcast(value: np.ndarray) -> np.ndarray:
-    """The first process's value, in every process; of the same shape in all."""
+    """The first process's value, in every process; all give one of the same shape."""
     return np.asarray(multihost_utils.broadcast_one_to_all(value))
 
 
 def _gather(text: str) -> list[tuple[str, str]]:
-    """Each process by host and number, and its text, cut to what fits."""
+    """For each process its host and number, and its text, cut to what fits."""
     lines = f"{socket.gethostname()} (process {jax.process_index()})\n{text}".encode()
     data = lines[:_MESSAGE_BYTES].ljust(_MESSAGE_BYTES, b"\0")
     gathered = np.asarray(multihost_utils.process_allgather(np.frombuffer(data, np.uint8)))

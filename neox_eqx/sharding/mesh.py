@@ -16,15 +16,16 @@ from neox_eqx.shown import shown
 
 AXES = ("data", "model")
 
-# Of a device's memory, what its share of the weights may take: the rest is for the cache.
+# The share of a device's memory that its weights may take, chosen to leave the rest for the cache.
 _WEIGHT_SHARE = 0.6
 
 
 @dataclasses.dataclass(frozen=True)
 class Arrangement:
-    """What `data=2,model=4` asks for; what is not named is None, or as most models have it.
+    """What `data=2,model=4` asks for; an axis that is not named is None.
 
-    `heads` are the model's own and some that do nothing, added so that they divide over model.
+    `heads` counts the model's own heads and added ones that do nothing, so that they divide over
+    the model axis.
     `layout` is one of `rules.LAYOUTS`.
     """
 
@@ -112,7 +113,7 @@ def make_mesh(
 
 
 def checked_mesh(config: GPTNeoXConfig, mesh: Mesh) -> Mesh:
-    """A mesh of the user's own, for the compiler to place what lies on it.
+    """A mesh that the user made, with axes along which the compiler shards by itself.
 
     Raises:
         InputError: its axes are others, or do not divide the model.
@@ -145,7 +146,7 @@ def _model_size(config: GPTNeoXConfig, fitting: list[int], devices: list[jax.Dev
 
 
 def _weight_bytes(config: GPTNeoXConfig) -> int:
-    """In bfloat16, which is what accelerators run; the norms and biases are too small to count."""
+    """The weights' bytes in bfloat16, as on accelerators, without the small norms and biases."""
     layer = 4 * config.hidden_size**2 + 2 * config.hidden_size * config.intermediate_size
     ends = 2 * config.vocab_size * config.hidden_size
     return 2 * (config.num_hidden_layers * layer + ends)

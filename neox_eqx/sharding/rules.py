@@ -8,7 +8,7 @@ import jax
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-# The tables. An axis that is not in one is whole on every device.
+# Tables from a logical axis to the mesh's; along an axis that is not in one an array is whole.
 RULES = {
     "batch": "data",
     "rows": "data",
@@ -21,8 +21,8 @@ RULES = {
 # Pope et al. 2022, arXiv:2211.05102, call it 2D weight-stationary.
 RULES_2D = {"rows": "data", "embed": "data", "heads": "model", "mlp": "model", "vocab": "model"}
 LAYOUTS = {"1d": RULES, "2d": RULES_2D}
-# In training a parameter, with its gradient and its moments, is spread over the rows' axis too,
-# and gathered from there for the time that its layer needs it.
+# In training a parameter, its gradient and its moments are split along the data axis too, and the
+# parameter is gathered while its layer needs it.
 TRAINING_RULES = RULES | {"embed": "data"}
 
 Tree = TypeVar("Tree")
@@ -44,9 +44,9 @@ class Placed(eqx.Module):
 def sharding(
     mesh: Mesh, shape: tuple[int, ...], axes: Axes, rules: Mapping[str, str] = RULES
 ) -> NamedSharding:
-    """Where an array lies whose last dimensions have these axes; those before are whole.
+    """The sharding of an array whose last dimensions have these axes; those before are whole.
 
-    A dimension that its mesh axis does not divide is whole too: a vocabulary of 50,277.
+    A dimension that its mesh axis does not divide is whole too, as a vocabulary of 50,277 may be.
     """
     names: list[str | None] = [None] * (len(shape) - len(axes))
     for size, axis in zip(shape[len(names) :], axes, strict=True):

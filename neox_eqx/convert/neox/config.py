@@ -10,8 +10,8 @@ from neox_eqx.errors import InputError
 from neox_eqx.shown import shown
 from neox_eqx.small_files import read_json
 
-# Their names of the settings that Hugging Face has too, with EleutherAI's own defaults: a model
-# whose settings do not say rotates whole heads and has sequential residuals.
+# EleutherAI's names of settings, with Hugging Face's name of each and EleutherAI's default: a model
+# whose settings are silent rotates whole heads and has sequential residuals.
 _SAME = {
     "num_layers": ("num_hidden_layers", None),
     "hidden_size": ("hidden_size", None),
@@ -76,10 +76,10 @@ def check_intermediate_size(where: Path, settings: Mapping[str, Any], size: int)
     """Refuses settings whose MLP has another width than the tensors.
 
     Raises:
-        InputError: naming both.
+        InputError: they differ; the message has both.
     """
     told = settings.get("intermediate_size")
-    # EleutherAI rounds it up to a multiple, twice that so that a gated MLP could halve it.
+    # EleutherAI rounds it up to a multiple of twice this, so that a gated MLP could halve it.
     multiple = settings.get("mlp_multiple_of", 1)
     step = 2 * multiple if isinstance(multiple, int) and multiple > 0 else 2
     if isinstance(told, int) and size not in (told, -(-told // step) * step):
@@ -89,7 +89,7 @@ def check_intermediate_size(where: Path, settings: Mapping[str, Any], size: int)
 
 
 def published(path: Path, config: GPTNeoXConfig) -> dict[str, Any]:
-    """A config.json that stands beside the checkpoint, if it is one of this model.
+    """The config.json that stands beside the checkpoint, which must be of this model.
 
     It tells what settings do not: the ids of the special tokens and which gelu is meant.
 
@@ -115,7 +115,7 @@ def published(path: Path, config: GPTNeoXConfig) -> dict[str, Any]:
 def settings_of(where: Path, config: GPTNeoXConfig) -> dict[str, Any]:
     """The settings of a run whose model has this architecture.
 
-    What EleutherAI's older versions do not know is left out where it is their default.
+    Settings that EleutherAI's older versions do not know are left out at their defaults.
 
     Raises:
         InputError: their models have no such rotary embedding or activation.

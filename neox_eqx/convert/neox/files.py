@@ -34,8 +34,8 @@ Tensors = Mapping[tuple[int, str], Entry]
 class Ranks:
     """The tensors of all ranks of tensor parallelism, and what is known of the run beside them.
 
-    `arguments` are those that the states hold, which is rarely all. `where` gives the file in
-    which a rank has, or would have, a module.
+    `arguments` are the settings that the states hold, rarely all of them. `where` gives the file
+    in which a rank has a module, or would have it.
     """
 
     tensors: tuple[Tensors, ...]
@@ -52,8 +52,8 @@ class Ranks:
 def find_step(directory: Path) -> tuple[Path, Path] | None:
     """The checkpoint's directory, with `latest`, and the one of a step's files in it.
 
-    Either may be given. The two are the same where there is no `latest` above a step, and None
-    where this is no EleutherAI checkpoint.
+    `directory` may be either. The two are the same where there is no `latest` above a step. Returns
+    None where this is no EleutherAI checkpoint.
 
     Raises:
         InputError: `latest` names no directory beside it, or is absent among several steps.
@@ -73,7 +73,7 @@ def find_step(directory: Path) -> tuple[Path, Path] | None:
 
 
 def _with_root(step: Path) -> tuple[Path, Path]:
-    """Below that directory, a step by the path as given, unless this does not say what is above."""
+    """A step and its root, by the path as given where that tells what is above the step."""
     unclear = step.name in ("", "..") or step.is_symlink()
     for path in (step.resolve(), step) if unclear else (step,):
         if (path.parent / "latest").is_file():
@@ -123,7 +123,7 @@ def _matches(pattern: re.Pattern[str], names: list[str]) -> list[re.Match[str]]:
 
 
 def _read_pipeline(step: Path, layers: dict[tuple[int, int], Path]) -> Ranks:
-    # Where a rank in between is missing, it is below the number of those that are there.
+    # Ranks are counted, so that one which is missing in between is found below.
     numbers, count = sorted({number for number, _ in layers}), len({rank for _, rank in layers})
     wanted = [(number, rank) for number in numbers for rank in range(count)]
     names = [LAYER_FILE.format(number=number, rank=rank) for number, rank in wanted]

@@ -1,4 +1,4 @@
-"""One tensor made of the parts that several ranks, or several places of a tensor, hold of it."""
+"""One tensor made of parts that several ranks hold, or of several parts of one tensor."""
 
 import dataclasses
 import functools
@@ -13,7 +13,7 @@ from neox_eqx.checkpoint.entry import Entry
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What lies from `first` to before `last` of an entry, along the axis that is joined."""
+    """The part of an entry from `first` to before `last`, along the axis that is joined."""
 
     entry: Entry
     first: int
@@ -22,7 +22,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Joined:
-    """Runs one after another along `axis`, as one tensor; a single run is a part of a tensor."""
+    """Runs one after another along `axis`, as one tensor; a single run may be a part of one."""
 
     name: str
     axis: int
@@ -48,7 +48,7 @@ class Joined:
         return (*shape[: self.axis], size, *shape[self.axis + 1 :])
 
     def read(self, index: tuple[slice, ...]) -> np.ndarray:
-        """As `Entry.read`. Only the runs that `index` meets are read, each only where it does."""
+        """As `Entry.read`. Only what `index` asks for is read of each run."""
         bounds = [part.indices(size) for part, size in zip(index, self.shape, strict=True)]
         result = np.empty([max(stop - start, 0) for start, stop, _ in bounds], self.dtype)
         along = np.moveaxis(result, self.axis, 0)
@@ -68,10 +68,10 @@ class Joined:
 
 @dataclasses.dataclass(frozen=True)
 class Summed:
-    """The sum of tensors over `divisor`, taken in float32 or wider and rounded once.
+    """The sum of tensors divided by `divisor`, computed in float32 or wider and rounded once.
 
-    What is -0 throughout adds nothing to any number. Where all but one of the tensors are, the
-    bits of that one pass through as they are.
+    A tensor of -0 adds nothing, not even to a sign. Where all tensors but one are such, the bits of
+    that one stay as they are.
     """
 
     name: str

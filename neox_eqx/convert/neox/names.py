@@ -16,8 +16,8 @@ FIRST_LAYER = 2
 Spread = Literal["rows", "columns", "copies", "shares"]
 """How the ranks of tensor parallelism hold a tensor.
 
-By its rows or its columns, in the order of the ranks, or each a copy. Of `shares`, the biases
-behind a split by columns, it takes the residual to tell whether they are copies or summands.
+By its rows or its columns, in the order of the ranks, or each a copy. `shares` are the biases after
+a split by columns: with parallel residuals they are summands, otherwise copies.
 """
 
 
@@ -61,13 +61,14 @@ def neox_parameters(num_layers: int) -> list[NeoxParameter]:
 
 
 def is_dropped(name: str) -> bool:
-    """Whether a tensor is no parameter: it follows from the config, or serves the training."""
+    """Whether a tensor is no parameter: it follows from the config, or is of training alone."""
     return re.fullmatch(_DROPPED, name) is not None
 
 
 _DROPPED = r".*(rotary_emb\.inv_freq|_extra_state)|attention\.(bias|masked_bias)"
 
-# Hugging Face's name, how the ranks hold the weight and the bias, and the names up to these words.
+# Hugging Face's name of a module, how the ranks hold its weight and its bias, and how the names of
+# these two begin in EleutherAI's files.
 _MODULES: tuple[tuple[str, Spread, Spread, tuple[str, ...]], ...] = (
     (
         *("input_layernorm", "copies", "copies"),

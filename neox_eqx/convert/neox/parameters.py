@@ -37,7 +37,7 @@ def find_parameters(ranks: Ranks, settings: Settings) -> dict[NeoxParameter, tup
 
 
 def _check_count(ranks: Ranks, settings: Settings) -> None:
-    """That there are as many ranks and layers as the settings say, before they are gone through."""
+    """Checks that there are as many ranks and layers as the settings say."""
     count = settings.values.get("model_parallel_size", len(ranks.tensors))
     if count != len(ranks.tensors):
         raise InputError(
@@ -75,8 +75,8 @@ def _wanted(ranks: Ranks, settings: Settings) -> list[NeoxParameter]:
 def _read_names(parameter: NeoxParameter, settings: Settings) -> tuple[str, ...]:
     """The names to read a parameter under.
 
-    With `gpt_j_tied` one norm feeds both branches of a layer, and the other, though it is
-    stored, none.
+    With `gpt_j_tied` one norm feeds both branches of a layer. The other norm is stored, but feeds
+    none.
     """
     values = settings.values
     tied = values.get("gpt_j_residual") and values.get("gpt_j_tied")

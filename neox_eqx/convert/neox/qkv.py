@@ -1,4 +1,4 @@
-"""Grouped keys and values, spread out as Hugging Face's GPT-NeoX has them: some for each head."""
+"""Grouped keys and values, repeated for each head as Hugging Face's GPT-NeoX has them."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from neox_eqx.errors import InputError
 def interleaved(
     name: str, entries: Sequence[Entry], *, heads: int, kv_heads: int, head_dim: int
 ) -> Joined:
-    """The ranks' projections to queries, keys and values as one, head by head.
+    """The ranks' projections to queries, keys and values as one tensor, head by head.
 
     A rank has all its queries, then its keys, then its values; a key and a value serve
     `heads / kv_heads` queries. Hugging Face has a query, a key and a value of each head in turn,

@@ -31,7 +31,7 @@ RowBias = Literal["auto", "sum", "first"]
 
 @dataclasses.dataclass(frozen=True)
 class NeoxOptions:
-    """How to read what an EleutherAI checkpoint leaves open."""
+    """What an EleutherAI checkpoint does not say of itself."""
 
     row_bias: RowBias = "auto"
     """From EleutherAI: whether the ranks' copies of an output bias are added, or one is taken; auto
@@ -51,7 +51,7 @@ def read_neox(
     *,
     tokenizer: Path | None = None,
 ) -> Source:
-    """An EleutherAI checkpoint under Hugging Face's names; reading a part reads that of each rank.
+    """An EleutherAI checkpoint under Hugging Face's names; its tensors are read from all ranks.
 
     `directory` is the checkpoint's root, with `latest`, or that of a step. The ids of the
     tokens are those of the tokenizer in the directory `tokenizer`, or of the run's own.
@@ -96,7 +96,7 @@ def read_neox(
 def _config_json(
     path: Path, config: GPTNeoXConfig, vocabulary: Mapping[str, int]
 ) -> dict[str, Any]:
-    """What is in the config.json beside the checkpoint, or is made up from the run's settings."""
+    """The config.json beside the checkpoint, or one that is made from the run's settings."""
     if path.is_file():
         return published(path, config)
     end = vocabulary.get(END_OF_TEXT)
@@ -123,7 +123,7 @@ def _config(
 
 @dataclasses.dataclass(frozen=True)
 class _Merge:
-    """Makes one tensor of those that the ranks have of a parameter."""
+    """Makes one tensor of what the ranks hold of a parameter."""
 
     settings: Settings
     config: GPTNeoXConfig

@@ -1,4 +1,4 @@
-"""The YAML files of an EleutherAI run: what it was configured as, with their own defaults."""
+"""The YAML files with the settings of an EleutherAI run."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -14,19 +14,19 @@ SUFFIXES = (".yml", ".yaml")
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What a run was configured as, keys with underscores, and the files that say so."""
+    """The settings of a run, keys with underscores, and the files that they are from."""
 
     values: Mapping[str, Any]
     files: tuple[Path, ...]
     where: Path
-    """What an error is to name."""
+    """The file that errors name."""
 
 
 def read_settings(step: Path, root: Path, states: Path, arguments: Mapping[str, Any]) -> Settings:
     """The settings of a checkpoint; its step or its root has them in `configs/` or beside it.
 
-    Without such files they are the `arguments` in the file `states`, if these are all: most runs
-    store a few sizes only, and to take defaults for the rest would give another model.
+    Without such files they are the `arguments` in the file `states`, if those are complete: most
+    runs store a few sizes only, and with defaults for the rest it would be another model.
 
     Raises:
         InputError: there are none, a file is no YAML of settings, or two of them disagree.
@@ -55,7 +55,7 @@ def check_representable(settings: Settings) -> None:
     """Refuses what Hugging Face's GPT-NeoX has no place for, by the name of the setting.
 
     Raises:
-        InputError: naming all such settings of the run.
+        InputError: there are some; the message names them all.
     """
     values = settings.values
     wrong = [
@@ -83,7 +83,7 @@ def check_representable(settings: Settings) -> None:
         )
 
 
-# For each setting EleutherAI's own default, and the values that a Hugging Face model can have.
+# For each setting its default in EleutherAI's code, and the values that Hugging Face's model has.
 _POSSIBLE: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "model_arch": ("gpt2", ("gpt2",)),
     "train_impl": ("normal", ("normal", "dpo", "kto", "reinforce")),

@@ -20,9 +20,9 @@ def write_states(
 ) -> None:
     """Writes the tensors under their names, or, with other `states`, under the key `module`.
 
-    That is None for a rank that has its tensors in other files. torch lays out the file with
-    tensors that have no data. Where it put them, their values are written block by block, and
-    last the checksums, as if it had written the values itself.
+    `entries` are None for a rank whose tensors are in other files. torch lays out the file, with
+    tensors that have no data. Then their values are written block by block where torch left room,
+    and last the checksums, so that the file is as torch would have written it.
 
     Raises:
         InputError: PyTorch is not installed.
@@ -68,9 +68,9 @@ def _lay_out(path: Path, states: object) -> None:
 
 
 def _set_checksums(file: BinaryIO, checksums: dict[int, int]) -> None:
-    """Sets the CRC-32 of the zip file's members whose data start at these bytes.
+    """Sets the CRC-32 of the zip file's members, which are named by where their data start.
 
-    It is in the archive's directory and in a descriptor behind the data.
+    Each stands twice: in the archive's directory and in a descriptor behind the data.
     """
     file.flush()
     with zipfile.ZipFile(file) as archive:

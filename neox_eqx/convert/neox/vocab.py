@@ -23,7 +23,7 @@ TOKENIZER = "tokenizer.json"
 class Vocabulary:
     """The ids of the tokens, and the tokenizer's files by the names that Hugging Face gives them.
 
-    Both are empty where there is no tokenizer, and `files` where a part of it is missing.
+    Both are empty without a tokenizer; `files` also where one of its files is missing.
     """
 
     ids: Mapping[str, int]
@@ -37,8 +37,8 @@ def read_vocabulary(step: Path, root: Path, settings: Settings) -> Vocabulary:
     2. tokenizer.json
     3. the `vocab_file` of another kind: GPT-2's with its `merge_file`, or a SentencePiece model
 
-    The run had the files of its settings wherever it liked. They are looked for by name, beside
-    the checkpoint and one above it.
+    The settings have the paths of the machine that trained. Here the files are looked for by name,
+    beside the checkpoint and in the folder above it.
 
     Raises:
         InputError: a file is no tokenizer, or a SentencePiece model and the package is missing.

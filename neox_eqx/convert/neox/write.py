@@ -39,11 +39,11 @@ def write_neox(
 ) -> None:
     """Writes the tensors of a checkpoint, split for `tensor_parallel` ranks, into `directory`.
 
-    Beside them are the settings for a run that starts from them, and for the way back config.json,
-    which holds what settings do not tell. With parallel residuals the first rank gets the biases
-    that the ranks add up, and the others -0, so that the sum is exactly the bias. `legacy_names`
-    are those of GPT-NeoX 2.0 and before. In memory is a block of one tensor, or of one that is
-    split by columns as many blocks as there are ranks.
+    Beside them it writes the settings for a run that starts from them, and config.json, which has
+    for the way back what settings do not tell. With parallel residuals the ranks add up some
+    biases: the first rank gets these, and the others get -0, so that the sum is exactly the bias.
+    `legacy_names` are those of GPT-NeoX 2.0 and before. One block of a tensor is in memory at a
+    time, or one for each rank where a tensor is split by columns.
 
     Raises:
         InputError: the ranks do not divide the model, or GPT-NeoX's settings cannot describe it.
@@ -70,7 +70,7 @@ def write_neox(
             if config.attention_bias or parameter.name in tensors
         }
         _write_rank(step, rank, parts, layout, _states(tensor_parallel), legacy_names)
-    # Last, so that a checkpoint that is not whole is none.
+    # Last, so that what is not whole is no checkpoint.
     (directory / "latest").write_text(STEP, encoding="utf-8")
 
 
@@ -98,7 +98,7 @@ def _run_settings(config: GPTNeoXConfig, dtype: str, ranks: int, layout: Layout)
     return {
         "model_parallel_size": ranks,
         "pipe_parallel_size": 1 if layout == "pipeline" else 0,
-        # Makes GPT-NeoX pad every vocabulary up to this one's size to it.
+        # With this, GPT-NeoX pads any smaller vocabulary to the size of this one.
         "make_vocab_size_divisible_by": config.vocab_size // ranks,
         **precision.get(dtype, {}),
         # There are no states of an optimiser or of random numbers to load.
@@ -121,7 +121,7 @@ def _part(
 
 
 def _states(ranks: int) -> dict[str, Any]:
-    """What DeepSpeed asks for beside the tensors: a run that has not begun."""
+    """What DeepSpeed asks for beside the tensors, as a run has it that has not begun."""
     return {
         "optimizer": None,
         "lr_scheduler": None,

@@ -10,7 +10,7 @@ from neox_eqx.small_files import read_text
 
 _MOST_BYTES = 1_000_000
 _MOST_VALUES = 20_000
-"""With those that an alias repeats. Settings of a hundred layers have some hundred."""
+"""Values that an alias repeats count each time. The settings of a real run have some hundred."""
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's, which holds its values against a bound before it makes any."""
+    """PyYAML's, which counts the values before it makes any."""
 
     def construct_document(self, node: yaml.Node) -> Any:
         _check_bounded(node)
@@ -43,9 +43,10 @@ class _Loader(yaml.SafeLoader):
 
 
 def _check_bounded(root: yaml.Node) -> None:
-    """A few lines of aliases of aliases stand for more values than fit into any memory.
+    """Refuses aliases that stand for more values than settings have.
 
-    One that stands inside of what it repeats stands for values without end.
+    A few lines of aliases of aliases may stand for more than any memory holds, and an alias within
+    what it repeats stands for values without end.
     """
     nodes, count = [root], 0
     while nodes:

@@ -18,9 +18,9 @@ _ROLES = {
 
 
 def instruction(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Of {"instruction", "input", "output"}, as in Alpaca, or Dolly's "context" and "response".
+    """The messages of an example of Alpaca's, {"instruction", "input", "output"}, or of Dolly's.
 
-    The input and the context may be missing or empty.
+    Dolly calls the input "context" and the output "response". The input may be missing or empty.
     """
     asked = {name: fields.get(name) for name in ("instruction", "input", "context")}
     answer = "output" if fields.get("output") is not None else "response"
@@ -39,12 +39,12 @@ def instruction(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def messages(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Of {"messages": [{"role", "content"}]}."""
+    """The messages of {"messages": [{"role", "content"}]}."""
     return check_messages(_listed("messages", fields["messages"]))
 
 
 def sharegpt(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Of ShareGPT's {"conversations": [{"from", "value"}]}; role and content may be its names."""
+    """The messages of ShareGPT's {"conversations": [{"from", "value"}]}, or role and content."""
     said = []
     for number, turn in enumerate(_listed("conversations", fields["conversations"]), 1):
         speaker = turn.get("from") or turn.get("role")
@@ -61,7 +61,7 @@ def sharegpt(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _listed(name: str, value: Any) -> list[Any]:
-    """The list, or that of a table which has a list for each field of the objects in it."""
+    """The value as a list of objects; a table has a list for each of their fields instead."""
     if isinstance(value, Mapping):
         columns = list(value.values())
         if all(isinstance(column, list) for column in columns):

@@ -19,7 +19,8 @@ from neox_eqx.training.data.lengths import Counts, TooLong, shorten
 from neox_eqx.training.data.order import packed, rows_of_batch
 
 _MULTIPLE = 64
-"""Rows are as long as the longest document, rounded up to this, where none has `max_length`."""
+"""Unless documents are packed, rows are as long as the longest one, rounded up to a multiple of
+this: `Recipe.loss_chunk`, so that the loss goes through whole chunks."""
 
 
 class Rows(NamedTuple):
@@ -40,7 +41,7 @@ class TrainingData:
 
     documents: Sequence[Document]
     rows: Sequence[Sequence[int]]
-    """The documents of each row by their index."""
+    """The indices of the documents in each row."""
     row_length: int
     batch_size: int
     seed: int
@@ -76,11 +77,11 @@ class TrainingData:
         return cls(kept, rows, length, batch_size, seed, counts)
 
     def steps(self, epochs: float) -> int:
-        """The steps that go through all rows so often: the last goes on into another epoch."""
+        """How many steps go through all rows so often, rounded up."""
         return math.ceil(epochs * len(self.rows) / self.batch_size)
 
     def batch(self, step: int) -> Rows:
-        """The batch of a step from 0 on, of all processes."""
+        """The rows of all processes in the batch of a step; the first step is 0."""
         return self._batch_of(self._rows_at(step))
 
     def ids(self, step: int) -> list[int]:

@@ -40,7 +40,7 @@ class Document:
 
     @property
     def asked(self) -> int:
-        """The tokens before the last that are learnt in one go: generation is given these."""
+        """How many tokens stand before the last run of learnt ones: what generation is given."""
         last = int(np.flatnonzero(self.is_learnt)[-1])
         before = np.flatnonzero(~self.is_learnt[:last])
         return int(before[-1]) + 1 if len(before) else 0
@@ -60,13 +60,14 @@ def tokenize(
 ) -> list[Document]:
     """The documents of the examples, in their order.
 
-    `path` is where they were read, `defaults` are of generation_config.json, and `template`
-    writes those that are messages: in it they have their end, and others get the EOS token.
+    `path` is the file that errors name, and `defaults` are those of generation_config.json.
+    `template` writes the examples that are messages, with their end; all others end with the EOS
+    token.
 
-    A piece of a text, as a prompt and its completion, has the tokens that the text up to its end
-    has beyond those before it. So the tokens of a prompt are those that generation would give the
-    model. Where a token reaches over the beginning of a piece, the piece has the tokens of a text
-    of its own.
+    A text is given in pieces, such as a prompt and its completion. The text up to the end of each
+    piece is tokenized, and the piece has the tokens that this adds. So the tokens of a prompt are
+    those that generation would give the model. Where a token would reach over the beginning of a
+    piece, the piece is tokenized alone.
 
     Raises:
         InputError: a token id is not the model's, a prompt is empty where there is no BOS, or the
@@ -106,7 +107,7 @@ def _encoded(
     bos: int | None,
     add_special_tokens: bool = True,
 ) -> tuple[tuple[int, ...], list[bool]]:
-    """The tokens of a text that is given in pieces, and of each whether its piece is learnt."""
+    """The tokens of a text that is given in pieces, and for each whether its piece is learnt."""
     encode = partial(prompt_tokens, tokenizer, bos=bos, add_special_tokens=add_special_tokens)
     alike = itertools.groupby(pieces, key=lambda piece: piece[1])
     joined = [("".join(text for text, _ in own), learnt) for learnt, own in alike]
@@ -119,8 +120,8 @@ def _encoded(
         text += piece
         alone = token_ids(tokenizer, piece, add_special_tokens=False) if tokens else ()
         together = tokens + alone
-        # What the whole text has there need not be asked of the text up to there, which in a long
-        # conversation would be encoded again with each turn.
+        # Where the whole text has these tokens too, the text up to here need not be encoded: in a
+        # long conversation that would be done again with each turn.
         if not tokens or whole[: len(together)] != together:
             until = whole if text == whole_text else encode(text)
             together = until if until[: len(tokens)] == tokens else together

@@ -14,9 +14,9 @@ from neox_eqx.training.data.hf_rows import dataset_rows, is_dataset
 from neox_eqx.training.data.rows import Row, file_rows
 from neox_eqx.unicode import check_unicode
 
-# The fields of each kind of example; others may stand beside them, an instruction's input among
-# them. Where several kinds fit, the first counts: the text beside an instruction is the same
-# once more.
+# The fields of each kind of example; others may stand beside them, such as an instruction's input.
+# Where several kinds fit, the first counts: data with an instruction and a text repeat the one in
+# the other.
 _KINDS = (
     ("question", "answer"),
     ("prompt", "completion"),
@@ -41,12 +41,12 @@ class Example:
     """What is learnt after it. An answer begins on a new line, which the model writes itself, so
     that the prompt of a question is the bare question."""
     is_answer: bool = False
-    """Whether the prompt is a question, of whose answer the end counts, after `####`."""
+    """Whether the prompt is a question as in GSM8K, whose answer gives its result after `####`."""
     messages: tuple[Message, ...] = ()
-    """In place of a prompt, what a template makes it of; the completion is then what the
+    """What a template makes the text of, in place of a prompt; the completion is then what the
     assistant says last."""
     unit: str = "line"
-    """What messages call it, before its number."""
+    """What error messages call the example, before its number."""
 
     @property
     def asked(self) -> Prompt | None:
@@ -90,7 +90,7 @@ def _examples(source: Path, rows: Iterable[Row]) -> Iterator[Example]:
 
 
 def _kind(fields: Mapping[str, Any]) -> tuple[str, ...]:
-    """Of a table that has several, in which what a row has not is None, the one that it has."""
+    """The fields of a row's kind; a table has columns for every kind, with None in the others."""
     given = {name for name, value in fields.items() if value is not None}
     for names in (given, fields.keys()):
         for kind in _KINDS:

@@ -22,7 +22,7 @@ def is_dataset(source: Path) -> bool:
     name, *_ = _parts(source)
     if os.path.isdir(name):
         return True
-    # No file that is there, and none that is missing.
+    # Neither a file that is there, nor one that is missing from a folder that is there.
     is_file = any(os.path.exists(path) for path in (source, name, os.path.dirname(name)))
     return bool(_HUB_ID.fullmatch(name)) and not is_file and not name.endswith(_FILES)
 

@@ -21,7 +21,7 @@ class Counts:
     windowed: int
     """Examples that have become windows."""
     windows: int
-    """Those of all of these examples."""
+    """The windows of all of these examples together."""
     cut: int
     dropped: int
     dropped_for_length: int
@@ -60,10 +60,10 @@ def shorten(
 ) -> tuple[list[Document], Counts]:
     """The documents that are trained on, none of them longer than `max_length`.
 
-    A longer one becomes windows, is cut at its end or dropped, as `too_long` says. If that is None
-    a plain text becomes windows, and an example with a prompt is dropped, whose answer would
-    otherwise be learnt without its end or its question. What is cut has no EOS token, and no
-    window but the last has. What has nothing to learn is dropped.
+    A longer one becomes windows, is cut at its end or dropped, as `too_long` says. If that is
+    None, a plain text becomes windows, and an example with a prompt is dropped: its answer would be
+    learnt without its end, or without its question. A cut document loses its EOS token, and of
+    windows only the last has it. Documents with nothing to learn are dropped.
     """
     kept: list[Document] = []
     windowed = windows = cut = dropped = dropped_for_length = 0

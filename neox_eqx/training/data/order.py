@@ -8,9 +8,9 @@ import numpy as np
 
 
 def packed(lengths: Sequence[int], row_length: int) -> list[list[int]]:
-    """The indices of the documents in each row, filled so that few rows are needed.
+    """The indices of the documents in each row, packed so that few rows are needed.
 
-    From the longest on, each goes where it leaves the least room: best-fit decreasing.
+    Best-fit decreasing: the longest document first, each into the row where it leaves least room.
     """
     rows: list[list[int]] = []
     by_room: dict[int, list[int]] = {}
@@ -35,7 +35,7 @@ def packed(lengths: Sequence[int], row_length: int) -> list[list[int]]:
 
 
 def rows_of_batch(step: int, batch_size: int, rows: int, seed: int) -> list[int]:
-    """Which of so many rows are in the batch of a step, as a function of the arguments alone.
+    """The indices of the rows in the batch of a step, which depend on the arguments alone.
 
     Each epoch goes through all rows in an order of its own, and a batch that an epoch does not
     fill goes on with the next.

@@ -1,4 +1,4 @@
-"""Data as a model has it: by its tokenizer, its special tokens and its chat template."""
+"""Reads data with a model's tokenizer, special tokens and chat template."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ class Reader:
 
     @classmethod
     def of(cls, source: Origin, config: GPTNeoXConfig, template_name: str | None) -> "Reader":
-        """That of a checkpoint; without a name the template is its own, if it has one.
+        """The reader for a checkpoint; without a name the template is its own, if it has one.
 
         Raises:
             InputError: a file is missing or broken, or there is no template of this name.
@@ -61,7 +61,8 @@ class Reader:
         The options are those of `TrainingData.of`.
 
         Raises:
-            InputError: with the path, and the number of the example if it is one's.
+            InputError: a file or an example is wrong; the message has the path, and the number of
+                the example.
         """
         examples = read_examples(path)
         template = None

@@ -19,8 +19,8 @@ NAME = "metrics.jsonl"
 class MetricsFile:
     """The file of a run that goes on after `resume_step`: rows of later steps are cut off.
 
-    One that goes on after step 0 begins anew, and so does the file. Each row is on the disk when
-    `write` returns. Numbers that are not finite, which JSON has not, are null.
+    A run that goes on after step 0 begins anew, and so does the file. Each row is on the disk when
+    `write` returns. Infinity and NaN, which JSON does not have, are written as null.
 
     Raises:
         InputError: the file cannot be written, or holds something else.

@@ -19,7 +19,7 @@ class RunLog:
     """The log of a run that goes on after `resume_step`; only process 0 writes anything.
 
     Opened within `agreed`, before anything is compiled and after `check_login`.
-    Entered, it is finished when it is left, with the exit status that the program will have.
+    As a context, it finishes the log with the exit status that the program will have.
 
     Raises:
         InputError: a file cannot be written, or W&B cannot be reached.
@@ -53,7 +53,7 @@ class RunLog:
             sink.write(int(step), plain)
 
     def has(self, step: int, name: str) -> bool:
-        """Whether a row of this step has such a number; the same in all processes, who all ask."""
+        """Whether a row of this step has such a number; all processes ask, and get one answer."""
         rows = read_metrics(self._directory) if is_first() else []
         found = any(row["step"] == step and name in row for row in rows)
         return bool(broadcast(np.array(found)))

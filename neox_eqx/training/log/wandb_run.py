@@ -20,10 +20,10 @@ PROJECT = "neox_eqx"
 
 
 def check_login(mode: Literal["online", "offline"]) -> None:
-    """That W&B is installed and, online, that there is a login; nothing is written.
+    """Checks that W&B is installed and, online, that there is a login; writes nothing.
 
     Raises:
-        InputError: it is not, there is none, or its key is none.
+        InputError: W&B is not installed, or there is no login, or no key as W&B has them.
     """
     try:
         import wandb
@@ -41,7 +41,7 @@ def check_login(mode: Literal["online", "offline"]) -> None:
 
 @contextlib.contextmanager
 def _told() -> Iterator[None]:
-    """Tells of an error of W&B's in one line."""
+    """Reports an error of W&B's in one line."""
     import wandb
 
     try:
@@ -54,8 +54,8 @@ def _told() -> Iterator[None]:
 class WandbRun:
     """A run under the id in `directory`/wandb-run-id, so that a resumed run goes on as the same.
 
-    Its files are in `directory`/wandb. Offline those of a resumed run hold all of it: W&B would
-    not join them to those from before, which may lack the last seconds before a kill.
+    Its files are in `directory`/wandb. Offline, a resumed run writes all of its rows again: W&B
+    would not join its files to those from before, which may lack the last seconds before a kill.
 
     Raises:
         InputError: W&B cannot be reached, or refuses the run.

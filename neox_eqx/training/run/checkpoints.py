@@ -19,7 +19,7 @@ from neox_eqx.sizes import size_text
 from neox_eqx.small_files import MOST_BYTES, check_file
 from neox_eqx.training.update.state import TrainState
 
-# Where Orbax moves what is to go, whole: half deleted it must not look like a checkpoint.
+# Orbax moves a checkpoint here before it deletes it: half deleted it must not look like one.
 _OLD = ".old"
 
 
@@ -27,8 +27,8 @@ class Checkpoints:
     """The last checkpoints of a run, in a directory that all hosts share.
 
     Each is a directory named by its step, and has its name only when all of it is there. It is
-    written while the run goes on, by each process what its own devices hold. Where they are
-    entered, what was begun is whole when they are left, unless by an error.
+    written while the run goes on, by each process what its own devices hold. As a context, this
+    waits at the end for what was begun, unless an error ends it.
 
     Raises:
         InputError: the directory cannot be made, or holds a pipe, a device or a file out of all
@@ -75,7 +75,7 @@ class Checkpoints:
             self.finish()
 
     def check_space(self, state: TrainState) -> None:
-        """Takes a state, or the shapes of one.
+        """Checks that the disk has room for a checkpoint; takes a state, or the shapes of one.
 
         Raises:
             InputError: the file system has no room for a checkpoint of it.
@@ -114,7 +114,7 @@ class Checkpoints:
         self._remove_old()
 
     def restore(self, shapes: TrainState) -> TrainState:
-        """The state of the newest checkpoint, each array in the place that `shapes` say.
+        """The state of the newest checkpoint, each array where `shapes` say.
 
         Raises:
             InputError: it cannot be read.
@@ -138,20 +138,20 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _errors(self, what: str) -> Iterator[None]:
-        """Whatever Orbax raises, in one line."""
+        """Turns whatever Orbax raises into one line."""
         try:
             yield
         except Exception as error:  # tensorstore's are ValueErrors, and others are as wide
             # At exit asyncio would complain of all that was cut short by it.
             logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-            # The system's number stands in their text alone.
+            # The text of the error alone has the system's number.
             code = re.search(r"os_error_code='(\d+)'", str(error))
             reason = os.strerror(int(code[1])) if code else " ".join(str(error).split())[:300]
             raise InputError(f"{self.directory}: {what}: {reason}") from error
 
 
 def _check_files(directory: Path) -> None:
-    """Orbax would wait for a pipe, and read what a device gives, or a file of any size, whole."""
+    """Refuses pipes, devices and huge files: Orbax would wait for these, or read them whole."""
     for path in directory.rglob("*"):
         check_file(path)
         is_data = path.parent.name == "d"  # in a directory of OCDBT: arrays, of any size

@@ -28,7 +28,7 @@ from neox_eqx.training.update.trained import Trained
 def eval_loss(
     trained: Trained, data: TrainingData, recipe: Recipe, frozen: GPTNeoX | None = None
 ) -> float:
-    """The mean loss by weight over all of `data`, each document once, without dropout."""
+    """The mean loss over all of `data`, weighted as its tokens are, without dropout."""
     hidden = None if is_first() else True
     losses = weights = 0.0
     for rows in tqdm(
@@ -50,9 +50,10 @@ def _sums(
 def questions(
     examples: Sequence[Example], documents: Sequence[Document], data: TrainingData
 ) -> list[Example]:
-    """Those that ask something and were not dropped from `data`; the documents are theirs.
+    """The examples that ask something and were not dropped from `data`.
 
-    Of an example that was cut or is windows, the prompt may be longer than a row: it is left out.
+    `documents` are those of the examples. Where one was cut or became windows, its prompt may be
+    longer than a row, and it is left out.
     """
     numbers = {document.number for document in data.documents}
     return [
@@ -73,9 +74,9 @@ def exact_match(
 ) -> float:
     """The share of `questions` whose completion, decoded greedily, `is_right`.
 
-    A completion has `max_new_tokens` at most, or what the context has left for it. Of messages it
-    is what the assistant says after those before, up to where the template says that it stops.
-    One that failed is not right.
+    A completion has `max_new_tokens` at most, or what the context has left for it. In a
+    conversation it is what the assistant says next, up to where the template says that it stops.
+    A completion that failed counts as wrong.
     """
     prompts = [example.asked for example in examples if example.asked is not None]
     context = room(generator.model, generator.past)
@@ -92,17 +93,17 @@ def exact_match(
 
 
 def _said(generator: TextGenerator, completion: Completion) -> str:
-    """What the assistant says: no stop text of the template's."""
+    """What the assistant says, without the template's stop text."""
     stops = generator.template.stop if completion.finish_reason == "stop" else ()
     ends = [completion.text.rfind(stop) for stop in stops]
     return completion.text[: max(ends)] if max(ends, default=-1) >= 0 else completion.text
 
 
 def is_right(completion: str, example: Example) -> bool:
-    """Whether the completion is that of the example, but for the space around it.
+    """Whether the completion equals the example's, but for the space around it.
 
-    Of an answer with `####` only what stands after that counts. Where it is a number, it is the
-    number alone and without commas, as GSM8K is scored; else the rest of the line.
+    Of an answer with `####` only what follows counts: a number alone and without commas, as GSM8K
+    is scored, or else the rest of the line.
     """
     expected = _final(example.completion) if example.is_answer else None
     if expected is None:
@@ -118,7 +119,7 @@ def _final(text: str) -> str | None:
 def inference_model(model: GPTNeoX, dtype: str) -> GPTNeoX:
     """A model in training as generation has it: in `dtype`, and placed as `load` places it.
 
-    For use before the next step, which consumes the parameters that both may share.
+    Use it before the next step, which consumes the parameters that the two may share.
     """
     mesh = model.mesh
     shardings = None if mesh is None else parameter_shardings(model, mesh)

@@ -56,7 +56,7 @@ def fine_tune(options: TrainingOptions) -> None:
 
 
 def _check_it_goes_on(job: Job, step: int | None) -> None:
-    """Whether what the directory holds is this run, after a step if it has a checkpoint."""
+    """Checks that the directory is this run's; `step` is that of its newest checkpoint."""
     output, last = job.options.output, job.recipe.steps
     if step is None and any((output / name).exists() for name in _RESULTS):
         raise InputError(
@@ -87,7 +87,7 @@ def _train(job: Job, checkpoints: Checkpoints, log: RunLog) -> None:
     output = job.options.output
     state, frozen = _begin(job, checkpoints)
     if is_first():
-        # Of a run with fewer steps: should this one be killed, they must not pass for its result.
+        # Results of a run with fewer steps: should this one be killed, they must not pass for its.
         for name in _RESULTS:
             shutil.rmtree(output / name, ignore_errors=True)
     state = train(job, state, frozen, checkpoints, log)
@@ -98,9 +98,9 @@ def _train(job: Job, checkpoints: Checkpoints, log: RunLog) -> None:
 
 
 def _begin(job: Job, checkpoints: Checkpoints) -> tuple[TrainState, GPTNeoX | None]:
-    """The state of the newest checkpoint if there is one, else that of the model as it came.
+    """The state of the newest checkpoint, or else of the model before any step.
 
-    With it the parameters that are not trained.
+    Beside it are the parameters that are not trained.
     """
     start, tuning, recipe = job.start, job.start.tuning, job.recipe
     checkpoint = Checkpoint.open(start.source)

@@ -39,7 +39,7 @@ class HeldOut:
         max_length: int,
         too_long: TooLong | None,
     ) -> "HeldOut":
-        """What a file or dataset holds; the first `most` of its prompts are answered.
+        """Reads a file or dataset; the first `most` of its prompts are answered.
 
         An answer may be twice as long as the longest right one. The options are those of
         `TrainingData.of`.

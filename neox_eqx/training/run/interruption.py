@@ -15,10 +15,10 @@ from neox_eqx.sharding.distributed import is_first
 
 
 class Interruption:
-    """Takes note of a signal while it is entered, instead of ending at once.
+    """As a context, notes a signal instead of ending the program at once.
 
-    A second Ctrl-C does end at once. Of several processes one alone may be sent a signal, and all
-    have to stop at the same step, so that at each step each asks all.
+    A second Ctrl-C does end it at once. One process of several may be sent a signal alone, and all
+    have to stop at the same step, so at each step every process asks all.
     """
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class Interruption:
         return 0 if known is None else int(known)
 
     def _highest(self) -> Int[Array, ""]:
-        """Of the signals of all processes, once the devices get to it."""
+        """The highest signal that any process noted, once the devices have compared them."""
         everyone = Mesh(np.array(jax.devices()), "processes")
         apart = NamedSharding(everyone, PartitionSpec("processes"))
         mine = np.full(1, self._noted, np.int32)

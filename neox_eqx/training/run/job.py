@@ -69,7 +69,7 @@ class Job:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that the losses depend on, but the mesh."""
+        """All that the losses depend on, except the mesh."""
         names = ("batch_size", "pack", "too_long")
         return {
             **dataclasses.asdict(self.recipe),
@@ -108,7 +108,7 @@ class Job:
         return self._is_due(step, self.options.save_every)
 
     def _is_due(self, step: int, every: int | None) -> bool:
-        """At the end, and as often as is asked for, or ten times in all."""
+        """At the end and every so many steps, or ten times in all where `every` is None."""
         last = self.recipe.steps
         return step == last or step % (every or math.ceil(last / 10)) == 0
 
@@ -143,7 +143,7 @@ def _longest(options: TrainingOptions, config: GPTNeoXConfig) -> int:
 
 
 def _recipe(options: TrainingOptions) -> Recipe:
-    """How it is trained; with epochs, of more steps than there can be."""
+    """How it is trained; where epochs are asked for, the number of steps is not known yet."""
     on_cpu = jax.default_backend() == "cpu"
     return Recipe(
         steps=options.steps or sys.maxsize,
@@ -159,7 +159,7 @@ def _recipe(options: TrainingOptions) -> Recipe:
 
 
 def _mesh(options: TrainingOptions, config: GPTNeoXConfig) -> str:
-    """The mesh in words, on whose data axis the rows of each part of a batch divide."""
+    """The mesh in words; the rows of each part of a batch divide over its data axis."""
     rows, rest = divmod(options.batch_size, options.grad_accumulation)
     if rest:
         raise InputError(
@@ -182,7 +182,7 @@ def _mesh(options: TrainingOptions, config: GPTNeoXConfig) -> str:
 
 
 def _largest_data_axis(rows: int, config: GPTNeoXConfig) -> str | None:
-    """Where parameters are spread over all devices anyway, rows cost the least traffic."""
+    """The mesh with the largest data axis: splitting rows costs the least traffic in training."""
     count = jax.device_count()
     models = [size for size in model_sizes(config, count) if count % size == 0]
     fitting = [size for size in models if rows % (count // size) == 0]

@@ -29,8 +29,8 @@ def train(
 ) -> TrainState:
     """Takes the steps that are left, with their evaluations, and writes the last checkpoint.
 
-    While the devices are at a step, the host tells of the step before and makes the next batch.
-    What is due at a step where a run was ended before is made up for here.
+    While the devices compute a step, the host reports the step before and makes the next batch.
+    What was due when an earlier run was ended is done first.
 
     Raises:
         InputError: a checkpoint cannot be written.

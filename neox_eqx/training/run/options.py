@@ -94,7 +94,7 @@ class TrainingOptions:
     keep: int = 2
     """Checkpoints to keep, the last ones."""
     max_skipped: int = 5
-    """Batches in a row whose loss or gradients are not finite, and at which the run ends."""
+    """End the run after so many batches in a row whose loss or gradients are not finite."""
     seed: int = 0
     """Of the order of the data and of dropout."""
     wandb_mode: WandbMode = "online"

@@ -68,10 +68,10 @@ class Report:
             print(f"{count} steps in all were not finite, and learnt nothing", file=sys.stderr)
 
     def add(self, step: int, tokens: int, metrics: Metrics) -> None:
-        """Takes note of a step that was begun, and tells of the one before when that has ended.
+        """Notes that a step was begun, waits for the one before and reports that.
 
         Raises:
-            Stopped: that was the last of too many in a row that were not finite.
+            Stopped: too many steps in a row were not finite.
         """
         before, self._begun = self._begun, _Begun(step, tokens, metrics)
         if before:
@@ -79,7 +79,7 @@ class Report:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Tells of all steps first, and leaves the time until the end out of the next one's speed.
+        """Reports all steps that were begun; the time that the block takes counts for none.
 
         Raises:
             Stopped: as `add` does.

@@ -14,12 +14,12 @@ from neox_eqx.sharding.distributed import agreed, is_first
 from neox_eqx.small_files import read_json
 
 NAME = "run.json"
-# A file and not the directory itself, whose lock NFS does not tell to other hosts.
+# A file, as NFS does not tell other hosts of a lock on the directory itself.
 LOCK = ".lock"
 # The number of steps may grow, and then the schedule is that of the new number from there on. The
 # commits that weights came from tell a reader where; that they are the same is told by their hash.
 _MAY_CHANGE = ("steps", "commit", "adapter_commit")
-# Seconds. So long a host may take to see a file that another has made.
+# Seconds that a host may take to see a file which another has made.
 _UNTIL_SEEN = 5
 
 
@@ -72,10 +72,10 @@ def _is_seen(path: Path) -> bool:
 
 
 def keep_settings(directory: Path, settings: Mapping[str, Any], *, goes_on: bool) -> None:
-    """Writes down the settings of a run, which has to have the same where it goes on.
+    """Writes down the settings of a run; one that goes on must have the same.
 
     Raises:
-        InputError: it does not, or they cannot be read or written.
+        InputError: they differ, or cannot be read or written.
     """
     path = directory / NAME
     settings = json.loads(json.dumps(settings))  # as they are read again: lists for tuples
@@ -87,7 +87,7 @@ def keep_settings(directory: Path, settings: Mapping[str, Any], *, goes_on: bool
 
 def _check_equal(directory: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     for name in now:
-        # A run from before there was a setting did without what it asks for.
+        # A run that is older than a setting ran without what it asks for.
         is_same = before[name] == now[name] if name in before else not now[name]
         if name not in _MAY_CHANGE and not is_same:
             raise InputError(
@@ -98,6 +98,6 @@ def _check_equal(directory: Path, before: Mapping[str, Any], now: Mapping[str, A
 
 
 def _difference(before: Any, now: Any) -> str:
-    """In brackets, where they can be read."""
+    """Both values in brackets, where they are short enough to be read."""
     texts = [json.dumps(value, ensure_ascii=False) for value in (before, now)]
     return f" ({texts[0]}, not {texts[1]})" if max(map(len, texts)) <= 20 else ""

@@ -23,12 +23,12 @@ class Start:
     source: Origin
     """Where the checkpoint is."""
     weights: str
-    """What tells it from others of the same config."""
+    """A hash that tells the weights from others of the same config."""
     config: GPTNeoXConfig
     tuning: Tuning
     """What is trained, with the names of the Linears that LoRA is on."""
     adapter: Adapter | None
-    """What LoRA begins as, if not as nothing."""
+    """The adapter that LoRA goes on from, if it does not begin anew."""
 
     @classmethod
     def of(cls, options: TrainingOptions) -> "Start":
@@ -68,7 +68,7 @@ def _tuning(tuning: Tuning, source: Origin, config: GPTNeoXConfig) -> Tuning:
 
 
 def _spelt(tuning: Tuning, config: GPTNeoXConfig) -> str | list[str]:
-    """As PEFT has it: names; or a single text, if it is no name, all-linear or an expression."""
+    """The targets as PEFT has them: names, or one text, which is all-linear or an expression."""
     names = list(tuning.lora_targets)
     is_name = len(names) > 1 or Targets(tuple(names)).among(_linears(config))
     return names if is_name else names[0]
@@ -78,7 +78,7 @@ def _tuning_of(adapter: Adapter, config: GPTNeoXConfig, dropout: float | None) -
     """The tuning that an adapter comes from.
 
     Raises:
-        InputError: there was more to it than a run can go on with.
+        InputError: the adapter holds what a run cannot train.
     """
     own = adapter.settings
     ranks = {(own.rank_of(module), own.alpha_of(module)) for module in adapter.pairs}
@@ -102,7 +102,7 @@ def _tuning_of(adapter: Adapter, config: GPTNeoXConfig, dropout: float | None) -
 
 
 def _targets(targets: Targets, config: GPTNeoXConfig) -> tuple[str, ...]:
-    """The Linears of a layer that are meant, which must be the same in all layers."""
+    """The names of the Linears that are meant, which must be the same in all layers."""
     modules = targets.among([*_linears(config), "gpt_neox.embed_in", "embed_out"])
     names = tuple(name for name in TARGETS if any(one.endswith(f".{name}") for one in modules))
     if not modules or len(modules) != len(names) * config.num_hidden_layers:

@@ -59,7 +59,7 @@ def hidden_states(
 
 
 def _mask(model: GPTNeoX, batch: Batch, past: Segment | None) -> Bool[Array, "B T U"] | Flash:
-    """The kernel knows neither dropout nor a past."""
+    """Flash attention where there is neither dropout nor a past, which its kernel cannot do."""
     if past is not None:
         whole = jnp.ones((*batch.tokens.shape, past.slots), bool)
         return jnp.concatenate([whole, batch.mask()], axis=-1)

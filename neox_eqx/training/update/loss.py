@@ -44,7 +44,7 @@ def _forward(
     chunk: int,
     mesh: Mesh | None,
 ) -> tuple[Float32[Array, ""], tuple[Float[Array, "B T D"], Float[Array, "V D"]]]:
-    """The sum, and its gradients by the hidden states and by the head."""
+    """The sum, and its gradients with respect to the hidden states and the head."""
 
     def add(
         carry: tuple[Float32[Array, ""], Float32[Array, "V D"]], part: tuple[Array, Array, Array]
@@ -90,7 +90,7 @@ def _logits(
 def _contract(
     a: Float[Array, "..."], b: Float[Array, "..."], axes: tuple[tuple[int, ...], tuple[int, ...]]
 ) -> Float32[Array, "..."]:
-    """Sums products over the axes of each in float32, of whatever dtype they are."""
+    """Multiplies, and sums over these axes in float32, whatever the dtypes are."""
     return lax.dot_general(
         a,
         b,
@@ -103,7 +103,7 @@ def _contract(
 def _weighted(
     logits: Float32[Array, "B C V"], target: Int[Array, "B C"], weight: Float[Array, "B C"]
 ) -> tuple[Float32[Array, ""], Bool[Array, "B C V"], Float32[Array, "B C 1"]]:
-    """The loss, where the targets are, and the logarithms of the sums of exponentials."""
+    """The loss, a mask of the targets, and the log-sum-exp of the logits."""
     # Compared and summed, not indexed: on a mesh each device has a part of the vocabulary.
     is_target = target[..., None] == jnp.arange(logits.shape[-1])
     normaliser = jax.nn.logsumexp(logits, axis=-1, keepdims=True)

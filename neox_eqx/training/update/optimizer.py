@@ -24,10 +24,10 @@ def update(
     moments: optax.ScaleByAdamState,
     model: Trained,
 ) -> tuple[Trained, optax.ScaleByAdamState, Bool[Array, ""]]:
-    """What is trained and the optimiser's state after one update, and whether there was one.
+    """The parameters and the optimiser's state after one update, and whether there was one.
 
-    `norm` is that of the gradients. If it is not finite, nothing changes: each number is chosen
-    anew or old, which fuses into the update, where a branch would need both whole.
+    `norm` is that of the gradients. If it is not finite, nothing changes: for each number the new
+    or the old one is chosen, which fuses into the update; a branch would hold both whole.
     """
     finite = jnp.isfinite(norm)
 
@@ -54,7 +54,7 @@ def update(
 
 
 def learning_rate(recipe: Recipe, updates: Int[Array, ""]) -> Float32[Array, ""]:
-    """That of the update which follows so many."""
+    """The rate of the next update, after so many updates."""
     with jax.numpy_dtype_promotion("standard"):
         return jnp.asarray(_schedule(recipe)(updates), jnp.float32)
 
@@ -75,7 +75,7 @@ def _adam(recipe: Recipe) -> optax.GradientTransformation:
 
 
 def _decaying(model: Trained) -> Trained:
-    """True in place of each matrix, LoRA's too, and False of each bias, norm and prompt."""
+    """True for each matrix, LoRA's too, and False for each bias, norm and prompt."""
 
     def of_layer(layer: Any) -> Any:
         def decays(path: tuple[Any, ...], _: jax.Array) -> bool:

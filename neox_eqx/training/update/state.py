@@ -21,7 +21,7 @@ from neox_eqx.training.update.trained import Trained
 
 
 class TrainState(eqx.Module):
-    """All that a checkpoint needs beside the recipe and the place in the data, which is `step`."""
+    """All that a checkpoint holds; with the recipe and the data it is enough to go on."""
 
     model: Trained
     """What is trained, in float32; None in place of each parameter that is frozen."""
@@ -31,7 +31,7 @@ class TrainState(eqx.Module):
     skipped: Int[Array, ""]
     """Batches whose loss or gradients were not finite, and which changed nothing."""
     skipped_in_a_row: Int[Array, ""]
-    """Of these the last ones, with none between them that was taken."""
+    """How many batches were skipped since the last one that was not."""
 
     @classmethod
     def start(cls, model: Trained, recipe: Recipe) -> "TrainState":
@@ -43,13 +43,13 @@ class TrainState(eqx.Module):
         return jax.jit(_fresh, static_argnums=1, donate_argnums=0)(model, recipe)
 
     def constrain(self) -> "TrainState":
-        """This state, which the compiler then keeps where training has it."""
+        """This state, with its arrays held by the compiler where training has them."""
         mesh = self.model.mesh
         return self if mesh is None else lax.with_sharding_constraint(self, state_shardings(self))
 
 
 def _fresh(model: Trained, recipe: Recipe) -> TrainState:
-    # Three zeros, and not one in three places: the buffers of a state are donated one by one.
+    # Three arrays, not one three times: a step donates each buffer of its state by itself.
     counts = [jnp.zeros((), jnp.int32) for _ in range(3)]
     return TrainState(model, first_moments(recipe, model), *counts).constrain()
 
@@ -69,7 +69,7 @@ def state_shardings(state: TrainState) -> TrainState:
 
 
 def abstract_state(model: Trained, recipe: Recipe) -> TrainState:
-    """What `TrainState.start` returns, as shapes and places; of the model the shapes are enough."""
+    """What `TrainState.start` returns, as shapes with shardings; takes a model or its shapes."""
     state = jax.eval_shape(lambda model: _fresh(model, recipe), model)
     if model.mesh is not None:
         return jax.tree.map(_placed, state, state_shardings(state))
@@ -80,7 +80,7 @@ def abstract_state(model: Trained, recipe: Recipe) -> TrainState:
 def abstract_step(
     config: GPTNeoXConfig, mesh: Mesh, recipe: Recipe, rows: int, length: int
 ) -> tuple[TrainState, Batch]:
-    """The arguments of `train_step` as shapes and places, to compile it without any weights."""
+    """The arguments of `train_step` as shapes with shardings, to compile it without weights."""
     model = dataclasses.replace(
         model_shapes(config, jnp.dtype(jnp.float32), stacked=True), mesh=mesh
     )

@@ -28,10 +28,10 @@ Parameters = TypeVar("Parameters")
 
 
 class Metrics(eqx.Module):
-    """What is told of a step, the same number on every device."""
+    """What is reported of a step; every device has the same numbers."""
 
     loss: Float32[Array, ""]
-    """Mean over the batch by weight."""
+    """The mean over the batch, weighted as its tokens are."""
     gradient_norm: Float32[Array, ""]
     """Before clipping."""
     learning_rate: Float32[Array, ""]
@@ -45,8 +45,8 @@ def train_step(
 ) -> tuple[TrainState, Metrics]:
     """One update by one batch; the state's buffers are used for the new one.
 
-    `frozen` is what `trainable` returns with the trained; its buffers stay. A batch in which
-    nothing has a weight has no loss: it counts as not finite.
+    `frozen` are the parameters that `trainable` returns beside those that are trained; its buffers
+    stay. A batch in which no token has a weight has no loss, and counts as not finite.
     """
     loss, gradients = loss_and_gradients(state.model, batch, recipe, state.step, frozen)
     norm = optax.tree.norm(gradients)
@@ -72,10 +72,10 @@ def loss_and_gradients(
     step: Int[Array, ""],
     frozen: GPTNeoX | None = None,
 ) -> tuple[Float32[Array, ""], Trained]:
-    """The mean loss by weight, and its gradients in float32.
+    """The weighted mean loss, and its gradients in float32.
 
-    A batch in parts gives what it gives as a whole, since each part's sum is divided by the
-    weight of all.
+    A batch gives the same in parts as in one, since the sum of each part is divided by the weight
+    of the whole batch.
     """
     weight = batch.targets()[1].sum().astype(jnp.float32)
     key = jax.random.fold_in(jax.random.key(recipe.seed), step)
@@ -85,8 +85,8 @@ def loss_and_gradients(
             own_key = jax.random.fold_in(key, index)
             return summed_loss(trained, part, recipe, own_key, frozen) / weight
 
-        # By the parameters as they are computed with: the gradients of all layers are held at
-        # once, and would take twice the bytes in float32 without being any more exact.
+        # With respect to the parameters in the dtype of the computation: the gradients of all
+        # layers are held at once, and float32 would take twice the bytes and be no more exact.
         loss, gradients = jax.value_and_grad(mean)(_cast(trained, recipe.compute_dtype))
         return loss, _spread(_cast(gradients, "float32"))
 
@@ -110,7 +110,7 @@ def summed_loss(
 ) -> Float32[Array, ""]:
     """The sum over the batch of weight × cross-entropy of the next token.
 
-    With a key the config's dropout is applied, as in training; without, as in evaluation, none.
+    With a key, as in training, the config's dropout is applied; without one there is none.
     """
     # Before anything is gathered, so that half the bytes travel.
     model, prompt = join(*_cast((trained, frozen), recipe.compute_dtype))
@@ -123,7 +123,7 @@ def summed_loss(
 
 
 def _split(batch: Batch, parts: int, mesh: Mesh | None) -> Batch:
-    """The parts as a leading axis: of each device's rows as many in every part."""
+    """The parts as a leading axis; each has an equal share of every device's rows."""
 
     def split(x: Array) -> Array:
         rows, length = x.shape

@@ -19,7 +19,7 @@ from neox_eqx.training.update.recipe import Recipe
 from neox_eqx.training.update.tuning import Tuning
 
 Trained = GPTNeoX | SoftPrompt | Prefix
-"""A model, with None in place of what is frozen; or what stands before the text of a frozen one."""
+"""What is trained: a model with None for each frozen parameter, or a soft prompt or prefix."""
 
 
 def trainable(
@@ -29,12 +29,12 @@ def trainable(
     text: Sequence[int] = (),
     adapter: Adapter | None = None,
 ) -> tuple[Trained, GPTNeoX | None]:
-    """What `TrainState.start` takes, and what `train_step` takes as frozen.
+    """The parameters to train, for `TrainState.start`, and the frozen ones, for `train_step`.
 
     The frozen parameters are in the dtype of the computation, and lie as trained ones would.
     `text` are the tokens of `prompt_text`, repeated or cut to the number of positions; without
-    any, tokens are chosen at random. LoRA begins as the `adapter`. All that is random follows from
-    the recipe's seed.
+    any, tokens are chosen at random. LoRA goes on from the `adapter`, if there is one. All that
+    is random follows from the recipe's seed.
 
     Raises:
         InputError: the model is in int8, or has heads added that LoRA would train; or a token is
@@ -75,7 +75,7 @@ def join(trained: Trained, frozen: GPTNeoX | None) -> tuple[GPTNeoX, Prompt | No
 
 
 def _as_adapter(trained: GPTNeoX, adapter: Adapter) -> GPTNeoX:
-    """The A and B of a model with the values of an adapter's."""
+    """The model with an adapter's values in its A and B."""
     arrays = []
     for leaf in parameters(trained):
         values = []

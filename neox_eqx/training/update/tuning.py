@@ -9,18 +9,18 @@ _SIZES = ("lora_rank", "prompt_tokens", "prefix_tokens")
 
 @dataclasses.dataclass(frozen=True)
 class Tuning:
-    """What is trained: all parameters, unless one of the three others is asked for.
+    """What is trained: all parameters, or else LoRA, a soft prompt or a prefix.
 
     Raises:
-        InputError: more than one is, a number is out of its range, or an option is of no use.
+        InputError: several are asked for, a number is out of its range, or an option has no use.
     """
 
     lora_rank: int = 0
     """Train only matrices of this rank that are added to the layers' own; 0 for none."""
     lora_alpha: float = 8.0
-    """What LoRA adds counts alpha / rank times."""
+    """LoRA adds its product times alpha / rank."""
     use_rslora: bool = False
-    """Let it count alpha / √rank times instead."""
+    """Add it times alpha / √rank instead."""
     lora_dropout: float | None = None
     """Share of its inputs that LoRA drops while it learns; none if not given."""
     lora_targets: tuple[str, ...] = ("query_key_value",)
@@ -61,5 +61,5 @@ class Tuning:
 
     @property
     def positions(self) -> int:
-        """How many stand before each text, and count in its length."""
+        """How many positions stand before each text, and count in its length."""
         return self.prompt_tokens or self.prefix_tokens
