@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> object:
-        """JAX takes a second to import: what needs it comes when the first of it is asked for."""
+        """Imports what needs JAX, which takes a second, when the first such name is used."""
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         return getattr(importlib.import_module("neox_eqx.public"), name)

@@ -31,7 +31,7 @@ _LONGEST_PARAGRAPH = 600
 # Seconds.
 _INTERRUPT_AGAIN = 0.5
 _FIRST_ENDS_LATER = 0.2
-# Where another process of the pod has failed, the launcher hears of that one before.
+# Seconds to wait, so that the launcher first hears of another process that has failed.
 _BLAME_LATER = 0.3
 
 
@@ -42,7 +42,7 @@ def run(
 ) -> None:
     """Calls `main` with the options that `args`, by default the process's own, spell.
 
-    A mistake in an option ends it as any other that `run_program` tells of.
+    A mistake in an option ends the program as `run_program` says.
     """
     program = Path(sys.argv[0]).name
     given = sys.argv[1:] if args is None else args
@@ -114,7 +114,7 @@ def _interrupt_until_it_ends() -> None:
 def _end_together() -> None:
     """Waits until all processes of the pod are here, and in the first until the others have ended.
 
-    Where one ends before, JAX aborts the others, and they complain.
+    If one ended before, JAX would abort the others, and they would complain.
     """
     multihost_utils.sync_global_devices("the error is told")
     if jax.process_count() > 1 and jax.process_index() == 0:
@@ -145,7 +145,7 @@ def parse(options_type: type[Options], program: str, args: Sequence[str]) -> Opt
     """
     report = io.StringIO()
     try:
-        # tyro asks an output that is closed for its encoding.
+        # tyro asks stdout for its encoding, which fails where it is closed.
         closed_output = (
             contextlib.nullcontext() if sys.stdout else contextlib.redirect_stdout(report)
         )
@@ -156,7 +156,7 @@ def parse(options_type: type[Options], program: str, args: Sequence[str]) -> Opt
     except SystemExit as exit:
         if not exit.code:
             raise
-        # tyro names the class where its __post_init__ refused the values as a whole.
+        # Where __post_init__ refuses the values together, tyro puts the class's name first.
         message = _first_paragraph(report.getvalue()).removeprefix(f"{options_type.__name__}: ")
         if len(message) > _LONGEST_PARAGRAPH:  # of long values, which tyro's box broke into words
             message = cut(message, _LONGEST_PARAGRAPH - 200, 200)
@@ -168,7 +168,7 @@ def parse(options_type: type[Options], program: str, args: Sequence[str]) -> Opt
 
 
 def _first_paragraph(box: str) -> str:
-    """What a box of tyro's says, without its title, its frame and the help that follows a rule."""
+    """The message in a box of tyro's, without title, frame and the help below a rule."""
     plain = re.sub(r"\x1b\[[\d;]*m", "", box)
     lines = [line.strip("│| ") for line in plain.splitlines()[1:]]
 
@@ -183,7 +183,7 @@ def _first_paragraph(box: str) -> str:
 
 
 def _check_repeated(options_type: type, args: Sequence[str]) -> None:
-    """An option that takes several values, given twice, would keep those of the last time."""
+    """Refuses an option of several values that is given twice: only the last would count."""
     for option, kind in _spellings(options_type):
         times = sum(argument == option or argument.startswith(f"{option}=") for argument in args)
         if times > 1 and tuple in (get_origin(kind), *map(get_origin, get_args(kind))):
@@ -191,7 +191,7 @@ def _check_repeated(options_type: type, args: Sequence[str]) -> None:
 
 
 def _spellings(options_type: type) -> Iterator[tuple[str, Any]]:
-    """All options and their types; those of a field that is a dataclass stand beside the others."""
+    """All options and their types, with those of dataclasses within a dataclass."""
     for field in dataclasses.fields(options_type):
         kind: Any = field.type
         if get_origin(kind) is Annotated:

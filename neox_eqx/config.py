@@ -91,7 +91,7 @@ class GPTNeoXConfig:
 
     @property
     def rotary_dim(self) -> int:
-        """The dims of a head that the config asks to rotate; an odd number rotates one more."""
+        """The dims of a head that the config says to rotate; if odd, one more is rotated."""
         return int(self.head_dim * self.rope_parameters.partial_rotary_factor)
 
     @property

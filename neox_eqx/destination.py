@@ -1,8 +1,8 @@
 """Files and directories that are whole or not there, each written by one process at a time.
 
-What is to become NAME is `.NAME.partial` beside it until it is whole, and belongs to the process
-that holds a lock, which ends with that process however it ends. What a killed one left has a name
-that the next one for NAME takes over: litter does not gather, and nobody guesses who still lives.
+What is to become NAME is `.NAME.partial` beside it until it is whole. It belongs to the process
+that holds a lock on it; the system takes the lock away when that process ends, however it ends.
+The next process for NAME takes over what a killed one left, so that no litter gathers.
 """
 
 import contextlib
@@ -59,7 +59,7 @@ def new_directory(directory: Path) -> Iterator[Path]:
         directory = Path(os.path.expanduser(directory)).resolve()
     except (OSError, ValueError, RuntimeError) as error:  # A loop of links is a RuntimeError.
         raise InputError(f"{shown(str(directory))}: cannot be a directory: {error}") from error
-    if not directory.name:  # the root of all, which has no place beside it
+    if not directory.name:  # the root, which has nothing beside it
         raise InputError(f"{directory}: is not an empty directory; choose another name")
     partial = _partial(directory)
     lock = partial.with_name(f"{partial.name}.lock")
@@ -83,14 +83,14 @@ def _check_absent(directory: Path) -> None:
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise InputError(f"{directory}: is not an empty directory; choose another name")
     if directory == Path.cwd():
-        # It would be replaced, and the process be left in one that is no more.
+        # Replaced, it would leave this process in a directory that is gone.
         raise InputError(f"{directory}: is the working directory; choose another name")
 
 
 def place_of(path: Path) -> tuple[Path, bool]:
-    """What a link names, so that it is written and the link stays; and whether in its place.
+    """Where `path` leads through links, which stay; and whether to write to what is there.
 
-    A pipe or a device, as /dev/stdout, is written to: it must not be replaced by a file.
+    A pipe or a device, as /dev/stdout, is written to, and must not be replaced by a file.
 
     Raises:
         InputError: it is a directory, or no file can have this name.
@@ -98,7 +98,7 @@ def place_of(path: Path) -> tuple[Path, bool]:
     try:
         if path.is_dir():
             raise InputError(f"{path}: is a directory; name a file")
-        # Before its links are followed: that of a pipe in /proc leads nowhere.
+        # Before links are followed: in /proc the link of a pipe leads nowhere.
         if path.exists() and not path.is_file():
             return path, True
         return path.resolve(), False
@@ -108,16 +108,16 @@ def place_of(path: Path) -> tuple[Path, bool]:
 
 
 def open_alone(path: Path, *, of: Path) -> IO[bytes]:
-    """The file to read and to add to, which no other process opens so until it is closed.
+    """Opens a file to read and append; until it is closed no other process can open it so.
 
-    Its owner may move or remove it before it is closed, and no sooner may another.
+    Only the process that has it open may move or remove it.
 
     Raises:
         InputError: it cannot be opened, or another process has it; the message names `of`.
     """
     while True:
         try:
-            # What a link of this name leads to is not ours to write.
+            # A link of this name is not followed: what it leads to is not ours.
             number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
         except OSError as error:
             raise InputError(f"{of}: cannot be written: {error.strerror}") from error
@@ -137,7 +137,7 @@ def open_alone(path: Path, *, of: Path) -> IO[bytes]:
         with contextlib.suppress(OSError):
             if os.path.samestat(os.fstat(number), os.stat(path, follow_symlinks=False)):
                 return file
-        file.close()  # between opening and locking it, the process that had it moved it away
+        file.close()  # the process that had it moved it, after we opened and before we locked it
 
 
 def _partial(path: Path) -> Path:
@@ -146,15 +146,15 @@ def _partial(path: Path) -> Path:
 
 @contextlib.contextmanager
 def _told(path: Path) -> Iterator[None]:
-    """Says in one line what the system has against writing `path`, or a file that it names."""
+    """Reports the system's error in one line, about `path` or the file that the error names."""
     try:
         yield
     except BrokenPipeError:
-        raise  # its reader left, which is no mistake
+        raise  # the reader left, which is no mistake
     except OSError as error:
         if error.errno is None:
-            raise  # a library's own, which says nothing of a file
-        # Writing to a file that is open names none, and copying one names both.
+            raise  # a library's own error, about no file
+        # An error in writing an open file names none, and one in copying names both.
         if error.filename and _partial(path).name not in f"{error.filename} {error.filename2}":
             raise InputError(f"{error.filename}: {error.strerror}") from error
         raise InputError(f"{path}: cannot be written: {error.strerror}") from error

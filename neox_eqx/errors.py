@@ -5,18 +5,18 @@ import unicodedata
 
 _LONGEST_WORD = 200
 _LONGEST_LINE = 1900
-"""With what a command prints before it, 2,000 at most."""
+"""Letters of a message; with what a command prints before it, a line has 2,000 at most."""
 
 
 def one_line(message: str) -> str:
     """A message as a line that is safe to print and to read, whatever names and values are in it.
 
-    What would act on a terminal is spelled, as \\x1b; of a word of more than 200 letters, which a
-    path or a value may be, its beginning and its end are there.
+    What would act on a terminal is escaped, as \\x1b. Of a word of more than 200 letters, such as a
+    path, only the beginning and the end are kept.
     """
     line = " ".join(message.splitlines())
     line = re.sub(rf"\S{{{_LONGEST_WORD + 1},}}", lambda word: cut(word[0], 120, 60), line)
-    # What is spelled is longer: what may be long is cut before and after.
+    # Cut before, as the text may be huge, and after, as escapes are longer.
     return _bounded("".join(map(_printable, _bounded(line))))
 
 
@@ -25,7 +25,7 @@ def _bounded(line: str) -> str:
 
 
 def cut(text: str, first: int, last: int) -> str:
-    """So many letters of its beginning and of its end."""
+    """The first and the last letters of a text."""
     return f"{text[:first]}...{text[-last:]}"
 
 
@@ -45,7 +45,7 @@ class InputError(ValueError):
     def __init__(self, message: str, *, is_reporter: bool | None = None):
         super().__init__(one_line(message))
         self.is_reporter = is_reporter
-        """Whether this process prints it; None where it is not all of a pod that raise it."""
+        """Whether this process prints it, where all of a pod raise it; else None."""
 
 
 class Stopped(Exception):

@@ -1,4 +1,4 @@
-"""Holds values that came from a file against the dataclass that they are to fill."""
+"""Checks values from a file against the dataclass that they are to fill."""
 
 import dataclasses
 import types
@@ -15,7 +15,7 @@ LARGEST_INT = np.iinfo(np.int32).max
 
 
 def known_fields(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of `values` that are fields of the dataclass `cls`, each of its field's type.
+    """The values that are fields of the dataclass `cls`, each checked to be of its field's type.
 
     A whole number may stand for a float, and becomes one; true and false are no numbers.
 

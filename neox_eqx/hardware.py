@@ -11,7 +11,7 @@ import jax
 
 @dataclasses.dataclass(frozen=True)
 class Rates:
-    """Of one chip of a TPU, each a second."""
+    """What one chip of a TPU can do in a second."""
 
     flops: float
     """Operations."""
@@ -36,7 +36,7 @@ _FLOPS = {
     "NVIDIA H100 80GB HBM3": 989e12,
     "NVIDIA H200": 989e12,
 }
-"""By what JAX calls the kind of a device, or by how that begins."""
+"""Operations a second, by the kind of a device as JAX calls it, or by how that begins."""
 
 
 def peak_flops(devices: int) -> float | None:

@@ -55,7 +55,7 @@ def _yes_no_or(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
 
 @RULES.primitive_rule
 def _texts(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-    """A list of texts or something else is a list of texts on a command line."""
+    """An option that may be a list of texts or of other things takes texts on a command line."""
     kinds = get_args(info.type)
     is_mixed = info.type_origin is tuple and len(kinds) == 2 and str in get_args(kinds[0])
     if not is_mixed or kinds[1] is not Ellipsis:
@@ -71,7 +71,7 @@ def _texts(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
 
 @RULES.primitive_rule
 def _path(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-    """An empty path, as a shell's unset variable leaves it, is not the working directory."""
+    """An empty path, as from an unset shell variable, is refused: Path would make it '.'."""
     if info.type is not Path:
         return None
 
@@ -114,7 +114,7 @@ def _numbers_by_id(path: Path) -> dict[int, float]:
     numbers: dict[int, float] = {}
 
     def where() -> str:
-        """Of the entry that is wrong: to look for each would take a minute for 50,000."""
+        """The line of the wrong entry; for all of 50,000 entries this would take a minute."""
         line = text.count("\n", 0, text.rfind(json.dumps(key, ensure_ascii=False))) + 1
         return f"{path}, line {line}"
 
@@ -157,7 +157,7 @@ def _numbers(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
 
 @RULES.primitive_rule
 def _number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-    """A wrong number is answered in words that are not Python's."""
+    """A number; a wrong one gets an error in plain words."""
     if info.type not in (int, float):
         return None
     kind, wanted = (int, "a whole number") if info.type is int else (float, "a number")

@@ -1,4 +1,4 @@
-"""What ends where a command's output goes: a reader leaves, or a disc is full."""
+"""A command's output that cannot be written: its reader left, or the disc is full."""
 
 import errno
 import os

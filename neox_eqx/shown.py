@@ -1,17 +1,17 @@
-"""A value as a message shows it."""
+"""Values and names as messages show them."""
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 _LONG = 14_000
-"""Bits; Python refuses to write a number of more than 4,300 digits in the decimal system."""
+"""Bits of a number that is not written out: Python refuses more than 4,300 decimal digits."""
 
 
 def shown(value: object, most: int = 80) -> str:
     """The `repr` of a value, in one line and cut to `most` letters.
 
-    No more of it is made than is shown: a few kilobytes of YAML can stand for a value of which
-    the whole text has gigabytes, or no end at all.
+    Only what is shown is made: a few kilobytes of YAML can stand for a value whose whole text has
+    gigabytes, or no end.
     """
     text = ""
     for piece in _pieces(value, most):
@@ -47,7 +47,7 @@ def _pieces(value: object, most: int) -> Iterator[str]:
 
 
 def few(names: Sequence[str], most: int = 400) -> str:
-    """Names in a message: so many of them as `most` letters hold, and the number of the others."""
+    """As many names as fit into `most` letters, and how many more there are."""
     text = ""
     for index, name in enumerate(names):
         name = f"{name:.200}" if name.isprintable() else shown(name, 200)

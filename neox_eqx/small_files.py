@@ -1,4 +1,4 @@
-"""Files, or their lines, that are read whole: none larger than they can honestly be."""
+"""Files and lines that are read whole, up to sizes that no real one exceeds."""
 
 import codecs
 import itertools
@@ -14,21 +14,21 @@ from typing import Any
 from neox_eqx.errors import InputError
 
 MOST_BYTES = 10_000_000
-"""Of settings. Those of the largest models, and lists of their tensors, have a few hundred
-kilobytes."""
+"""The limit for settings; those of the largest models, and lists of their tensors, have a few
+hundred kilobytes."""
 MOST_TOKENIZER_BYTES = 200_000_000
-"""The largest vocabularies, of a million tokens, have some tens of megabytes."""
+"""The limit for tokenizers; the largest, of a million tokens, have some tens of megabytes."""
 MOST_LINE_BYTES = 50_000_000
-"""A line is a text, or a conversation: the largest novels have some millions of letters."""
+"""The limit for a line, which is a text: the longest novels have some millions of letters."""
 _MOST_DEPTH = 100
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def read_bytes(path: Path, most: int = MOST_BYTES, *, by_user: bool = False) -> bytes:
-    """What is in a file.
+    """The bytes of a file.
 
-    One that a user names, `by_user`, may be a pipe, as of a shell's `<(...)`. Elsewhere a pipe is
-    a mistake, and to wait for it would be for ever.
+    With `by_user`, the user named it, and it may be a pipe, as of a shell's `<(...)`. Elsewhere a
+    pipe is a mistake, and reading it might wait for ever.
 
     Raises:
         InputError: it cannot be read, or has more than `most` bytes.
@@ -37,7 +37,7 @@ def read_bytes(path: Path, most: int = MOST_BYTES, *, by_user: bool = False) -> 
         check_file(path)
     try:
         with path.open("rb") as file:
-            # Room for as much as is asked for is there at once; a pipe does not know its size.
+            # Not `read(most)`, which reserves as much at once; a pipe does not know its size.
             data = file.read(min(os.fstat(file.fileno()).st_size, most) + 1)
             data += file.read(most + 1 - len(data)) if by_user else b""
     except (OSError, ValueError) as error:
@@ -48,10 +48,10 @@ def read_bytes(path: Path, most: int = MOST_BYTES, *, by_user: bool = False) -> 
 
 
 def check_file(path: Path) -> None:
-    """Raises where a pipe or a device stands in the place of a file.
+    """Refuses a pipe or a device where a file should be.
 
     Raises:
-        InputError: so it is, or nothing is there.
+        InputError: it is one of these, or nothing is there.
     """
     try:
         mode = path.stat().st_mode
@@ -62,7 +62,7 @@ def check_file(path: Path) -> None:
 
 
 def _unreadable(path: Path, error: OSError | ValueError) -> InputError:
-    """The latter is of a name that can be no file's."""
+    """The error of a file; a ValueError means that no file can have this name."""
     reason = error.strerror if isinstance(error, OSError) else error
     return InputError(f"{path}: cannot be read: {reason}")
 
@@ -103,7 +103,7 @@ def read_json(path: Path, most: int = MOST_BYTES) -> dict[str, Any]:
 def bounded_lines(path: Path, file: BufferedReader) -> Iterator[tuple[int, bytes]]:
     """The number of each line and its bytes with its end, of the open file `path`.
 
-    A byte order mark before the first is no part of it.
+    A byte order mark before the first line is left out.
 
     Raises:
         InputError: a line has more than MOST_LINE_BYTES; the message has its number.

@@ -1,4 +1,4 @@
-"""What this package asks of a tokenizer, and the ids of a text by one."""
+"""What this package needs of a tokenizer, and texts to ids and back."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,10 +9,10 @@ from neox_eqx.shown import shown
 from neox_eqx.unicode import check_unicode
 
 MOST_IDS = 10_000_000
-"""No vocabulary comes near it: the largest have a million tokens."""
+"""The highest id that is allowed; the largest vocabularies have a million tokens."""
 
 
-# Python refuses to read thousands of them.
+# Of an id in a file; Python refuses to read numbers of thousands of digits.
 _MOST_DIGITS = 20
 
 
@@ -29,7 +29,7 @@ class Tokenizer(Protocol):
     """Text to token ids and back; a `tokenizers.Tokenizer` is one."""
 
     def encode(self, text: str, /, *, add_special_tokens: bool = True) -> Encoded:
-        """The tokens of a text, with those that begin or end every text unless told otherwise."""
+        """The tokens of a text, with the special tokens around every text unless told otherwise."""
 
     def decode(self, ids: Sequence[int], /, skip_special_tokens: bool = True) -> str:
         """The text of tokens; ids that are no token's have none."""
@@ -41,20 +41,20 @@ class Tokenizer(Protocol):
         """The id of a token as the vocabulary spells it."""
 
     def to_str(self) -> str:
-        """All that decides over ids and texts; equal for equal tokenizers."""
+        """All that ids and texts depend on; equal for equal tokenizers."""
 
 
 def id_of_text(text: str) -> int | None:
-    """The token id that a key of a JSON object spells; None where it is none, or no such id."""
+    """The token id in a key of a JSON object; None where the key is no id."""
     is_id = text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS
     return int(text) if is_id else None
 
 
 def check_vocabulary(vocabulary: Mapping[str, int], what: str) -> None:
-    """Raises where an id is out of all proportion: tables over all ids would fill the memory.
+    """Refuses ids above `MOST_IDS`: tables over all ids would fill the memory.
 
     Raises:
-        InputError: begins with `what`, names the token and its id.
+        InputError: an id is too high; begins with `what`, and names the token and its id.
     """
     for token, id in vocabulary.items():
         if not 0 <= id < MOST_IDS:

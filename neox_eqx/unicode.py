@@ -1,11 +1,11 @@
-"""Texts that no encoding can write, and what is no text at all."""
+"""Refuses texts that cannot be encoded."""
 
 from neox_eqx.errors import InputError
 from neox_eqx.shown import shown
 
 
 def check_unicode(what: str, text: str) -> None:
-    """Raises where the text holds half of a surrogate pair, as JSON and command lines can spell it.
+    """Refuses a text with half of a surrogate pair, which JSON and command lines can hold.
 
     Raises:
         InputError: names what it is, and how it begins; also of what is no text.

@@ -1,4 +1,4 @@
-"""Times prefill and decode, beside transformers on the same weights if asked.
+"""Times prefill and decode, and transformers on the same weights if that is asked for.
 
 neox-eqx benchmark --preset pythia-160m --against transformers
 """
@@ -167,7 +167,7 @@ def ours(model: GPTNeoX, prompts: np.ndarray, options: Options, room: int) -> Ro
         if state.count >= options.gen_len:
             break
     found, _ = strategy.results(state.rows, state.memory)
-    if (np.asarray(found.finish) == ERROR).any():  # it took less time than its text would
+    if (np.asarray(found.finish) == ERROR).any():  # it ended early, and its time means nothing
         raise InputError(not_numbers("a row", model.dtype))
     generated = np.asarray(found.tokens)[:: options.num_beams, : options.gen_len]
     end = time.perf_counter()
@@ -176,7 +176,7 @@ def ours(model: GPTNeoX, prompts: np.ndarray, options: Options, room: int) -> Ro
 
 
 def _generation(options: Options) -> dict[str, Any]:
-    """Options of generation, under the names of ours."""
+    """The options of generation, by their names."""
     words = np.random.default_rng(1).integers(1, 1000, (options.bad_words, 2)).tolist()
     return {
         "temperature": 0.0 if options.top_p is None else 1.0,
@@ -234,7 +234,7 @@ def _prompts(options: Options, length: int, vocab_size: int) -> np.ndarray:
 
 
 class _CompilationCount:
-    """Counts XLA's compilations from its construction on."""
+    """Counts XLA's compilations from when it is made."""
 
     def __init__(self) -> None:
         self.count = 0

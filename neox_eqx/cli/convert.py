@@ -33,7 +33,7 @@ class Options:
     """Layout of the result: Hugging Face's, native, or EleutherAI's."""
     origin: tyro.conf.OmitArgPrefixes[TextOriginOptions] = TextOriginOptions()
     check: Path | None = None
-    """Instead, hold the certificate in this directory against its files."""
+    """Instead, compare the certificate in this directory with its files."""
     dtype: Literal["same", "float32", "bfloat16", "float16"] = "same"
     """Of the parameters in the result; same keeps that of each tensor, and of a LoRA adapter is
     float32."""
@@ -45,7 +45,7 @@ class Options:
     neox_layout: Literal["pipeline", "sequential"] = "pipeline"
     """To EleutherAI: a file for each layer, or one for all."""
     verify: bool = True
-    """Hold the logits against those of transformers; hashes are taken in any case."""
+    """Compare the logits with those of transformers; hashes are taken in any case."""
 
 
 def main(options: Options) -> None:

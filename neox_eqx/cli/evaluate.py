@@ -22,7 +22,7 @@ from neox_eqx.harness.failures import FAILURES
 from neox_eqx.sharding.distributed import is_first, on_every_host
 
 _DEFAULTS = {"model": "neox_eqx", "batch_size": "8"}
-# Where the harness, and the libraries by which it gets its data, tell of a user's mistakes.
+# The modules of the harness, and of its data libraries, that raise errors for a user's mistakes.
 _TELL_OF_MISTAKES = (
     *("lm_eval._cli", "lm_eval.api.registry", "lm_eval.config", "lm_eval.evaluator"),
     *("lm_eval.tasks", "datasets", "huggingface_hub"),
@@ -37,7 +37,7 @@ def main(args: Sequence[str], program: str = "neox-eqx evaluate") -> None:
             results are written, and requests failed.
     """
     if jax.process_count() > 1:
-        # By it the harness knows the one of several processes that makes and writes results.
+        # The harness makes and writes results in the process where this is 0.
         os.environ["LOCAL_RANK"] = str(jax.process_index())
         if not is_first():
             os.environ["WANDB_MODE"] = "disabled"
@@ -54,7 +54,7 @@ def main(args: Sequence[str], program: str = "neox-eqx evaluate") -> None:
 
 
 def with_defaults(args: Sequence[str]) -> list[str]:
-    """`args`, those of a run with our model and batch size where neither they nor their file do.
+    """`args`, with our model and batch size for a run where neither they nor their file name one.
 
     Raises:
         InputError: `--model` is a checkpoint.
@@ -105,7 +105,7 @@ def about_model(program: str) -> str:
 
 
 def _is_mistake(error: Exception) -> bool:
-    """Whether the harness raised it in place of a message, and not in the midst of its work."""
+    """Whether the harness raised it to report a user's mistake, and not by a fault of its own."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     return frame.f_globals.get("__name__", "").startswith(_TELL_OF_MISTAKES)
 

@@ -55,7 +55,7 @@ class Options:
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Of parameters and computation; float32 on a CPU, bfloat16 on an accelerator."""
     soft_prompt: Path | None = None
-    """A directory with a soft prompt or a prefix, of neox-eqx train or PEFT, to begin prompts."""
+    """A directory with a soft prompt or a prefix, of neox-eqx train or PEFT, for every prompt."""
     quantize: Literal["int8"] | None = None
     """Round the weights of the layers, and of a head that is not the embedding, to 8 bits."""
     mesh: str = "auto"
@@ -154,7 +154,7 @@ def _requests(options: Options) -> list[tuple[Prompt, GenerationOptions]]:
 def _print_live(events: Iterable[Event]) -> list[Completion]:
     """Prints texts one after the other; of those that grow together, the first one live.
 
-    Of one that failed there is what came before, and nothing where nothing did.
+    A text that failed is printed as far as it came.
     """
     texts: dict[int, str] = {}
     finished: dict[int, Completion] = {}

@@ -29,7 +29,7 @@ _EXTRAS = {"train": "train", "plan": "plan", "evaluate": "eval"}
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Runs the command that `args`, by default the process's own, begin with, or tells of all."""
+    """Runs the command that `args`, by default the process's own, begin with, or lists them all."""
     first, *rest = (sys.argv[1:] if args is None else args) or ["--help"]
     if first in COMMANDS:
         run_command(first, f"{_PROGRAM} {first}", rest)
@@ -44,7 +44,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def run_command(name: str, program: str | None = None, args: Sequence[str] | None = None) -> None:
-    """Runs a command, which calls itself `program`, with `args`: by default, as it was started."""
+    """Runs a command with `args`, under the name `program`: by default the process's own."""
     called = Path(sys.argv[0]).name if program is None else program
     given = sys.argv[1:] if args is None else args
     try:
@@ -55,7 +55,7 @@ def run_command(name: str, program: str | None = None, args: Sequence[str] | Non
 
 
 def about() -> str:
-    """What there is."""
+    """The commands, a line for each."""
     width = max(map(len, COMMANDS)) + 4
     return "\n".join(
         [

@@ -1,4 +1,4 @@
-"""Tells before a pod is paid for whether a model fits it, laid out how, and what a token costs.
+"""Says before a pod is paid for whether a model fits it, on which mesh, and what a token costs.
 
 neox-eqx plan --preset gpt-neox-20b --topology v5e:4x4 --batch-size 64
 """

@@ -48,7 +48,7 @@ class Options:
     batch_size: int = 8
     """Texts that run together."""
     top_candidates: int = 0
-    """Also tell so many of the likeliest tokens in each place, with their probabilities."""
+    """Also write so many of the likeliest tokens at each position, with their probabilities."""
     skip_bad: bool = False
     """Score the other lines where some cannot be, whose rows then say why; the status is 2."""
     origin: tyro.conf.OmitArgPrefixes[TextOriginOptions] = TextOriginOptions()
@@ -108,7 +108,7 @@ def _score(
     pairs: Sequence[Pair | InputError],
     rows: PartialRows | None,
 ) -> list[Pair | InputError]:
-    """Adds to `rows`, which the first process has, those of the texts that are not there yet.
+    """Adds the missing texts' rows to `rows`, which the first process has.
 
     Returns the pairs, with an error in place of those that have no score.
     """
@@ -147,7 +147,7 @@ def subject(
     pairs: Sequence[Pair | InputError],
     top_candidates: int,
 ) -> dict[str, str]:
-    """All that the rows of these texts come of; a run that goes on knows by it rows as its own.
+    """All that the rows of these texts come from; by it a run that goes on knows its own rows.
 
     An error stands where there is no text, or no tokens that can be scored.
     """
@@ -159,7 +159,7 @@ def subject(
 
 
 def _row(score: TextScore) -> dict[str, Any]:
-    """What is asked for and is there."""
+    """The score as the keys of a line, without those that are None."""
     row = dataclasses.asdict(score)
     return {name: row[name] for name in row if row[name] is not None}
 

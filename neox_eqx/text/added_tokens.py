@@ -33,7 +33,7 @@ _ROLES = (
 _PROPERTIES = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
 
 _Token = str | AddedToken
-"""A text alone is a special token."""
+"""A token given as a text alone is a special token."""
 
 _Entry = tuple[Any, _Token | None, Path]
 """What should be an id, its token, and the file that says so."""
@@ -41,7 +41,7 @@ _Entry = tuple[Any, _Token | None, Path]
 
 @dataclasses.dataclass(frozen=True)
 class AddedTokens:
-    """`named` are special tokens by their role, `extra` others without a role, `by_id` any."""
+    """Special tokens with a role are in `named`, others in `extra`; `by_id` has any tokens."""
 
     named: dict[str, _Token | None]
     extra: list[_Token]
@@ -111,7 +111,7 @@ def read_added_tokens(
 
 
 def _by_id(entries: Iterable[_Entry]) -> dict[int, AddedToken]:
-    """The tokens by their ids; of one that is there twice the last.
+    """The tokens by their ids; where one is listed twice, the last counts.
 
     Raises:
         InputError: an id is no number or absurd, or two tokens or two ids collide.
@@ -138,7 +138,7 @@ def _by_id(entries: Iterable[_Entry]) -> dict[int, AddedToken]:
 
 
 def _number(key: str) -> int | str:
-    """The number that a key of a JSON object spells."""
+    """The number in a key of a JSON object, or else the key."""
     return int(key) if key.isascii() and key.isdecimal() and len(key) < 20 else key
 
 
@@ -147,12 +147,12 @@ def _added(text: str, is_special: bool) -> AddedToken:
 
 
 def _is_role(key: str, value: Any) -> bool:
-    """Whether it names a special token: one of the usual roles, or `image_token` and the like."""
+    """Whether a key is the role of a special token: a usual one, or `image_token` and the like."""
     return key in _ROLES or (key.endswith("_token") and isinstance(value, str | dict))
 
 
 def _extra(values: Any, named: dict[str, _Token | None], path: Path) -> list[_Token]:
-    """Special tokens without a role; those of an object have roles of their own."""
+    """Special tokens without a role; where they are an object, its keys are their roles."""
     if isinstance(values, dict):
         named |= {role: _token(value, path) for role, value in values.items()}
         return []

@@ -1,4 +1,4 @@
-"""What a rendering of a template may do, so that none runs or grows without end."""
+"""A limit for each rendering of a template, so that none runs or grows without end."""
 
 import math
 import re
@@ -24,7 +24,7 @@ class TooMuch(Exception):
 
 
 class Render:
-    """One rendering: what it may still do, and whether it marks what is learnt."""
+    """One rendering: the units that it may still use, and whether it marks what is learnt."""
 
     def __init__(self, marks: bool = False):
         self.marks = marks
@@ -37,7 +37,7 @@ class Render:
             raise TooMuch("expands without bound")
 
     def pay_for(self, value: Any) -> Any:
-        """The value, when all that is in it is paid."""
+        """The value, after all that is in it is paid for."""
         self.pay(len(value) if isinstance(value, str) else 0)
         if isinstance(value, Mapping):
             for item in value.values():
@@ -59,9 +59,10 @@ def take(args: list[Any], kwargs: Mapping[str, Any]) -> list[Any]:
 
 
 def check_product(values: Iterable[Any], most: int = _LARGEST_PRODUCT) -> None:
-    """Pays for the values, of which none may be so often in another that memory ends.
+    """Pays for the values, and refuses those whose product would fill the memory.
 
-    A number may be how often or how wide; `most` is for the product of all sizes.
+    A number may say how often or how wide another value is written; `most` limits the product of
+    all sizes.
     """
     sized = [len(value) for value in values if isinstance(value, _SIZED)]
     numbers = [abs(value) for value in values if isinstance(value, int | float)]
@@ -72,7 +73,7 @@ def check_product(values: Iterable[Any], most: int = _LARGEST_PRODUCT) -> None:
 
 
 def check_repeated(left: Any, right: Any) -> None:
-    """As `check_product`, of a text or a list times a number, whose size is the product."""
+    """As `check_product`, for a text or a list times a number."""
     check_product((left, right), _UNITS)
 
 

@@ -1,4 +1,4 @@
-"""What comes of a prompt: a text that grows in pieces, and is a completion at the end."""
+"""A prompt's completion, and the pieces in which it grows."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ class Completion:
     prompt: str
     prompt_tokens: tuple[int, ...]
     sample: int
-    """0, 1, ... among the completions of one prompt."""
+    """Its number among the completions of one prompt, from 0."""
     seed: int
     text: str
     """The completion alone, without special tokens."""
@@ -31,10 +31,10 @@ class Completion:
     score: float | None
     """What beams are ordered by; None without."""
     error: str | None = None
-    """Why it failed, alone or among others; a line has it only then."""
+    """Why it failed; a line without an error has no such key."""
 
     def fields(self) -> dict[str, Any]:
-        """The keys of a line, and what stands there."""
+        """The keys and values of a line."""
         fields = dataclasses.asdict(self)
         if self.error is None:
             del fields["error"]
@@ -46,18 +46,18 @@ class Event:
     """A token of a completion, as it comes, or the end of one that failed."""
 
     row: int
-    """Of the completion, in the order in which `TextGenerator.generate` returns them."""
+    """The number of the completion, in the order in which `TextGenerator.generate` returns them."""
     prompt: str
     text: str
-    """What can be read now: nothing where a character needs another token."""
+    """The new text; empty where a character needs another token."""
     token: int | None
     """None at the end of a completion that failed."""
     logprob: float | None
-    """Of the token under the model itself, before any processing."""
+    """The token's log-probability under the model itself, before any processing."""
     finish_reason: str | None
     """With the last token: "eos", "stop" or "length"; "error" without one."""
     completion: Completion | None
-    """At the end: the whole."""
+    """The whole completion, with its last event."""
 
 
 class GrowingText:
@@ -73,7 +73,7 @@ class GrowingText:
         self._has_ended = False
 
     def read(self, row: Row) -> Iterator[Event]:
-        """The events of what is new in the row, which fails where the tokenizer breaks down."""
+        """The events of the row's new tokens; the row fails where the tokenizer breaks down."""
         if self._has_ended:
             return
         for place in range(self._seen, len(row.tokens)):

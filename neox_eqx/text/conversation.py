@@ -20,9 +20,9 @@ class AnswerFailed(InputError):
 class Conversation:
     """Messages in turn, each answer written after all that was said before.
 
-    The tokens of each prompt are those of the chat template's text of the whole conversation; the
-    keys and values of as many as begin the last one stay. An answer may be as long as the context
-    allows where neither the options nor the checkpoint say otherwise.
+    The chat template writes the whole conversation for each prompt. Tokens with which the prompt
+    before began too are not read again: their keys and values stay. An answer may be as long as
+    the context allows, unless the options or the checkpoint say otherwise.
 
     Examples:
         >>> conversation = Conversation(TextGenerator.load(DEMO_MODEL, template="alpaca"))
@@ -52,7 +52,7 @@ class Conversation:
 
     @property
     def tokens_read(self) -> int:
-        """Of the prompts of all turns, the tokens that were not known from the turn before."""
+        """How many tokens were read for the prompts of all turns; the others were kept."""
         return self._kept.tokens_read
 
     def say(self, text: str) -> Iterator[str]:
@@ -83,14 +83,14 @@ class Conversation:
             for event in growing.read(row):
                 if event.completion and event.completion.error is not None:
                     raise AnswerFailed(event.completion.error)
-                # The text of an EOS token that is no special token is not said either.
+                # Without the text of an EOS token, which it has where it is no special token.
                 yield spoken.add("" if event.finish_reason == "eos" else event.text)
         yield spoken.end(has_stopped=row.finish_reason == "stop")
         self.messages = [*asked, {"role": "assistant", "content": spoken.text}]
 
 
 def _with_room(options: GenerationOptions, generator: TextGenerator) -> GenerationOptions:
-    """The options, with all the context for an answer unless something else is said."""
+    """The options, where an answer may take all the context unless they say otherwise."""
     resolved = options.resolve(generator.defaults)
     for name in ("num_samples", "num_beams"):
         if getattr(resolved, name) != 1:
@@ -103,19 +103,19 @@ def _with_room(options: GenerationOptions, generator: TextGenerator) -> Generati
 
 
 class Spoken:
-    """What the assistant says of a text that grows: no stop text, and no space around it.
+    """What the assistant says, piece by piece: no stop text, and no space around it.
 
-    What may yet turn out to be a stop text, or space before one, waits.
+    It holds back what may turn out to be a stop text, or the space before one.
     """
 
     def __init__(self, stops: Sequence[str]):
         self.text = ""
-        """All that was given out."""
+        """All that was said so far."""
         self._stops = stops
         self._all = ""
 
     def add(self, text: str) -> str:
-        """What can be given out now."""
+        """What is said now."""
         self._all += text
         return self._out(min(self._begun(), self._met()))
 

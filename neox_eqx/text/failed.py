@@ -1,4 +1,4 @@
-"""What is said at the end of completions of which some failed alone."""
+"""The one error at the end of a run in which some completions failed."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -10,19 +10,19 @@ from neox_eqx.text.prompts import beginning_of
 
 
 def check_completions(completions: Sequence[Completion]) -> None:
-    """Raises where some of them failed; they are all of a run, in the order of their prompts.
+    """Checks that none failed of all completions of a run, in the order of their prompts.
 
     Raises:
-        InputError: how many failed, and of which prompt the first one is, and why.
+        InputError: some failed; it says how many, and the prompt of the first and why.
     """
     failed = {index: each for index, each in enumerate(completions) if each.error is not None}
     check_failed(failed, list(itertools.accumulate(each.sample == 0 for each in completions)))
 
 
 def check_failed(failed: Mapping[int, Completion], prompts: Sequence[int]) -> None:
-    """As `check_completions`, of those that failed, by their indices among all of the run.
+    """As `check_completions`, given those that failed, by their index among all of the run.
 
-    `prompts` has the number of the prompt, from 1, at each index.
+    `prompts` has the number of the prompt, from 1, of each index.
     """
     if not failed:
         return

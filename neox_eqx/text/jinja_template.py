@@ -36,7 +36,7 @@ class JinjaTemplate:
         if len(self.source) > _LONGEST_SOURCE:
             raise InputError(f"{self.where}: a template of {len(self.source)} characters; too long")
         check_unicode(f"{self.where}: the template", self.source)
-        _ = self._compiled  # so that a template that is none is told of as it loads
+        _ = self._compiled  # so that a broken template is an error on loading
 
     @cached_property
     def _compiled(self) -> jinja2.Template:
@@ -54,11 +54,11 @@ class JinjaTemplate:
     def render_learnt(self, messages: Sequence[Message]) -> list[tuple[str, bool]]:
         """The whole text in pieces, and whether the assistant says them.
 
-        What stands in the template's `generation` marks; without marks, what an assistant's
-        message adds to the prompt for it, the end of its turn included.
+        That is what stands in the template's `generation` marks. Without marks it is what an
+        assistant's message adds to the prompt for it, with the end of its turn.
 
         Raises:
-            InputError: as `render`, or it is not to be seen what the assistant says.
+            InputError: as `render`, or the text does not show what the assistant says.
         """
         checked = check_messages(messages)
         if re.search(r"\{%[-+]?\s*generation\b", self.source):
@@ -83,7 +83,7 @@ class JinjaTemplate:
     def _render(
         self, messages: list[dict[str, Any]], add_generation_prompt: bool, marks: bool = False
     ) -> str:
-        # As apply_chat_template: what is not given is there and None.
+        # As in apply_chat_template, names without a value are there as None.
         values = {
             **self.special_tokens,
             "messages": [_with_context(message) for message in messages],
@@ -103,7 +103,7 @@ class JinjaTemplate:
 
     @contextmanager
     def _told(self) -> Iterator[None]:
-        """Tells of an error within the template in one line that names the template's."""
+        """Reports an error within the template in one line, with the template's line number."""
         try:
             yield
         except InputError:
@@ -125,7 +125,7 @@ def _within(render: Render) -> Iterator[None]:
 
 
 def _line(error: Exception) -> int | None:
-    """The template's line at which it happened: Jinja puts its frames into the traceback."""
+    """The template's line of the error, from the frames that Jinja puts into the traceback."""
     line = None
     frame = error.__traceback__
     while frame:
@@ -136,7 +136,7 @@ def _line(error: Exception) -> int | None:
 
 
 def _with_context(message: dict[str, Any]) -> dict[str, Any]:
-    """A message whose context, of which templates do not know, stands below its content."""
+    """The message with its context below its content, as templates know of no context."""
     message = dict(message)
     context = message.pop("context", "")
     return {**message, "content": f"{message['content']}\n\n{context}"} if context else message

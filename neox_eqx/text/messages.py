@@ -11,14 +11,14 @@ ROLES = ("system", "user", "assistant", "tool")
 
 Message = Mapping[str, Any]
 """`role` and `content`, both texts. An instruction's input may stand in `context` (of a user's
-message). What else there is goes to the template as it is, where it is made of JSON's values."""
+message). Other keys go to the template as they are, if their values are JSON's."""
 
 
 def check_messages(messages: Any) -> list[dict[str, Any]]:
-    """The messages, each a dict of its own without what is None.
+    """The messages, each copied to a new dict without what is None.
 
     Raises:
-        InputError: there is none, or one lacks a text or a role that is known; it has its number.
+        InputError: there is none, or one has no text or no known role; it says which one.
     """
     if isinstance(messages, str | Mapping) or not isinstance(messages, Sequence):
         raise InputError("messages must be a list of objects with role and content")

@@ -1,4 +1,4 @@
-"""A prompt of a model that is older than chat templates: what stands around the messages."""
+"""Prompts of models older than chat templates: what stands around the messages."""
 
 import dataclasses
 import re
@@ -19,25 +19,25 @@ class NamedTemplate:
 
     name: str
     user: str
-    """A user's turn, up to where the assistant speaks."""
+    """A user's turn, up to where the assistant begins."""
     user_with_context: str | None = None
-    """The same with an instruction's input; without, that stands below the instruction."""
+    """The same for an instruction with an input; if None, the input is below the instruction."""
     answer: str = "{answer}{eos}"
     """What the assistant says, with what ends it: this is learnt."""
     next: str = ""
-    """Between an answer and the next turn."""
+    """What stands between an answer and the next turn."""
     begin: str = "{system}"
-    """Before the first turn; without `{system}` there is no place for a system's message."""
+    """What stands before the first turn; without `{system}` there can be no system's message."""
     system: str = ""
-    """Where no message says otherwise."""
+    """The system's text where no message gives one."""
     system_with_context: str | None = None
-    """The same before a first turn with an instruction's input."""
+    """The same where the first turn has an instruction's input."""
     stop: tuple[str, ...] = ()
     """Texts that end an answer, beside the EOS token."""
     eos: str = ""
     """The tokenizer's EOS token."""
 
-    # Their makers call the tokenizer on the text, which adds what it adds to any.
+    # Their makers call the tokenizer on the text, and it adds its special tokens as to any text.
     add_special_tokens = True
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
@@ -103,5 +103,5 @@ class NamedTemplate:
 
 
 def _filled(turn: str, **texts: str) -> str:
-    """The turn with texts in place of their names, which in the texts themselves stay."""
+    """The turn with texts in place of names in braces; braces in the texts themselves stay."""
     return re.sub(r"\{(\w+)\}", lambda match: texts[match[1]], turn)

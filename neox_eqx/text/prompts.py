@@ -1,4 +1,4 @@
-"""What texts are asked of: prompts, or conversations, with options for each."""
+"""Prompts and conversations, with options for each, as requests."""
 
 import dataclasses
 import warnings
@@ -16,11 +16,11 @@ from neox_eqx.text.template import ChatTemplate
 
 Options = TypeVar("Options", bound=GenerationOptions | Sequence[GenerationOptions])
 Prompt = str | Sequence[Message]
-"""A text, or the messages of a conversation whose next the assistant is to write."""
+"""A text, or the messages of a conversation that the assistant is to answer."""
 
 
 def given(options: Options | None, values: Mapping[str, Any]) -> Options | GenerationOptions:
-    """The options, which are there as such or as values by name.
+    """The options, which are given as one value or by name.
 
     Raises:
         InputError: both are given, or there is no option of a name.
@@ -39,7 +39,7 @@ def one_each(
     """Options for each of the prompts.
 
     Raises:
-        InputError: there are not as many.
+        InputError: there are more or fewer options than prompts.
     """
     if isinstance(prompts, str):
         raise InputError(f"prompts must be a list of texts, not the text {prompts[:30]!r}")
@@ -55,13 +55,13 @@ def asked(
     prompts: Sequence[Prompt],
     options: GenerationOptions | Sequence[GenerationOptions],
 ) -> tuple[list[str], list[Request]]:
-    """The text and the request that `make` makes of each prompt, in all processes the same.
+    """The text and the request that `make` makes of each prompt, equal in all processes.
 
     Raises:
-        InputError: `make` refuses one, and the message has its number; or hosts differ.
+        InputError: `make` refuses a prompt, whose number the message has; or hosts differ.
     """
     made = []
-    with agreed():  # hosts may have other templates
+    with agreed():  # templates of hosts may differ
         for number, (prompt, own) in enumerate(
             zip(prompts, one_each(options, prompts), strict=True), 1
         ):
@@ -78,14 +78,14 @@ def asked(
 
 
 def as_messages(prompt: Prompt, system: str | None = None) -> Prompt:
-    """The messages of a conversation, of which a text is the user's, after the system's."""
+    """The prompt as messages: a text is the user's, after the system's if there is one."""
     said = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
     has_system = not said or said[0].get("role") == "system"
     return said if system is None or has_system else [{"role": "system", "content": system}, *said]
 
 
 def with_stops(options: GenerationOptions, template: ChatTemplate) -> GenerationOptions:
-    """The options, which stop where the template's turns end unless they say where."""
+    """The options, with the texts that end a turn of the template unless they name their own."""
     if options.stop is not None or not template.stop:
         return options
     return dataclasses.replace(options, stop=template.stop)
@@ -99,7 +99,7 @@ def beginning_of(prompt: Prompt) -> str:
 
 
 def warn_of_idle_options(given: GenerationOptions, options: ResolvedOptions) -> None:
-    """Warns of what was given and changes nothing."""
+    """Warns of options that were given and have no effect."""
     names = ("top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
     idle = [name for name in names if getattr(given, name) is not None]
     if given.num_samples > 1:

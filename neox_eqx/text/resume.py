@@ -1,4 +1,4 @@
-"""Rows that are kept as they come, so that a run that was ended goes on where it was."""
+"""Rows that are kept as they come, so that an ended run can be continued."""
 
 import contextlib
 import json
@@ -19,10 +19,10 @@ _HEADER_BYTES = 2**16
 
 @contextlib.contextmanager
 def partial_rows(output: Path) -> Iterator["PartialRows"]:
-    """The rows of the file `output`, in one beside it that is named so and `.partial`.
+    """The rows for the file `output`, kept in a file beside it with `.partial` after its name.
 
-    It stays if the block ends before `finish`, unless it is empty. Where `output` is a pipe or
-    a device, nothing stays.
+    That file stays if the block ends before `finish`, unless it is empty. Where `output` is a pipe
+    or a device, nothing stays.
 
     Raises:
         InputError: it cannot be written, or another process writes it.
@@ -40,7 +40,7 @@ def partial_rows(output: Path) -> Iterator["PartialRows"]:
 
 
 class PartialRows:
-    """A file whose first line says what its rows come of; each other has an index, and its row."""
+    """A file whose first line says what its rows come from; every other has an index and a row."""
 
     def __init__(self, output: Path, path: Path, file: IO[bytes]):
         self._output, self._path, self._file = output, path, file
@@ -49,21 +49,21 @@ class PartialRows:
         """The byte where each row's line begins: the rows may be more than fit into memory."""
 
     def begin(self, subject: Mapping[str, str]) -> None:
-        """Finds the rows that are there; `subject` describes all that they come of.
+        """Finds the rows that are there; `subject` describes all that they come from.
 
         Raises:
-            InputError: they come of something else, or the file is none of these.
+            InputError: they come from something else, or this is another kind of file.
         """
         self._header = json.dumps(subject).encode() + b"\n"
         self._file.seek(0)
         first = self._file.readline(_HEADER_BYTES)
-        # A full disk may have taken the beginning of it alone.
+        # On a full disk only its beginning may have been written.
         is_ours = self._header.startswith(first)
         others = "" if is_ours else self._differences(first, subject)
         start = len(first)
         for line in self._file:
             if not line.endswith(b"\n"):
-                break  # the last that was written, and not whole
+                break  # the last one, which was not written whole
             index, _, row = line.partition(b"\t")
             is_index = index.isdigit() and len(index) < 19
             if not (is_index and row.startswith(b"{") and row.endswith(b"}\n") and _is_text(row)):
@@ -79,10 +79,10 @@ class PartialRows:
         self._file.truncate(start)
 
     def are_there(self, count: int) -> Bool[np.ndarray, " N"]:
-        """Of each of so many indices, whether its row is there.
+        """For each index below `count`, whether its row is there.
 
         Raises:
-            InputError: a row has another index.
+            InputError: a row has a higher index.
         """
         if max(self.starts, default=0) >= max(count, 1):
             raise self._foreign()
@@ -91,12 +91,12 @@ class PartialRows:
         return there
 
     def add(self, index: int, row: Mapping[str, Any]) -> None:
-        """Keeps a row from now on, whatever becomes of this process.
+        """Writes a row, which stays whatever becomes of this process.
 
         Raises:
             InputError: the disk does not take it.
         """
-        # A path in a message may be no Unicode, and is escaped as in JSON.
+        # A path in an error may be no Unicode; it is escaped.
         text = json.dumps(row, ensure_ascii=False).encode(errors="backslashreplace")
         try:
             if not self._file.seek(0, 2):

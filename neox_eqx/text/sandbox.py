@@ -34,7 +34,7 @@ from neox_eqx.text.template_globals import (
     tojson,
 )
 
-# Around what is learnt, in the text. No text that is valid Unicode has them.
+# Marks around what is learnt, within the text. Valid Unicode does not have these.
 LEARNT_BEGINS, LEARNT_ENDS = "\ud800", "\ud801"
 
 
@@ -95,7 +95,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
 
 class _Billing(NodeTransformer):
-    """Has the template pay for its loops, and for what it puts together without a call."""
+    """Rewrites a template to pay for its loops, and for values that it makes without a call."""
 
     def __init__(self, environment: Sandbox):
         self._environment = environment
@@ -140,7 +140,7 @@ class _Generation(Extension):
 
 
 def _paid(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The filter, which pays for what it takes and makes."""
+    """The filter, made to pay for its arguments and its result."""
 
     @functools.wraps(function)
     def paid(*args: Any, **kwargs: Any) -> Any:
@@ -152,7 +152,7 @@ def _paid(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _each(items: Iterable[Any], size: int) -> Iterator[Any]:
-    """The items of a loop whose body holds a text of this size."""
+    """The items of a loop, paid for one by one; its body holds a text of this size."""
     for item in items:
         RENDER.get().pay(size)
         yield item

@@ -14,7 +14,7 @@ from neox_eqx.text.generation_config import settings_file
 def save_with_companions(
     model: GPTNeoX, directory: str | Path, companions: Sequence[Path], defaults: Mapping[str, Any]
 ) -> None:
-    """As `save`, with the files of the tokenizer and its template, and the settings `defaults`.
+    """As `save`, with the tokenizer's files, its template, and `defaults` for generation.
 
     Raises:
         InputError: as `save`; or there are no such files.

@@ -47,12 +47,12 @@ def sentencepiece_file(directory: Path) -> Path | None:
 class SentencePieceTokenizer:
     """SentencePiece's own ids and texts; nothing is added to either end of a text.
 
-    Special tokens that are written in a text are the exception: SentencePiece would spell
-    `</s>` letter by letter, and an author who trained with transformers' `T5Tokenizer`
-    (`use_fast=False`, as rinna's model cards ask for) has had the text split at the tokens that
-    tokenizer_config.json and its like name, each of them one id, and the stretches between them
-    encoded one by one. So it is here. `do_lower_case` holds for these stretches; transformers
-    reads it from no file, and the cards of rinna's older models set it by hand.
+    Special tokens that are written in a text are the exception: SentencePiece would spell `</s>`
+    letter by letter. transformers' `T5Tokenizer` (`use_fast=False`, as rinna's model cards ask for)
+    splits a text at the tokens that tokenizer_config.json and its like name. Each of them is one
+    id, and the stretches between them are encoded one by one. So it is here. `do_lower_case` is
+    for these stretches; transformers reads it from no file, and the cards of rinna's older models
+    set it by hand.
 
     Decoding with `skip_special_tokens` leaves out these tokens and SentencePiece's control
     symbols, but not the unknown token, which reads ⁇ as in SentencePiece.
@@ -72,12 +72,12 @@ class SentencePieceTokenizer:
             ) from error
         model = read_bytes(path, MOST_TOKENIZER_BYTES)
         if not model:
-            # SentencePiece would take it for no model given, and complain on stderr when asked.
+            # SentencePiece would go on as if there was no model, and complain on stderr later.
             raise InputError(f"{path}: is not a SentencePiece model: it is empty")
         with broken_as_input_error(f"{path}: is not a SentencePiece model"):
             self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
             self._size = self._pieces.get_piece_size()
-            # Of a broken one they may be no UTF-8.
+            # A broken model may have pieces that are no UTF-8.
             self._texts = [self._pieces.id_to_piece(id) for id in range(self._size)]
         self._digest = hashlib.sha256(model).hexdigest()
         self._lower = flag(options, "do_lower_case")
@@ -88,7 +88,7 @@ class SentencePieceTokenizer:
         self._names = {id: self._texts[id] for id in control}
         self._names |= {id: token.content for id, token in added.items()}
         self._by_name = {*self._names} - {self._pieces.unk_id()}
-        # Of two that begin at the same place, the longer one is meant.
+        # Of two tokens that begin together, the longer one counts.
         whole = sorted(added, key=lambda id: -len(added[id].content))
         if flag(options, "split_special_tokens"):
             whole = [id for id in whole if not added[id].special]
@@ -126,7 +126,7 @@ class SentencePieceTokenizer:
         return self._piece(token) if added is None else added
 
     def to_str(self) -> str:
-        """All that decides over ids and texts, as JSON; `decoder` as in a tokenizer.json."""
+        """All that ids and texts depend on, as JSON; `decoder` as in a tokenizer.json."""
         falls_back = any(self._pieces.is_byte(id) for id in range(self._size))
         about = {
             "model": self._digest,
@@ -146,7 +146,7 @@ class SentencePieceTokenizer:
 
     def _piece(self, token: str) -> int | None:
         id = self._pieces.piece_to_id(token)
-        # Of what is no piece it is that of the unknown token, which a broken model may lack.
+        # For what is no piece this is the unknown token's id, which a broken model may lack.
         return id if 0 <= id < self._size and self._texts[id] == token else None
 
     def _added(self, path: Path, options: Mapping[str, Any]) -> dict[int, AddedToken]:

@@ -1,4 +1,4 @@
-"""What stands before every prompt, from its directory."""
+"""The soft prompt or prefix that stands before every prompt."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What rows come of, in a few letters: by them a run that goes on knows rows as its own."""
+"""Hashes of all that rows come from, by which a run that goes on knows rows as its own."""
 
 import dataclasses
 import hashlib
@@ -26,9 +26,9 @@ _MIX = 0x9E3779B1
 def subject_of_completions(
     generator: TextGenerator, prompts: Sequence[str], requests: Sequence[Request]
 ) -> dict[str, str]:
-    """All that the completions of requests come of, whose texts are the prompts.
+    """All that the completions of these requests come from; `prompts` are their texts.
 
-    Which of them run together is not told: it may change, as where memory was short.
+    Which requests run together is not part of it: that may change where memory was short.
     """
     own = [(prompt, request.tokens) for prompt, request in zip(prompts, requests, strict=True)]
     return {
@@ -55,7 +55,7 @@ def subject_of_model(model: GPTNeoX) -> dict[str, str]:
 
 
 def digest(values: Iterable[object]) -> str:
-    """A hash of what the values look like."""
+    """A hash of the values' `repr`."""
     digest = hashlib.sha256()
     for value in values:
         digest.update(repr(value).encode(errors="backslashreplace"))
@@ -63,12 +63,12 @@ def digest(values: Iterable[object]) -> str:
 
 
 def _of_each(values: Sequence[object]) -> str:
-    """Where all are equal, of one: it is the list of prompts that says how many there are."""
+    """A hash of values, or of one where all are equal: the prompts tell how many there are."""
     return digest(values[:1] if all(value == values[0] for value in values) else values)
 
 
 def _checksums(tree: Any, mesh: Mesh | None) -> list[int]:
-    """One of each array, by sums of whole numbers, which no order of adding alters."""
+    """A checksum of each array: a sum of whole numbers, the same in any order of adding."""
     leaves = jax.tree.leaves(tree)
     return np.asarray(_sums(leaves, mesh)).tolist() if leaves else []
 
@@ -80,7 +80,7 @@ def _sums(leaves: list[Array], mesh: Mesh | None) -> UInt32[Array, " N"]:
         unsigned = jnp.dtype(f"uint{8 * x.dtype.itemsize}")
         bits = lax.bitcast_convert_type(x, unsigned).astype(jnp.uint32)
         while bits.ndim:
-            # Neither the order within an axis nor that of the axes may change without a trace.
+            # Weighted, so that another order within an axis, or of the axes, gives another sum.
             weight = 2 * lax.iota(jnp.uint32, bits.shape[-1]) + 1
             bits = ((bits ^ bits >> 15) * jnp.uint32(_MIX) * weight).sum(-1, dtype=jnp.uint32)
         return bits

@@ -17,9 +17,9 @@ from neox_eqx.text.tokenizer_class import NEOX, SPECIAL_TOKENS
 ChatTemplate = JinjaTemplate | NamedTemplate
 """How a conversation is written for a model.
 
-`render` gives the text of a prompt and `render_learnt` what the assistant says in it. `stop` are
-texts that end an answer, beside the EOS tokens. `add_special_tokens` says whether the tokenizer
-adds its own to the text, which else has them all.
+`render` gives the text of a prompt, and `render_learnt` says what of it the assistant says. `stop`
+are texts that end an answer, beside the EOS tokens. `add_special_tokens` says whether the tokenizer
+adds its special tokens; if not, the text has them already.
 """
 
 
@@ -45,9 +45,9 @@ def load_template(directory: Path, name: str | None) -> ChatTemplate:
 
 
 def _eos(directory: Path) -> str:
-    """The text of the EOS token: as the files name it, else of config.json's id.
+    """The text of the EOS token: what the files name, else that of the id in config.json.
 
-    What transformers gives where no file names one may be no token of this vocabulary.
+    transformers has a default where no file names one, but the vocabulary may not have that token.
     """
     named = special_tokens(directory, by_default=False).get("eos_token")
     config = directory / "config.json"
@@ -63,10 +63,10 @@ def _eos(directory: Path) -> str:
 
 
 def _own_templates(directory: Path) -> dict[str, tuple[str, str]]:
-    """By name, "default" the one that is meant where none is named: its file and its source.
+    """The file and the source of each template, by name; "default" is the one without a name.
 
-    Files of their own go before tokenizer_config.json, as in transformers; chat_template.json,
-    where processors have theirs, counts where there is nothing else.
+    As in transformers, separate files go before tokenizer_config.json. chat_template.json, which
+    is a processor's, counts where there is nothing else.
     """
     found = {}
     default = directory / "chat_template.jinja"
@@ -125,7 +125,7 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str | None:
-    """Of a token that is a text or, as in older files, an object with its text as `content`."""
+    """The text of a token; in older files it is an object with its text as `content`."""
     if isinstance(value, dict):
         value = value.get("content")
     return value if isinstance(value, str) else None

@@ -1,4 +1,4 @@
-"""What chat templates find beside the conversation, as transformers gives it."""
+"""The names that chat templates find beside the conversation, as in transformers."""
 
 import json
 from datetime import datetime
@@ -13,7 +13,7 @@ from neox_eqx.text.allowance import check_format
 
 
 class TemplateDict:
-    """`dict`, of which a template reaches nothing but these."""
+    """`dict` for templates, which reach no more of it than this."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
         return dict(*args, **kwargs)
@@ -23,7 +23,7 @@ class TemplateDict:
 
 
 class TemplateNamespace(Namespace):
-    """Jinja's, without names that begin with an underscore, and which shows nothing of itself."""
+    """Jinja's namespace, without names that begin with an underscore and without a repr."""
 
     def __init__(*args: Any, **kwargs: Any) -> None:  # as Jinja has it
         self, *rest = args

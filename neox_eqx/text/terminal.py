@@ -13,9 +13,9 @@ _LONGEST_LINE = 1_000_000
 
 
 def converse(conversation: Conversation, first: Iterable[str] = (), *, stream: bool = True) -> None:
-    """Prints an answer to each of the `first` lines and then of stdin's, until they end.
+    """Prints an answer to each of the `first` lines, and then to each line of stdin until it ends.
 
-    An answer that fails is warned of, and the conversation goes on without it.
+    It warns of an answer that fails, and goes on without it.
 
     Raises:
         InputError: a line is no text, or the conversation no longer fits into the context; or at
@@ -37,11 +37,11 @@ def converse(conversation: Conversation, first: Iterable[str] = (), *, stream: b
 
 
 def _lines() -> Iterator[str]:
-    """The lines of stdin that are not empty; on a terminal, what asks for them is on stderr."""
+    """The lines of stdin that are not empty; on a terminal, the prompt goes to stderr."""
     if sys.stdin is None:
         return
     if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="surrogateescape")  # what is no Unicode is told of as such
+        sys.stdin.reconfigure(errors="surrogateescape")  # what is no Unicode gets its own error
     asks = sys.stdin.isatty()
     while True:
         if asks:

@@ -61,7 +61,7 @@ def _object(path: Path) -> dict[str, Any]:
 def prompt_tokens(
     tokenizer: Tokenizer, prompt: str, bos: int | None, *, add_special_tokens: bool = True
 ) -> tuple[int, ...]:
-    """The ids that a model is given of a prompt; of an empty one, the BOS token.
+    """The ids of a prompt as a model is given them; for an empty one, the BOS token.
 
     Raises:
         InputError: it is not valid Unicode, or empty where there is no BOS token.
@@ -103,7 +103,7 @@ class Detokenizer:
         return "".join(pieces)
 
     def end(self) -> str:
-        """What is left at the end: an unfinished character shows as U+FFFD."""
+        """The rest of the text; an unfinished character shows as U+FFFD."""
         text = self._new_text()
         self._window, self._read = self._read, len(self._ids)
         return text

@@ -26,11 +26,11 @@ SPECIAL_TOKENS: Mapping[str, dict[str, str]] = {
     GPT2: {"bos_token": _END, "eos_token": _END, "unk_token": _END},
     LLAMA: {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"},
 }
-"""Those that a class has where the files name no other."""
+"""The special tokens that a class has where the files name no others."""
 
 
 def class_of(options: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    """The class's name without "Fast", and "" where none is to be known.
+    """The class's name without "Fast", or "" where no file names one.
 
     `options` are the object of tokenizer_config.json, `config` that of config.json.
 
@@ -83,7 +83,7 @@ def _llama(
 
 
 def flag(options: Mapping[str, Any], name: str) -> bool:
-    """One of tokenizer_config.json's.
+    """A yes or no of tokenizer_config.json.
 
     Raises:
         InputError: it is neither true nor false.

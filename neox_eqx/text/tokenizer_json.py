@@ -83,7 +83,7 @@ def _begin_and_end(
 def _own(
     name: str, tokenizer: Tokenizer, model: Mapping[str, Any], options: Mapping[str, Any]
 ) -> Tokenizer | None:
-    """The tokenizer that a class makes of the vocabulary; None where the file holds as it is."""
+    """The tokenizer that a class makes of the vocabulary; None where the file counts as it is."""
     if name not in (NEOX, GPT2, LLAMA) or not isinstance(tokenizer.model, models.BPE):
         return None
     parts = (tokenizer.pre_tokenizer, tokenizer.decoder)
@@ -111,7 +111,7 @@ def _finish(
 
 
 def _check_ids(tokenizer: Tokenizer, added: AddedTokens, path: Path) -> None:
-    """Added tokens get the ids after the vocabulary's, whatever the files say of them."""
+    """Checks that files give added tokens the ids that they get: those after the vocabulary's."""
     for id, token in added.by_id.items():
         text, actual = shown(token.content), tokenizer.token_to_id(token.content)
         other = tokenizer.id_to_token(id)

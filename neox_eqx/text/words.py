@@ -15,7 +15,7 @@ from neox_eqx.generation.stopping.stop_strings import TokenBytes
 from neox_eqx.shown import shown
 from neox_eqx.tokenizer import Tokenizer, check_vocabulary, text_of, token_ids
 
-# As the tokenizers library takes them.
+# Tokens for single bytes, as the tokenizers library reads them.
 _BYTE = re.compile(r"<0x[+0-9A-Fa-f][0-9A-Fa-f]>")
 
 
@@ -23,7 +23,7 @@ def bad_word_ids(tokenizer: Tokenizer, word: str) -> list[tuple[int, ...]]:
     """The tokens of a word at the start of a text and, if they are others, after a space.
 
     Raises:
-        InputError: it has none.
+        InputError: it has no tokens.
     """
     spellings = (word, f" {word}")
     ids = [token_ids(tokenizer, text, add_special_tokens=False) for text in spellings]
@@ -36,7 +36,7 @@ def with_ids(options: ResolvedOptions, tokenizer: Tokenizer) -> ResolvedOptions:
     """The options with the token ids of bad words that are texts.
 
     Raises:
-        InputError: one has none.
+        InputError: a word has no tokens.
     """
     bad = [
         ids
@@ -67,7 +67,7 @@ def token_bytes(tokenizer: Tokenizer) -> TokenBytes:
     check_vocabulary(vocabulary, "the tokenizer")
     spelled: list[bytes | None] = [None] * (max(vocabulary.values(), default=-1) + 1)
     kinds = _decoder_types(json.loads(tokenizer.to_str())["decoder"])
-    # Something stands before: what begins a text may lose its space.
+    # With a token before it, as the first token of a text may lose its space.
     before = next(([id] for id in sorted(vocabulary.values()) if text_of(tokenizer, [id])), [])
     start = text_of(tokenizer, before, skip_special_tokens=False)
     for token, id in vocabulary.items():
@@ -98,9 +98,9 @@ def _bytes(token: str, kinds: set[str]) -> bytes | None:
 
 @lru_cache(maxsize=1)
 def _byte_of() -> dict[str, int]:
-    """The letters that byte-level vocabularies write for bytes, those of GPT-2.
+    """The byte that each letter of a byte-level vocabulary stands for, as in GPT-2.
 
-    A byte that Latin-1 shows is its own letter; the others are numbered from U+0100 on.
+    A byte that is a visible letter in Latin-1 has that letter; the others count from U+0100 on.
     """
     shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), 256)]
     hidden = [byte for byte in range(256) if byte not in shown]

@@ -1,4 +1,4 @@
-"""Completions in a file, which a run that was ended goes on with."""
+"""Completions in a file, which an ended run can continue."""
 
 from collections.abc import Iterator, Sequence
 
@@ -24,10 +24,9 @@ def write_completions(
     *,
     batch_size: int,
 ) -> None:
-    """Adds to `rows`, which the first process has, those that are not there yet; finishes them.
+    """Adds the missing completions to `rows`, which the first process has, and finishes the file.
 
-    The others run in the batches that they would have run in had no row been there, and so they
-    come out the same to the bit.
+    These run in the same batches as if no row had been there, so that they are the same to the bit.
 
     Raises:
         InputError: as `TextGenerator.generate`, or the rows there are of something else; or at the
