@@ -164,7 +164,7 @@ def ours(model: GPTNeoX, prompts: np.ndarray, options: Options, room: int) -> Ro
     begun.rows.tokens.block_until_ready()
     first = time.perf_counter()
     for state in decode_all(model, (prompt,), begun, strategy, stride=options.gen_len - 1):
-        if state.count >= options.gen_len:
+        if state.clock >= options.gen_len - 1:  # the first token comes with the prefill
             break
     found, _ = strategy.results(state.rows, state.memory)
     if (np.asarray(found.finish) == ERROR).any():  # it ended early, and its time means nothing

@@ -3,7 +3,6 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 NOTHING = 2**31 - 1
@@ -21,8 +20,9 @@ class History(eqx.Module):
     prompt: Int[Array, "B T"]
     """Aligned to the right, NOTHING before; a prompt stands for as many rows as it takes."""
     generated: Int[Array, "R N"]
-    """What stands after the first `count` of a row means nothing."""
-    count: Int[Array, ""]
+    """What stands after a row's length means nothing."""
+    lengths: Int[Array, " R"]
+    """Generated tokens of each row."""
 
     @property
     def start(self) -> Int[Array, " R"]:
@@ -36,17 +36,18 @@ class History(eqx.Module):
     @property
     def length(self) -> Int[Array, " R"]:
         """Tokens of each row, those of its prompt included."""
-        return self.start + self.count
+        return self.start + self.lengths
 
     @property
     def newest(self) -> Int[Array, " R"]:
-        """The token that was generated last."""
-        return lax.dynamic_index_in_dim(self.generated, self.count - 1, 1, keepdims=False)
+        """The token that was generated last; of a row that has none, any."""
+        last = jnp.maximum(self.lengths - 1, 0)
+        return jnp.take_along_axis(self.generated, last[:, None], axis=1)[:, 0]
 
     def new(self) -> Int[Array, "R N"]:
         """The generated tokens, and NOTHING after them."""
         slot = jnp.arange(self.generated.shape[1], dtype=jnp.int32)
-        return jnp.where(slot < self.count, self.generated, NOTHING)
+        return jnp.where(slot < self.lengths[:, None], self.generated, NOTHING)
 
     def all(self) -> Int[Array, "R U"]:
         """The whole text of each row, NOTHING before and after it."""
@@ -56,8 +57,8 @@ class History(eqx.Module):
     def last(self, number: int) -> Int[Array, "R K"]:
         """The last `number` tokens of each row, NOTHING before a shorter text."""
         text = jnp.pad(self.all(), ((0, 0), (number, 0)), constant_values=NOTHING)
-        end = self.prompt.shape[1] + self.count
-        return lax.dynamic_slice_in_dim(text, end, number, axis=1)
+        end = self.prompt.shape[1] + self.lengths
+        return jnp.take_along_axis(text, end[:, None] + jnp.arange(number), axis=1)
 
 
 def align_right(tokens: Int[Array, "B T"], valid: Bool[Array, "B T"]) -> Int[Array, "B T"]:

@@ -25,7 +25,7 @@ from transformers import (
 
 from neox_eqx.checkpoint.load import load
 from neox_eqx.errors import InputError
-from neox_eqx.generation.decoding import loop
+from neox_eqx.generation.decoding import state as state_module
 from neox_eqx.generation.decoding.beams import BeamSearch
 from neox_eqx.generation.decoding.loop import decode, prefill
 from neox_eqx.generation.decoding.run import Row, pad_prompts
@@ -180,7 +180,7 @@ def test_beams_that_see_what_others_said_would_be_noticed(monkeypatch: pytest.Mo
     hf, model = family("pythia-70m")
     own = dict(num_beams=4)
     expected = theirs(hf, PROMPTS, (), **own)
-    monkeypatch.setattr(loop, "take_rows", lambda x, parents: x)
+    monkeypatch.setattr(state_module, "take_rows", lambda x, parents: x)
     for compiled in (prefill, decode):
         compiled.clear_cache()
     try:

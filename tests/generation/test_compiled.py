@@ -78,7 +78,7 @@ def started(
     options = [request(prompt, **own).options for prompt in prompts]
     sampler = Sampler.of(options, [limit] * 3, eos=eos)
     prompt, state = prefill(model, ids, valid, sampler)
-    return model, (prompt,), state, sampler, jnp.int32(40)
+    return model, (prompt,), state, sampler, jnp.int32(39)
 
 
 def copies_of(program: str, segment: Segment) -> list[str]:
@@ -120,15 +120,15 @@ def test_a_write_that_does_not_wait_for_the_token_would_be_noticed() -> None:
     model, past, state, sampler, until = started(cache_model(stacked=False))
 
     def step(state: State) -> State:
-        newest = lax.dynamic_slice_in_dim(state.rows.tokens, state.count - 1, 1, axis=1)
+        newest = state.history.newest[:, None]
         segments = (*past, state.generated)
         hidden, new = model(newest, jnp.ones(newest.shape, bool), segments)
-        generated = state.generated.write(new, state.count - 1)
-        state = eqx.tree_at(lambda state: state.generated, state, generated)
+        written = state.generated.write(new, state.clock), state.clock + 1
+        state = eqx.tree_at(lambda state: (state.generated, state.clock), state, written)
         return state.add(model.logits(hidden[:, 0]), sampler)
 
     def plain(state: State) -> State:
-        return lax.while_loop(lambda state: state.count < until, step, state)
+        return lax.while_loop(lambda state: state.clock < until, step, state)
 
     program = jax.jit(plain, donate_argnums=0).lower(state).compile().as_text()
     assert len(copies_of(program, state.generated)) >= 4

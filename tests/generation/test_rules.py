@@ -28,13 +28,14 @@ def drawn_row(random: np.random.Generator, count: int) -> Row:
 
 
 def history_of(rows: Sequence[Row]) -> History:
-    """Rows of as many generated tokens each; what stands behind them is not nothing."""
+    """What stands behind the generated tokens of each row is not nothing."""
     prompts = np.full((len(rows), PROMPT), NOTHING, np.int32)
     generated = np.random.default_rng(0).integers(0, VOCAB, (len(rows), SLOTS)).astype(np.int32)
     for row, (prompt, new) in enumerate(rows):
         prompts[row, PROMPT - len(prompt) :] = prompt
         generated[row, : len(new)] = new
-    return History(*(jnp.asarray(x, jnp.int32) for x in (prompts, generated, len(rows[0][1]))))
+    lengths = [len(new) for _, new in rows]
+    return History(*(jnp.asarray(x, jnp.int32) for x in (prompts, generated, lengths)))
 
 
 def drawn_logits(random: np.random.Generator, rows: int) -> np.ndarray:
@@ -133,7 +134,9 @@ def compare(random: np.random.Generator, names_of: Sequence[Sequence[str]]) -> N
     """
     rows = len(names_of)
     count = int(random.choice([0, 1, 2, 9, 30, SLOTS]))
-    texts = [drawn_row(random, count) for _ in range(rows)]
+    drawn = [drawn_row(random, count) for _ in range(rows)]
+    # The rows of a batch need not be of one length.
+    texts = [(prompt, new[: max(count - row % 4, 0)]) for row, (prompt, new) in enumerate(drawn)]
     logits = drawn_logits(random, rows)
     eos = drawn_ids(random, 2) if random.random() < 0.8 else ()
     own = [{name: (DRAWS | IN_FILE)[name](random) for name in names} for names in names_of]
@@ -306,7 +309,7 @@ def test_a_prompt_that_is_aligned_to_the_left_would_be_noticed() -> None:
     row = ((9, 4, 5), (6, 7, 4, 5))
     options = [GenerationOptions(no_repeat_ngram_size=3, temperature=0.0).resolve({})]
     history = history_of([row])
-    gap = History(jnp.roll(history.prompt, 3, axis=1), history.generated, history.count)
+    gap = History(jnp.roll(history.prompt, 3, axis=1), history.generated, history.lengths)
     logits = jnp.zeros((1, VOCAB))
     assert (_processed((processors_of(options), ()), history, logits) == -jnp.inf).any()
     assert not (_processed((processors_of(options), ()), gap, logits) == -jnp.inf).any()

@@ -33,7 +33,9 @@ def drawn(logits: np.ndarray, uniform: np.ndarray) -> np.ndarray:
 def after(position: int, rows: int = 1) -> History:
     """The history of rows whose next token has this position; no processor here reads more."""
     return History(
-        jnp.zeros((rows, 0), jnp.int32), jnp.zeros((rows, 1), jnp.int32), jnp.int32(position)
+        jnp.zeros((rows, 0), jnp.int32),
+        jnp.zeros((rows, 1), jnp.int32),
+        jnp.full(rows, position, jnp.int32),
     )
 
 

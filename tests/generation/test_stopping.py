@@ -33,7 +33,7 @@ def history_of(texts: Sequence[Sequence[int]], new: int = 1) -> History:
         cut = len(text) - new
         prompt[row, width - cut :] = text[:cut]
         generated[row, :new] = text[cut:]
-    return History(jnp.asarray(prompt), jnp.asarray(generated), jnp.int32(new))
+    return History(jnp.asarray(prompt), jnp.asarray(generated), jnp.full(len(texts), new))
 
 
 _complete = jax.jit(lambda strings, history: strings.are_complete(history))

@@ -57,7 +57,7 @@ class KeptText:
         self.tokens_read += len(request.tokens) - known
         strategy = strategy_of([request.options] * self._rows, [limit] * self._rows, **settings)
         past = (*past, new)
-        first = begin(model, *self._padded(request.tokens, _FEWEST_KEPT), logits, strategy)
+        first = begin(model, *self._padded(request.tokens, _FEWEST_KEPT), logits, strategy, past)
         for state in decode_all(model, past, first, strategy, stride=1):
             row = rows_of(state, strategy, model)[0]
             yield row

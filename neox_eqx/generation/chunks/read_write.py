@@ -124,7 +124,7 @@ def generate(
     sampler = _sampler(model, sampling, starts, sample_ids, steps, eos, token_bytes)
     strategy = _WithCandidates(sampler, candidates)
     past = tuple(result.segment for result in prefix_chunks)
-    state = begin(model, text.tokens, text.is_real, prefix_chunks[-1].next_logits, strategy)
+    state = begin(model, text.tokens, text.is_real, prefix_chunks[-1].next_logits, strategy, past)
     *_, state = decode_all(model, past, state, strategy)
     rows = jax.device_get(state.rows)
     chunk = Chunk(*align_left(rows.tokens, np.arange(rows.slots) < rows.lengths[:, None]))
@@ -215,7 +215,7 @@ class _WithCandidates(Strategy):
     ) -> Choice:
         best, tokens = lax.top_k(logits, self.number)
         logprobs = best - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
-        memory = memory.add(tokens.reshape(-1), logprobs.reshape(-1), history.count)
+        memory = memory.add(tokens.reshape(-1), logprobs.reshape(-1))
         return self.sampler.choose(logits, history, rows, None)._replace(memory=memory)
 
     def candidates(self, memory: Rows) -> tuple[Int[Array, "R N K"], Float[Array, "R N K"]]:

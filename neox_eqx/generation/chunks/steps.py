@@ -67,9 +67,10 @@ def begin(
     is_real: Bool[Array, "B T"],
     next_logits: Float[Array, "B V"],
     strategy: Strategy,
+    past: tuple[Segment, ...],
 ) -> State:
-    """Chooses the first tokens after texts, whose keys and values are elsewhere."""
-    state = State.begin(model, strategy, align_right(tokens, is_real), next_logits)
+    """Chooses the first tokens after texts whose keys and values are the `past`."""
+    state = State.begin(strategy, align_right(tokens, is_real), next_logits, like=past[-1])
     return state.constrain(model.mesh)
 
 

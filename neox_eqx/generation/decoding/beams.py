@@ -124,17 +124,18 @@ class BeamSearch(Strategy):
         score, parents, token = self._candidates(logprobs, history, memory)
         logprob = logprobs.reshape(len(parents), self.beams, -1)
         logprob = jax.vmap(lambda own, beam, token: own[beam, token])(logprob, parents, token)
-        longer = rows.take(parents).add(token.reshape(-1), logprob.reshape(-1), history.count)
-        count = history.count + 1
-        ended = longer.end(self.ending.reason(History(history.prompt, longer.tokens, count)))
+        longer = rows.take(parents).add(token.reshape(-1), logprob.reshape(-1))
+        text = History(history.prompt, longer.tokens, longer.lengths)
+        ended = longer.end(self.ending.reason(text))
+        length = longer.lengths[:: self.candidates]
         ends = ended.done.reshape(score.shape)
 
         going_on, order = lax.top_k(jnp.where(ends, score + IMPOSSIBLE, score), self.beams)
-        texts, text_score = self._best(memory, ended, score, count)
+        texts, text_score = self._best(memory, ended, score, length)
         # One logit that is no number makes NaN of all log-probabilities of its row.
         is_nan = jnp.isnan(logprobs[:, 0]).reshape(-1, self.beams).any(-1)
-        failed = jnp.where(is_nan & ~memory.done, count, memory.failed)
-        done = self._done(memory, texts, text_score, going_on[:, 0], ends.all(-1), count)
+        failed = jnp.where(is_nan & ~memory.done, length, memory.failed)
+        done = self._done(memory, texts, text_score, going_on[:, 0], ends.all(-1), length)
         done |= failed > 0
         rows = longer.take(order).end(jnp.repeat(done.astype(jnp.int32), self.beams))
         parents = jnp.take_along_axis(parents, order, axis=1)
@@ -180,10 +181,10 @@ class BeamSearch(Strategy):
         return jnp.take_along_axis(score, index, axis=1), index // vocab, index % vocab
 
     def _best(
-        self, memory: Found, ended: Rows, score: Float[Array, "B M"], length: Int[Array, ""]
+        self, memory: Found, ended: Rows, score: Float[Array, "B M"], length: Int[Array, " B"]
     ) -> tuple[Rows, Float[Array, "B K"]]:
         """The best of the finished texts so far, and of the first K candidates that have ended."""
-        new = score / length.astype(jnp.float32) ** self.length_penalty[:, None]
+        new = score / (length.astype(jnp.float32) ** self.length_penalty)[:, None]
         first = jnp.arange(self.candidates) < self.beams
         eligible = ended.done.reshape(score.shape) & first & ~memory.done[:, None]
         # Above what was never found, however unlikely it is.
@@ -204,7 +205,7 @@ class BeamSearch(Strategy):
         text_score: Float[Array, "B K"],
         best: Float[Array, " B"],
         all_end: Bool[Array, " B"],
-        length: Int[Array, ""],
+        length: Int[Array, " B"],
     ) -> Bool[Array, " B"]:
         """Whether each prompt's search is over, with `best` the score of its best running beam.
 

@@ -33,7 +33,7 @@ def prefill(
     hidden, prompt = model(tokens, valid, past)
     last = valid.sum(-1) - 1
     hidden = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
-    state = State.begin(model, strategy, align_right(tokens, valid), model.logits(hidden))
+    state = State.begin(strategy, align_right(tokens, valid), model.logits(hidden), like=prompt)
     return prompt, state.constrain(model.mesh)
 
 
@@ -45,17 +45,17 @@ def decode(
     strategy: Strategy,
     until: Int[Array, ""],
 ) -> State:
-    """Goes on until every row is done or has `until` tokens, which the slots must have room for.
+    """Goes on until every row is done, or the clock shows `until`, a slot that there must be.
 
     The state's buffers are updated in place.
     """
 
     def step(state: State) -> State:
-        newest = lax.dynamic_slice_in_dim(state.rows.tokens, state.count - 1, 1, axis=1)
+        newest = state.history.newest[:, None]
         hidden, new = model(newest, jnp.ones(newest.shape, bool), (*past, state.generated))
         return state.add(model.logits(hidden[:, 0]), strategy, new.beside(state.generated))
 
-    state = lax.while_loop(lambda state: (state.count < until) & state.going_on(), step, state)
+    state = lax.while_loop(lambda state: (state.clock < until) & state.going_on(), step, state)
     return state.constrain(model.mesh)
 
 
@@ -72,7 +72,7 @@ def double_slots(state: State) -> State:
 
     rows, memory = jax.tree.map(more, (state.rows, state.memory), is_leaf=is_rows)
     generated = state.generated.pad(state.generated.slots)
-    return State(generated, state.prompt_tokens, rows, state.count, memory)
+    return State(generated, state.prompt_tokens, rows, state.clock, memory)
 
 
 def decode_all(
@@ -91,13 +91,13 @@ def decode_all(
     """
     yield state
     while bool(state.going_on()):
-        count, slots = int(state.count), state.rows.slots
-        if count == slots:
+        # A row has one token more than keys and values: the newest.
+        clock, last = int(state.clock), state.rows.slots - 1
+        if clock == last:
             grown = double_slots(state)
             for array in jax.tree.leaves(state.generated.kv):
                 array.delete()  # whoever holds the state would keep them beside the larger ones
-            state = grown
-            slots *= 2
-        until = slots if stride is None else min(count + stride, slots)
+            state, last = grown, grown.rows.slots - 1
+        until = last if stride is None else min(clock + stride, last)
         state = decode(model, past, state, strategy, jnp.int32(until))
         yield state

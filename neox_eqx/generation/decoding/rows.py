@@ -3,7 +3,6 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 
@@ -11,7 +10,7 @@ class Rows(eqx.Module):
     """Generated tokens and how likely the model itself found them, row by row."""
 
     tokens: Int[Array, "R N"]
-    """What stands after a row's end means nothing."""
+    """Without a gap, from each row's own beginning; what stands after its length means nothing."""
     logprobs: Float[Array, "R N"]
     """Of each token under the model itself, in float32; 0 after a row's end."""
     lengths: Int[Array, " R"]
@@ -36,15 +35,17 @@ class Rows(eqx.Module):
     def done(self) -> Bool[Array, " R"]:
         return self.finish > 0
 
-    def add(
-        self, token: Int[Array, " R"], logprob: Float[Array, " R"], slot: Int[Array, ""]
-    ) -> "Rows":
-        """Each row with one more token; a row that is done is as long as before."""
-        logprob = jnp.where(self.done, 0, logprob)
+    def add(self, token: Int[Array, " R"], logprob: Float[Array, " R"]) -> "Rows":
+        """Each row with one more token; a row that is done stays as it is.
+
+        Every slot is written, most of them with what they hold: rows are of different lengths,
+        and all their tokens are little beside the keys and values of one.
+        """
+        is_new = (jnp.arange(self.slots) == self.lengths[:, None]) & ~self.done[:, None]
         return Rows(
-            lax.dynamic_update_slice_in_dim(self.tokens, token[:, None], slot, 1),
-            lax.dynamic_update_slice_in_dim(self.logprobs, logprob[:, None], slot, 1),
-            jnp.where(self.done, self.lengths, slot + 1),
+            jnp.where(is_new, token[:, None], self.tokens),
+            jnp.where(is_new, logprob[:, None], self.logprobs),
+            jnp.where(self.done, self.lengths, self.lengths + 1),
             self.finish,
         )
 

@@ -80,8 +80,8 @@ class Sampler(Strategy):
         logprob = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0]
         logprob = logprob - jax.nn.logsumexp(logits, axis=-1)
         rows = rows.end(jnp.where(jnp.isfinite(logprob), 0, ERROR))
-        rows = rows.add(token, logprob, history.count)
-        longer = History(history.prompt, rows.tokens, history.count + 1)
+        rows = rows.add(token, logprob)
+        longer = History(history.prompt, rows.tokens, rows.lengths)
         return Choice(rows.end(self.ending.reason(longer)), None, None)
 
     def tokens(self, logits: Float[Array, "R V"], history: History) -> Int[Array, " R"]:

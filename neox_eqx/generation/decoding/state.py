@@ -11,7 +11,6 @@ from jaxtyping import Array, Bool, Float, Int
 from neox_eqx.generation.decoding.rows import Rows, take_rows
 from neox_eqx.generation.decoding.strategy import Strategy
 from neox_eqx.generation.history import History
-from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.segment import Segment
 from neox_eqx.sharding.rules import constrain
 
@@ -26,28 +25,32 @@ class State(eqx.Module):
     prompt_tokens: Int[Array, "B T"]
     """The prompts' ids, aligned to the right: the rows' tokens go on where they end."""
     rows: Rows
-    count: Int[Array, ""]
-    """Tokens so far in the rows that are not done."""
+    clock: Int[Array, ""]
+    """The slot of the next keys and values, the same in all rows. What stands in earlier slots is
+    a row's own where `generated.valid` says so: not every row has begun at the first tick."""
     memory: Any
     """The strategy's own."""
 
     @classmethod
     def begin(
         cls,
-        model: GPTNeoX,
         strategy: Strategy,
         prompt_tokens: Int[Array, "B T"],
         logits: Float[Array, "B V"],
+        like: Segment,
     ) -> "State":
-        """The first token of every row, by the `logits` after each prompt."""
+        """The first token of every row, by the `logits` after each prompt.
+
+        Keys and values will be kept as those of `like` are.
+        """
         prompts, rows = len(logits), strategy.num_rows
         shared = prompts if strategy.moves else rows
         slots = FIRST_SLOTS * (rows // shared)
         state = cls(
-            generated=model.empty_segment(shared, slots, readers=rows),
+            generated=like.emptied(shared, slots, readers=rows),
             prompt_tokens=prompt_tokens,
             rows=Rows.empty(rows, FIRST_SLOTS),
-            count=jnp.int32(0),
+            clock=jnp.int32(0),
             memory=strategy.begin(prompts, FIRST_SLOTS),
         )
         return state.add(jnp.repeat(logits, rows // prompts, axis=0), strategy)
@@ -59,17 +62,21 @@ class State(eqx.Module):
 
         Rows that change places take along what they see of the keys and values, which stay.
         """
-        history = History(self.prompt_tokens, self.rows.tokens, self.count)
-        rows, parents, memory = strategy.choose(logits, history, self.rows, self.memory)
-        generated = self.generated
+        rows, parents, memory = strategy.choose(logits, self.history, self.rows, self.memory)
+        generated, clock = self.generated, self.clock
         if newest is not None:
             # The slot waits for the chosen tokens, which are never below 0: once nothing reads the
             # old buffer any more, XLA writes in place, where it would otherwise copy all of it.
-            slot = (self.count - 1) * newest.slots + jnp.minimum(rows.tokens.min(), 0)
-            generated = generated.write(newest, slot)
+            slot = clock * newest.slots + jnp.minimum(rows.tokens.min(), 0)
+            generated, clock = generated.write(newest, slot), clock + 1
         if parents is not None:
             generated = Segment(generated.kv, take_rows(generated.valid, parents))
-        return State(generated, self.prompt_tokens, rows, self.count + 1, memory)
+        return State(generated, self.prompt_tokens, rows, clock, memory)
+
+    @property
+    def history(self) -> History:
+        """The text of each row so far."""
+        return History(self.prompt_tokens, self.rows.tokens, self.rows.lengths)
 
     def constrain(self, mesh: Mesh | None) -> "State":
         """The keys and values where `mesh` has them, and all else on every device."""

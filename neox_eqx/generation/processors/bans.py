@@ -26,7 +26,7 @@ class NoRepeatNGram(eqx.Module):
     def __call__(self, logits: Float[Array, "R V"], history: History) -> Float[Array, "R V"]:
         text = history.all()
         length = text.shape[1]
-        end = history.prompt.shape[1] + history.count
+        end = history.prompt.shape[1] + history.lengths
         # A size above the length needs to be told from no other: neither is ever reached.
         longest = jnp.minimum(self.size.max(), length + 1)
         shifted = jnp.pad(text, ((0, 0), (length, 0)), constant_values=NOTHING)
@@ -34,7 +34,7 @@ class NoRepeatNGram(eqx.Module):
         def compare(back: Int[Array, ""], repeats: Bool[Array, "R U"]) -> Bool[Array, "R U"]:
             """Whether the token `back` before each is that of the text's end, where it counts."""
             before = lax.dynamic_slice_in_dim(shifted, length - back, length, axis=1)
-            wanted = lax.dynamic_slice_in_dim(shifted, length + end - back, 1, axis=1)
+            wanted = jnp.take_along_axis(shifted, (length + end - back)[:, None], axis=1)
             same = (before == wanted) & (wanted != NOTHING)
             return repeats & (same | (back >= self.size)[:, None])
 
@@ -60,7 +60,7 @@ class MinLength(eqx.Module):
     eos: Int[Array, " E"]
 
     def __call__(self, logits: Float[Array, "R V"], history: History) -> Float[Array, "R V"]:
-        short = (history.length < self.min_length) | (history.count < self.min_new_tokens)
+        short = (history.length < self.min_length) | (history.lengths < self.min_new_tokens)
         return forbid(logits, jnp.where(short[:, None], self.eos, NOTHING))
 
 
@@ -79,4 +79,4 @@ class SuppressTokensAtBegin(eqx.Module):
     ids: Int[Array, "R K"]
 
     def __call__(self, logits: Float[Array, "R V"], history: History) -> Float[Array, "R V"]:
-        return forbid(logits, jnp.where(history.count == 0, self.ids, NOTHING))
+        return forbid(logits, jnp.where(history.lengths[:, None] == 0, self.ids, NOTHING))

@@ -88,7 +88,7 @@ class ExponentialDecayLengthPenalty(eqx.Module):
     eos: Int[Array, " E"]
 
     def __call__(self, logits: Float[Array, "R V"], history: History) -> Float[Array, "R V"]:
-        late = jnp.maximum(history.count - self.start, 0).astype(jnp.float32)
+        late = jnp.maximum(history.lengths - self.start, 0).astype(jnp.float32)
         growth = jnp.minimum(jnp.expm1(late * self.log_factor), LARGEST)[:, None]
         own = logits[:, self.eos]
         raised = jnp.minimum(own + jnp.abs(own) * growth, LARGEST)

@@ -64,7 +64,7 @@ class Ending(eqx.Module):
     def reason(self, history: History) -> Int[Array, " R"]:
         """The number of the reason for which each row ends with its newest token, else 0."""
         at_eos = (history.newest[:, None] == self.eos).any(-1)
-        at_limit = history.count >= self.limit
+        at_limit = history.lengths >= self.limit
         return jnp.where(at_eos, 1, jnp.where(self._at_stop(history), 2, jnp.where(at_limit, 3, 0)))
 
     def _at_stop(self, history: History) -> Bool[Array, " R"]:
