@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -12,8 +13,22 @@ from neox_eqx.checkpoint.save_adapter import CONFIG, EMBEDDINGS, TENSORS
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
 from neox_eqx.model.prompt import Prefix, Prompt, SoftPrompt
+from neox_eqx.sharding.distributed import agreed, check_equal
 from neox_eqx.shown import shown
 from neox_eqx.small_files import read_json
+
+
+def agreed_prompt(directory: str | Path, config_file: Path) -> Prompt:
+    """As `load_prompt` for the model of a config.json, with the same result in all processes.
+
+    Raises:
+        InputError: as `load_prompt`, in any process; or hosts hold different ones.
+    """
+    with agreed():
+        prompt = load_prompt(directory, GPTNeoXConfig.from_file(config_file))
+    arrays = map(np.asarray, jax.tree.leaves(prompt))
+    check_equal(f"{directory}", [array.tobytes() for array in arrays])
+    return prompt
 
 
 def load_prompt(directory: str | Path, config: GPTNeoXConfig) -> Prompt:

@@ -42,12 +42,12 @@ def convert(
         InputError: the source is incomplete or cannot be represented, or the destination cannot
             be written; nothing is left of it then.
     """
-    found = read_source(source, origin, neox)
-    if found.adapter is not None and dtype == "same":
+    original = read_source(source, origin, neox)
+    if original.adapter is not None and dtype == "same":
         dtype = "float32"  # in which it is merged
-    wanted = cast(found, dtype)
+    wanted = cast(original, dtype)
     with new_directory(Path(destination)) as directory:
-        copy_companions(found.companions, directory)
+        copy_companions(original.companions, directory)
         if to == "neox":
             write_neox(wanted, directory, tensor_parallel=tensor_parallel, layout=neox_layout)
             result, last = read_source(directory), {}
@@ -59,11 +59,11 @@ def convert(
             config_json = result_config(wanted, dtype)
             result = read_tensors(directory, config_json)
             last = {CONFIG: to_text(config_json)}
-        certificate = certify(found, wanted, result, directory)
+        certificate = certify(original, wanted, result, directory)
         for name, text in last.items():
             certificate["result"]["files"][name] = describe_text(text)
         certificate["forward"] = (
-            compare(found, wanted, result, directory) if verify else {"skipped": "--no-verify"}
+            compare(original, wanted, result, directory) if verify else {"skipped": "--no-verify"}
         )
         write_certificate(certificate, directory)
         # Last: without its config.json nothing loads, so what was killed before is no model.

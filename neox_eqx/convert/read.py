@@ -34,42 +34,42 @@ def read_source(
         InputError: no such checkpoint, of no known layout, or incomplete or corrupt; or its
             tensors are not those that its config.json asks for.
     """
-    where = origin.find(source)
-    directory = where.directory
+    located = origin.find(source)
+    directory = located.directory
     if _has_tensors(directory):
         GPTNeoXConfig.from_file(directory / CONFIG)  # its errors name the file
-        found = read_tensors(directory, read_json(directory / CONFIG))
-        found = dataclasses.replace(found, files=(directory / CONFIG, *found.files))
+        opened = read_tensors(directory, read_json(directory / CONFIG))
+        opened = dataclasses.replace(opened, files=(directory / CONFIG, *opened.files))
     elif find_step(directory):
-        other = None if where.tokenizer == directory else where.tokenizer
-        found = read_neox(directory, neox, tokenizer=other)
+        other = None if located.tokenizer == directory else located.tokenizer
+        opened = read_neox(directory, neox, tokenizer=other)
     else:
         raise InputError(
             f"{directory}: holds no checkpoint; expected {WEIGHT_FILES[0]} or another file of "
             f"Hugging Face's, a native checkpoint's directory {PARAMETERS}, or the file latest or "
             "the layer_*.pt of EleutherAI's"
         )
-    if where.adapter is not None:
-        found = _with_adapter(found, where.adapter)
-    fitting(found.checkpoint)
-    if where.tokenizer != directory:
-        found = dataclasses.replace(found, companions=_with_tokenizer(found, where.tokenizer))
-    return dataclasses.replace(found, commits=where.commits)
+    if located.adapter is not None:
+        opened = _with_adapter(opened, located.adapter)
+    fitting(opened.checkpoint)
+    if located.tokenizer != directory:
+        opened = dataclasses.replace(opened, companions=_with_tokenizer(opened, located.tokenizer))
+    return dataclasses.replace(opened, commits=located.commits)
 
 
 def _has_tensors(directory: Path) -> bool:
     return weight_file(directory) is not None or (directory / PARAMETERS).is_dir()
 
 
-def _with_adapter(found: Source, adapter: Path) -> Source:
-    tied = GPTNeoXConfig.from_hf(found.config_json).tie_word_embeddings
-    entries = merged(adapter, found.entries, tied=tied)
-    files = (*found.files, adapter / ADAPTER_CONFIG, adapter_file(adapter))
-    return dataclasses.replace(found, entries=entries, files=files, adapter=adapter)
+def _with_adapter(opened: Source, adapter: Path) -> Source:
+    tied = GPTNeoXConfig.from_hf(opened.config_json).tie_word_embeddings
+    entries = merged(adapter, opened.entries, tied=tied)
+    files = (*opened.files, adapter / ADAPTER_CONFIG, adapter_file(adapter))
+    return dataclasses.replace(opened, entries=entries, files=files, adapter=adapter)
 
 
-def _with_tokenizer(found: Source, tokenizer: Path) -> dict[str, Path]:
+def _with_tokenizer(opened: Source, tokenizer: Path) -> dict[str, Path]:
     """The companions, with the tokenizer's files of another directory in place of its own."""
-    companions = found.companions.items()
+    companions = opened.companions.items()
     others = {name: path for name, path in companions if not is_tokenizers(Path(name))}
     return others | {stored_as(path): path for path in tokenizer_files(tokenizer)}

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from neox_eqx.checkpoint.checkpoint import Checkpoint
 from neox_eqx.checkpoint.load import LoadOptions, load_checkpoint
+from neox_eqx.checkpoint.load_prompt import agreed_prompt
 from neox_eqx.checkpoint.origin import Origin, find
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
@@ -25,7 +26,6 @@ from neox_eqx.text.events import events_of, finished
 from neox_eqx.text.generation_config import bos_token_id, eos_token_ids, read_generation_config
 from neox_eqx.text.prompts import Prompt, asked, given, warn_of_idle_options, with_stops
 from neox_eqx.text.saved import save_with_companions
-from neox_eqx.text.soft_prompt import agreed_prompt
 from neox_eqx.text.template import ChatTemplate, load_template
 from neox_eqx.text.tokenizer import load_tokenizer, prompt_tokens
 from neox_eqx.text.words import known_tokens, token_bytes, with_ids
