@@ -27,9 +27,11 @@ from neox_eqx.shown import hint, shown
 
 Options = TypeVar("Options")
 
+# Letters of a message of tyro's, which repeats values of any length.
 _LONGEST_PARAGRAPH = 600
-# Seconds.
+# Seconds after which Ctrl-C is raised again in a program that goes on.
 _INTERRUPT_AGAIN = 0.5
+# Seconds that the first process, on which JAX's others depend, ends after them.
 _FIRST_ENDS_LATER = 0.2
 # Seconds to wait, so that the launcher first hears of another process that has failed.
 _BLAME_LATER = 0.3

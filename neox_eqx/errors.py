@@ -4,6 +4,7 @@ import re
 import unicodedata
 
 _LONGEST_WORD = 200
+"""Letters of a word that is shown whole; most paths are shorter."""
 _LONGEST_LINE = 1900
 """Letters of a message; with what a command prints before it, a line has 2,000 at most."""
 

@@ -21,6 +21,7 @@ MOST_TOKENIZER_BYTES = 200_000_000
 MOST_LINE_BYTES = 50_000_000
 """The limit for a line, which is a text: the longest novels have some millions of letters."""
 _MOST_DEPTH = 100
+"""Levels of a JSON value. Real ones have about ten; Python's recursion ends at a thousand calls."""
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 

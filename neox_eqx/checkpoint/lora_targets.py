@@ -14,6 +14,7 @@ _ALL_LINEAR = "all-linear"
 # What this package and transformers 4 call the head, and its name since transformers 5.
 _ALIASES = {"embed_out": "lm_head"}
 _MOST = 4096
+"""Names in a list; a model of a hundred layers has a few hundred modules."""
 _NOT_LINEAR = ("embed_in", "embed_out", "lm_head")
 """Modules that all-linear leaves out: the head, as PEFT does, and the embedding."""
 

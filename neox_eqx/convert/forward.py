@@ -20,6 +20,7 @@ from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.sizes import size_text
 
 PROMPT, NEW = 8, 32
+"""Tokens of the prompt, and tokens that continue it."""
 # Memory beside the parameters: the libraries, activations, and a tensor that is being read.
 _HEADROOM = 10**9
 

@@ -15,6 +15,7 @@ from neox_eqx.small_files import check_file
 # Each holds a block in memory. Hashing and reading release Python's lock.
 _THREADS = 2
 _BLOCK_BYTES = 4 * 2**20
+"""Of a file that are in memory at a time."""
 
 Item = TypeVar("Item", Path, Entry)
 

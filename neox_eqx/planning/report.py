@@ -16,6 +16,7 @@ Row = tuple[str, Callable[[Plan], str]]
 Column = list[list[str]]
 """A cell for each row of the table, as its lines."""
 _WIDEST = 100
+"""Letters in a line of a table; where more are needed, there are several tables."""
 UNKNOWN = "-"
 """Stands for the numbers of a program that does not fit."""
 

@@ -15,6 +15,7 @@ _OF_TWO_CORES = ("v4", "v5p")
 _COUNT_CHIPS = {"v5e": "v5e", "v5litepod": "v5e", "v6e": "v6e"}
 _NOT_PLANNED = ("v2", "v3")
 
+# The shape for each number of chips: of v5e and v6e, and of slices within a cube of v4 and v5p.
 _SQUARES = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8"}
 _SQUARES |= {128: "8x16", 256: "16x16"}
 _WITHIN_A_CUBE = {4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4"}

@@ -16,6 +16,7 @@ from neox_eqx.sharding.mesh import Arrangement
 # Of each layout: with a smaller size of model a chip has more to read (1d) or to send (2d).
 TRIED = 2
 LARGEST_BATCH = 1_000_000
+"""Rows; far more than memory holds, and few enough that their options still do."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,6 +31,7 @@ _SILENCE = 20
 # Seconds that a finished process waits for the others.
 _FINISH = 30
 
+# Of what a process tells the others at once: its host, and an error, which is one line.
 _MESSAGE_BYTES = 2000
 
 Options = TypeVar("Options")

@@ -13,9 +13,12 @@ from neox_eqx.shown import shown
 # A conversation of 300 messages and 600,000 letters costs less than half of these.
 _UNITS = 20_000_000
 _UNITS_A_STEP = 500
+"""What each call, operation or turn of a loop costs, beside the letters that it handles."""
 _SECONDS = 10.0
 _LARGEST_PRODUCT = 500_000_000
+"""The product of the sizes that go into one call: of what it may make, in letters or items."""
 _LARGEST_NUMBER = 2_000_000
+"""A number beside a text or a list, which may be a width or a count."""
 _SIZED = (str, list, tuple, dict, range)
 
 

@@ -16,7 +16,9 @@ from neox_eqx.text.sandbox import LEARNT_BEGINS, LEARNT_ENDS, Sandbox
 from neox_eqx.unicode import check_unicode
 
 _LONGEST_SOURCE = 1_000_000
+"""Letters of a template; the longest of known models have some tens of thousands."""
 _LONGEST_TEXT = 20_000_000
+"""Letters of what a template writes: far beyond any model's context."""
 
 
 @dataclasses.dataclass(frozen=True)

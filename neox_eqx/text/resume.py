@@ -15,6 +15,7 @@ from neox_eqx.errors import InputError
 from neox_eqx.small_files import parse_json
 
 _HEADER_BYTES = 2**16
+"""That are read of a first line; ours has a few thousand."""
 
 
 @contextlib.contextmanager

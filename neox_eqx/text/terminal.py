@@ -10,6 +10,7 @@ from neox_eqx.errors import InputError
 from neox_eqx.text.conversation import AnswerFailed, Conversation
 
 _LONGEST_LINE = 1_000_000
+"""Letters; far beyond any model's context."""
 
 
 def converse(conversation: Conversation, first: Iterable[str] = (), *, stream: bool = True) -> None:

@@ -13,6 +13,7 @@ from neox_eqx.text.tokenizer_json import read_tokenizer_json, read_vocab_and_mer
 from neox_eqx.tokenizer import Tokenizer, text_of, token_ids
 
 _CONTEXT = 8
+"""Tokens of the prompt before those that are decoded; a character has a few at most."""
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 

@@ -12,6 +12,7 @@ from typing import Literal
 from neox_eqx.checkpoint.names import EMBEDDING, HEAD
 
 FIRST_LAYER = 2
+"""The number of the module that is the first layer."""
 
 Spread = Literal["rows", "columns", "copies", "shares"]
 """How the ranks of tensor parallelism hold a tensor.

@@ -9,6 +9,7 @@ from neox_eqx.errors import InputError
 from neox_eqx.small_files import read_text
 
 _MOST_BYTES = 1_000_000
+"""The settings of a real run have some thousand."""
 _MOST_VALUES = 20_000
 """Values that an alias repeats count each time. The settings of a real run have some hundred."""
 

@@ -10,6 +10,7 @@ from neox_eqx.small_files import bounded_lines, parse_json
 from neox_eqx.text.files import json_line
 
 _MOST_ARRAY_BYTES = 10**9
+"""Of a JSON array, which is in memory as a whole; its objects take several times as much."""
 _BATCH = 1024
 """Rows of a Parquet file that are Python objects at a time."""
 
