@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Int
 
-from neox_eqx.generation.decoding.rows import Rows
+from neox_eqx.generation.decoding.rows import pad_rows
 from neox_eqx.generation.decoding.state import State
 from neox_eqx.generation.decoding.strategy import Strategy
 from neox_eqx.generation.history import align_right
@@ -62,17 +61,32 @@ def decode(
 @jax.jit
 def double_slots(state: State) -> State:
     """Makes room for as many tokens again."""
-    slots = state.rows.slots
-
-    def more(node: Any) -> Any:
-        return node.pad(slots) if isinstance(node, Rows) else node
-
-    def is_rows(node: Any) -> bool:
-        return isinstance(node, Rows)
-
-    rows, memory = jax.tree.map(more, (state.rows, state.memory), is_leaf=is_rows)
+    rows, memory = pad_rows((state.rows, state.memory), state.rows.slots)
     generated = state.generated.pad(state.generated.slots)
     return State(generated, state.prompt_tokens, rows, state.clock, memory)
+
+
+def advance(
+    model: GPTNeoX,
+    past: tuple[Segment, ...],
+    state: State,
+    strategy: Strategy,
+    stride: int | None = None,
+) -> State:
+    """The state after up to `stride` tokens more, or after as many as the slots allow.
+
+    The slots double when they are full, so a long limit costs nothing while the text is short:
+    every step reads all of them. The arrays of the state that is given are gone.
+    """
+    # A row may have one token more than keys and values: the newest.
+    clock, last = int(state.clock), state.rows.slots - 1
+    if clock == last:
+        grown = double_slots(state)
+        for array in jax.tree.leaves(state.generated.kv):
+            array.delete()  # whoever holds the state would keep them beside the larger ones
+        state, last = grown, grown.rows.slots - 1
+    until = last if stride is None else min(clock + stride, last)
+    return decode(model, past, state, strategy, jnp.int32(until))
 
 
 def decode_all(
@@ -83,21 +97,8 @@ def decode_all(
     *,
     stride: int | None = None,
 ) -> Iterator[State]:
-    """Yields the state after every `stride` tokens, or as seldom as the slots allow.
-
-    The slots double when they are full, so a long limit costs nothing while the text is short:
-    every step reads all of them. The arrays of a yielded state are gone once the next is asked
-    for.
-    """
+    """Yields the state, and then that after each `advance`, until all rows are done."""
     yield state
     while bool(state.going_on()):
-        # A row has one token more than keys and values: the newest.
-        clock, last = int(state.clock), state.rows.slots - 1
-        if clock == last:
-            grown = double_slots(state)
-            for array in jax.tree.leaves(state.generated.kv):
-                array.delete()  # whoever holds the state would keep them beside the larger ones
-            state, last = grown, grown.rows.slots - 1
-        until = last if stride is None else min(clock + stride, last)
-        state = decode(model, past, state, strategy, jnp.int32(until))
+        state = advance(model, past, state, strategy, stride)
         yield state

@@ -1,5 +1,7 @@
 """The rows of a batch while they grow."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -61,6 +63,15 @@ class Rows(eqx.Module):
     def pad(self, slots: int) -> "Rows":
         """Room for so many tokens more."""
         return jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, slots))) if x.ndim == 2 else x, self)
+
+
+def pad_rows(tree: Any, slots: int) -> Any:
+    """The tree with room for so many tokens more in all of its Rows."""
+
+    def is_rows(node: Any) -> bool:
+        return isinstance(node, Rows)
+
+    return jax.tree.map(lambda x: x.pad(slots) if is_rows(x) else x, tree, is_leaf=is_rows)
 
 
 def take_rows(x: Array, parents: Int[Array, "B K"]) -> Array:
