@@ -6,6 +6,7 @@ import resource
 import shutil
 import signal
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -187,8 +188,8 @@ def ended_by_signal(files: Path, run: Run, step: int, name: str, **own: Any) -> 
     """Goes on with the run until SIGTERM comes, as this number of this step is written."""
     write = RunLog.write
 
-    def write_and_signal(log: RunLog, at: int, **numbers: float) -> None:
-        write(log, at, **numbers)
+    def write_and_signal(log: RunLog, at: int, numbers: Mapping[str, float]) -> None:
+        write(log, at, numbers)
         if at == step and name in numbers:
             signal.raise_signal(signal.SIGTERM)
 
