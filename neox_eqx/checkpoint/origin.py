@@ -66,7 +66,7 @@ class OriginOptions:
 
     def find(self, source: str | Path, *, config_only: bool = False) -> Origin:
         """As `find`, with these options."""
-        return find(source, **self.how, config_only=config_only)
+        return find(source, **self.arguments, config_only=config_only)
 
     def check_unused(self, option: str) -> None:
         """Refuses these options beside an `option` that names no model.
@@ -74,7 +74,7 @@ class OriginOptions:
         Raises:
             InputError: one is given; the message names it.
         """
-        for name, value in self.how.items():
+        for name, value in self.arguments.items():
             if value is not None:
                 raise InputError(
                     f"--{name} says where to find a model, and {option} names none; "
@@ -82,8 +82,8 @@ class OriginOptions:
                 )
 
     @property
-    def how(self) -> dict[str, Any]:
-        """The options as arguments of `find`, `load` and the like."""
+    def arguments(self) -> dict[str, Any]:
+        """The options by name, as arguments of `find`, `load` and the like."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
 

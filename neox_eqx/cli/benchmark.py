@@ -215,7 +215,10 @@ def _model(options: Options) -> GPTNeoX:
         options.origin.check_unused("--preset")
     if options.model is not None:
         return load(
-            options.model, **options.origin.how, dtype=options.dtype, quantize=options.quantize
+            options.model,
+            **options.origin.arguments,
+            dtype=options.dtype,
+            quantize=options.quantize,
         )
     on_cpu = jax.default_backend() == "cpu"
     dtype = options.dtype or ("float32" if on_cpu else "bfloat16")

@@ -125,7 +125,7 @@ def _generator(options: Options, origin: Origin | None = None) -> TextGenerator:
     model = DEMO_MODEL if options.model is None else options.model
     return TextGenerator.load(
         origin or model,
-        **options.origin.how,
+        **options.origin.arguments,
         dtype=options.dtype,
         mesh=options.mesh,
         quantize=options.quantize,

@@ -73,7 +73,7 @@ def main(options: Options) -> None:
         check_equal("what to score", texts)
         generator = TextGenerator.load(
             options.model,
-            **options.origin.how,
+            **options.origin.arguments,
             dtype=options.dtype,
             mesh=options.mesh,
             quantize=options.quantize,

@@ -31,7 +31,7 @@ class Encoding:
             raise InputError("the model has no BOS token that add_bos_token could add")
 
     def ids(self, text: str, add_special_tokens: bool | None = None) -> list[int]:
-        """The ids of a text. Unless it is said, one that begins with the prefix is given no other.
+        """The ids of a text; one that begins with the prefix gets no second one, unless asked for.
 
         Raises:
             InputError: the text is not valid Unicode, or the tokenizer breaks down over it.

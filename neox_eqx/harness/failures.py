@@ -1,4 +1,4 @@
-"""Requests that failed alone: the harness gets an answer for them, and they are counted."""
+"""Counts requests that failed while others did not; the harness gets an answer for them too."""
 
 import dataclasses
 import warnings
@@ -10,7 +10,7 @@ from neox_eqx.sharding.distributed import is_first
 
 @dataclasses.dataclass
 class Failures:
-    """Of all requests since the program began, how many failed and what the first says."""
+    """How many requests failed since the program began, and the error of the first."""
 
     asked: int = 0
     failed: int = 0
@@ -36,10 +36,10 @@ class Failures:
         )
 
     def check(self) -> None:
-        """Raises where some request failed.
+        """Checks that no request failed.
 
         Raises:
-            InputError: how many did, and why the first one.
+            InputError: some did; it says how many, and the error of the first.
         """
         if self.failed:
             count = f"{self.failed} of {self.asked} requests failed"

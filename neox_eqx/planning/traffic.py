@@ -1,10 +1,10 @@
 """The bytes that one execution of an instruction reads from and writes to a chip's HBM.
 
-What counts is what is touched. An operand in HBM is read whole and once, unless only slices of
+Bytes count where they are touched. An operand in HBM is read whole and once, unless only slices of
 it are taken; a result in HBM is written whole, unless it is an operand with a part overwritten.
-A slice, or an update, counts with its own padded size in the layout that the compiler gives it,
-which is how it moves: one row of 8 that share a tile as the packed rows that hold it, one lane
-as all 128. An update that fills its tiles only in part is read as well as written.
+A slice or an update counts with its padded size in the layout that the compiler gives it, which is
+what moves: for one row of the 8 in a tile the packed rows that hold it, for one lane all 128. An
+update that fills a tile only in part is read as well as written.
 
 Kernels of custom calls are not looked into. They count with their own estimate of the bytes
 where they state one, and otherwise with all of their operands and results.
@@ -39,7 +39,7 @@ _FREE = {
 
 @dataclass(frozen=True)
 class Traffic:
-    """What the instructions of a program touch.
+    """The bytes that the instructions of a program touch.
 
     A pair of `-start` and `-done` counts at its start.
     """

@@ -13,7 +13,8 @@ from neox_eqx.planning.message import ProgramName
 from neox_eqx.presets import parameter_count
 from neox_eqx.sharding.mesh import Arrangement
 
-# Of each layout: with a smaller size of model a chip has more to read (1d) or to send (2d).
+# Meshes to try of each layout, with the largest model axes: with a smaller one a chip has more to
+# read (1d) or to send (2d).
 TRIED = 2
 LARGEST_BATCH = 1_000_000
 """Rows; far more than memory holds, and few enough that their options still do."""
@@ -59,7 +60,7 @@ class Wish:
 
     @property
     def positions(self) -> int:
-        """Of each row."""
+        """The positions of each row."""
         return self.prompt_len + (0 if self.train else self.gen_len)
 
     @property

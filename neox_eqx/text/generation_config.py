@@ -20,7 +20,8 @@ APPLIED = {
     *(NAMES_IN_FILES.get(field.name, field.name) for field in dataclasses.fields(ResolvedOptions)),
     *("do_sample", "bos_token_id", "eos_token_id"),
 } - {"num_samples", "seed", "presence_penalty", "frequency_penalty"}
-# What transformers would apply and this project does not, with the values at which it does nothing.
+# Settings that transformers applies and this project does not, with the values at which they do
+# nothing.
 _NOT_APPLIED: dict[str, tuple[Any, ...]] = {
     "cache_implementation": (
         *("dynamic", "offloaded", "static", "offloaded_static", "hybrid", "offloaded_hybrid"),
@@ -47,14 +48,14 @@ _NOT_APPLIED_TO_SAMPLING: dict[str, tuple[Any, ...]] = {"top_h": ()}
 _NOT_APPLIED_WITHOUT_BEAMS: dict[str, tuple[Any, ...]] = {"num_return_sequences": (1,)}
 NOT_APPLIED = {*_NOT_APPLIED, *_NOT_APPLIED_TO_SAMPLING, *_NOT_APPLIED_WITHOUT_BEAMS}
 IRRELEVANT = {
-    # Where and how fast it computes, the last ones by drafts that it checks:
+    # About where and how fast it computes; the last ones are about speculative decoding:
     *("cache_config", "compile_config", "continuous_batching_config", "disable_compile"),
     *("low_memory", "max_cache_len", "prefill_chunk_size", "use_cache"),
     *("assistant_confidence_threshold", "assistant_early_exit", "assistant_ensemble_weight"),
     *("assistant_lookbehind", "max_matching_ngram_size", "num_assistant_tokens"),
     *("num_assistant_tokens_schedule", "prompt_lookup_num_tokens", "speculation_type"),
     *("target_lookbehind", "use_mtp"),
-    # What else is returned:
+    # About what else is returned:
     *("output_attentions", "output_hidden_states", "output_logits", "output_scores"),
     "return_dict_in_generate",
     # For padding, encoders, and people:
@@ -65,8 +66,8 @@ IRRELEVANT = {
 def read_generation_config(directory: Path) -> dict[str, Any]:
     """The object of the directory's generation_config.json, or the settings in its config.json.
 
-    As in transformers these count where there is no generation_config.json, which came with its
-    version 4.26. Warns of settings that transformers would apply and this project does not.
+    As in transformers, config.json counts where there is no generation_config.json, which came
+    with version 4.26. Warns of settings that transformers would apply and this project does not.
 
     Raises:
         InputError: the file is broken, or a token id in it is not a whole number.
@@ -88,10 +89,10 @@ def read_generation_config(directory: Path) -> dict[str, Any]:
 
 
 def settings_file(settings: Mapping[str, Any]) -> list[Companion]:
-    """A generation_config.json of settings that were read from a config.json, if there are any.
+    """A generation_config.json for settings that were read from a config.json, if there are any.
 
-    It goes with a model that is written with a config.json of its own, which has its BOS and EOS
-    tokens and no other settings.
+    A model is written with a new config.json, which has the BOS and EOS tokens alone. This file
+    keeps the other settings.
     """
     if not settings.keys() - {"bos_token_id", "eos_token_id"}:
         return []
@@ -99,7 +100,7 @@ def settings_file(settings: Mapping[str, Any]) -> list[Companion]:
 
 
 def settings_in_config(directory: Path) -> dict[str, Any]:
-    """Those in config.json that count, which are none where there is a generation_config.json."""
+    """The settings in config.json; none where there is a generation_config.json, which counts."""
     file = directory / "config.json"
     if (directory / "generation_config.json").exists() or not file.exists():
         return {}
@@ -114,7 +115,7 @@ def bos_token_id(defaults: Mapping[str, Any], config: GPTNeoXConfig) -> int | No
 def eos_token_ids(defaults: Mapping[str, Any], config: GPTNeoXConfig) -> tuple[int, ...]:
     """From generation_config.json's object where it says, else from config.json.
 
-    A negative one, which is no token's, is how some files say that there is none.
+    Some files have a negative id to say that there is none.
     """
     eos = defaults.get("eos_token_id")
     if eos is None:
@@ -123,7 +124,7 @@ def eos_token_ids(defaults: Mapping[str, Any], config: GPTNeoXConfig) -> tuple[i
 
 
 def _settings(config_json: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of generation; what is null there is not said."""
+    """The settings of generation in a config.json, without those that are null."""
     known = APPLIED | NOT_APPLIED
     return {
         name: value for name, value in config_json.items() if name in known and value is not None
