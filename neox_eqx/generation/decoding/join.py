@@ -56,7 +56,8 @@ def join(
     nothing = jax.tree.map(jnp.zeros_like, state.generated)
     joined = State(
         put_segment(state.generated, nothing),
-        *jax.tree.map(put, (state.prompt_tokens, state.rows), (tokens, rows)),
+        put(state.prompt_tokens, tokens),
+        jax.tree.map(put, state.rows, rows),
         state.clock,
         jax.tree.map(put, state.memory, memory),
     )
