@@ -103,6 +103,24 @@ def test_no_files_import_each_other_in_a_circle() -> None:
     assert circles({path: imports(tree) for path, tree in files().items()}) == []
 
 
+def groups(graph: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """Which of the folders within a package imports which other."""
+    found: dict[str, list[str]] = {}
+    for path, others in graph.items():
+        for other in [path, *others]:
+            own, its = path.rpartition("/")[0], other.rpartition("/")[0]
+            if "/" in own and "/" in its:
+                found.setdefault(own, [])
+                found[own] += [its] if own != its else []
+    return found
+
+
+def test_the_folders_of_a_package_import_each_other_in_one_direction() -> None:
+    graph = groups({path: imports(tree) for path, tree in files().items()})
+    assert "training/update" in graph["training/run"]
+    assert circles(graph) == []
+
+
 def test_every_public_function_names_its_keywords() -> None:
     found = {path: unnamed_keywords(tree) for path, tree in files().items()}
     assert {path: names for path, names in found.items() if names} == {}
@@ -118,6 +136,8 @@ def test_what_is_too_long_is_found() -> None:
 def test_a_circle_is_found() -> None:
     assert circles({"a": ["b"], "b": ["c"], "c": []}) == []
     assert circles({"a": ["b"], "b": ["c"], "c": ["b"]}) == ["b imports c imports b"]
+    both = {"a/b/x.py": ["a/c/y.py"], "a/c/y.py": [], "a/c/z.py": ["a/b/w.py"], "a/b/w.py": []}
+    assert circles(both) == [] and circles(groups(both)) == ["a/b imports a/c imports a/b"]
     tree = ast.parse("def late():\n    from neox_eqx.errors import InputError")
     assert imports(tree) == ["errors.py"]
     assert imports(ast.parse("if TYPE_CHECKING:\n    import neox_eqx.errors")) == []
