@@ -58,7 +58,7 @@ def _check_shapes(model: GPTNeoX, prompt: list[int], samples: int) -> None:
     """The prompt's keys are there once, whatever the number of samples."""
     own = GenerationOptions(temperature=1.0, num_samples=samples).resolve({})
     tokens, valid = pad_prompts([prompt], model.config.vocab_size)
-    segment, state = jax.eval_shape(loop.prefill, model, tokens, valid, Sampler.of([own], [1]))
+    segment, state = jax.eval_shape(loop.read_prompts, model, tokens, valid, Sampler.of([own], [1]))
     assert {array.shape[-4] for array in jax.tree.leaves(segment.kv)} == {1}
     assert len(state.rows.tokens) == samples
 

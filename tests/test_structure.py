@@ -11,8 +11,6 @@ PAGE = " ".join((ROOT / "CONTRIBUTING.md").read_text("utf-8").split())
 TAKE_ANY_NAME = {
     # Options of generation, as in generate(prompts, max_new_tokens=10).
     *("TextGenerator.generate", "TextGenerator.stream", "Conversation.__init__"),
-    # What the tokenizer tells `run`.
-    *("KeptText.answer", "strategy_of", "events_of"),
     # Others call these as they like: lm-evaluation-harness, and templates in Jinja.
     *("NeoXLM.tok_encode", "Sandbox.call"),
     *("TemplateDict.__call__", "TemplateNamespace.__init__"),

@@ -21,7 +21,7 @@ from neox_eqx.benchmarking.report import Round, comparison, figures, medians, pr
 from neox_eqx.benchmarking.transformers_peer import TransformersPeer, check_installed
 from neox_eqx.checkpoint.origin import OriginOptions
 from neox_eqx.command_line import parse
-from neox_eqx.generation.decoding.loop import decode_all, prefill
+from neox_eqx.generation.decoding.loop import decode_all, read_prompts
 from neox_eqx.generation.decoding.memory import check_memory, free_bytes
 from neox_eqx.generation.decoding.not_a_number import not_numbers
 from neox_eqx.generation.decoding.run import Request, pad_prompts, strategy_of
@@ -160,13 +160,14 @@ def ours(model: GPTNeoX, prompts: np.ndarray, options: Options, room: int) -> Ro
     tokens, valid = pad_prompts(prompts.tolist(), model.config.vocab_size)
     own = GenerationOptions(**_generation(options)).resolve({})
     strategy = strategy_of([own] * rows, [room - prompts.shape[1]] * rows)
-    prompt, begun = prefill(model, tokens, valid, strategy)
+    prompt, begun = read_prompts(model, tokens, valid, strategy)
     begun.rows.tokens.block_until_ready()
     first = time.perf_counter()
     for state in decode_all(model, (prompt,), begun, strategy, stride=options.gen_len - 1):
         if state.clock >= options.gen_len - 1:  # the first token comes with the prefill
             break
-    found, _ = strategy.results(state.rows, state.memory)
+    results = strategy.results(state.rows, state.memory)
+    found = state.rows if results is None else results.rows
     if (np.asarray(found.finish) == ERROR).any():  # it ended early, and its time means nothing
         raise InputError(not_numbers("a row", model.dtype))
     generated = np.asarray(found.tokens)[:: options.num_beams, : options.gen_len]

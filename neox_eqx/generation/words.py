@@ -26,13 +26,13 @@ class Words(eqx.Module):
     def of(
         cls,
         rows: Sequence[Sequence[tuple[int, ...]]],
-        among: Sequence[Sequence[tuple[int, ...]]] = (),
+        of_mates: Sequence[Sequence[tuple[int, ...]]] = (),
     ) -> "Words":
-        """The words of each row, as many and as long as those of rows `among` which it is.
+        """The words of each row, in an array that has room for those of its batch mates too.
 
-        How many, and how long, is rounded up to a few sizes.
+        How many words a row has room for, and of what length, is rounded up to a few sizes.
         """
-        every = [*rows, *among]
+        every = [*rows, *of_mates]
         longest = max(len(word) for words in every for word in words)
         # Words of one token need no past, and there may be one for each of the vocabulary.
         length = 1 if longest == 1 else bucket(longest)

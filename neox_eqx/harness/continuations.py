@@ -8,6 +8,7 @@ from lm_eval.models.utils import postprocess_generated_text
 from neox_eqx.errors import InputError
 from neox_eqx.generation.decoding.memory import check_memory, free_bytes
 from neox_eqx.generation.decoding.run import Request, Row, run
+from neox_eqx.generation.vocabulary import Vocabulary
 from neox_eqx.text.batches import batches
 from neox_eqx.text.generator import TextGenerator
 from neox_eqx.tokenizer import Tokenizer, text_of
@@ -38,15 +39,15 @@ def continue_texts(
     requests = [own.request for own in asked]
     for batch in batches(requests, batch_size, in_order=False, bitwise=generator.bitwise):
         free = free_bytes(generator.model)
-        check_memory(generator.model, batch.of(requests), free=free, among=batch.among)
+        check_memory(generator.model, batch.of(requests), free=free, batch_mates=batch.batch_mates)
         untils = [list(asked[index].until) for index in batch.indices]
         for rows in run(
             generator.model,
             batch.of(requests),
-            eos=generator.eos_token_ids,
+            Vocabulary(generator.eos_token_ids),
             stride=_STRIDE,
-            multiple=batch.multiple,
-            among=batch.among,
+            pad_to=batch.pad_to,
+            batch_mates=batch.batch_mates,
         ):
             texts = [
                 _text(generator.tokenizer, row, until)

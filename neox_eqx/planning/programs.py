@@ -10,10 +10,11 @@ from jax.sharding import Mesh
 
 from neox_eqx.checkpoint.fit import arranged_shapes
 from neox_eqx.config import GPTNeoXConfig
-from neox_eqx.generation.decoding.loop import decode, double_slots, prefill
+from neox_eqx.generation.decoding.loop import decode, double_slots, read_prompts
 from neox_eqx.generation.decoding.sampling import Sampler
 from neox_eqx.generation.lengths import bucket
 from neox_eqx.generation.options.generation_options import GenerationOptions
+from neox_eqx.generation.vocabulary import Vocabulary
 from neox_eqx.model.formats import Form
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.segment import Segment
@@ -46,13 +47,13 @@ def abstract_model(
 
 def compile_prefill(model: GPTNeoX, load: Workload) -> Compiled:
     arguments = _prefill_arguments(model, load)
-    return _compile(prefill, *arguments)
+    return _compile(read_prompts, *arguments)
 
 
 def compile_decode(model: GPTNeoX, load: Workload) -> Compiled:
     """The decode step for the last tokens, when the cache has its full length."""
     arguments = _prefill_arguments(model, load)
-    prompt, state = jax.eval_shape(prefill, *arguments)
+    prompt, state = jax.eval_shape(read_prompts, *arguments)
     while state.rows.slots < load.gen_len:
         state = jax.eval_shape(double_slots, state)
     past, state = _on_mesh(((prompt,), state), model.mesh)
@@ -78,7 +79,7 @@ def _prefill_arguments(model: GPTNeoX, load: Workload) -> tuple[Any, ...]:
     shape = (rows, bucket(load.prompt_len))
     tokens, valid = jnp.zeros(shape, jnp.int32), jnp.zeros(shape, bool)
     greedy = GenerationOptions(temperature=0.0).resolve({})
-    sampler = Sampler.of([greedy] * rows, [load.gen_len] * rows, eos=[0])
+    sampler = Sampler.of([greedy] * rows, [load.gen_len] * rows, Vocabulary([0]))
     inputs = jax.tree.map(lambda x: _everywhere(x, model.mesh), (tokens, valid, sampler))
     return (model, *inputs)
 

@@ -16,10 +16,10 @@ class Batch:
     """Requests that run together, by their indices, as one of batches that run one program."""
 
     indices: list[int]
-    among: list[ResolvedOptions]
+    batch_mates: list[ResolvedOptions]
     """The options of all of these batches, each once."""
-    multiple: int
-    """What the requests are filled up to a multiple of."""
+    pad_to: int
+    """The requests are padded to a multiple of it."""
 
     def of(self, requests: Sequence[Request]) -> list[Request]:
         """Those that run together."""
@@ -49,10 +49,10 @@ def batches(
     size = ROWS_OF_BITWISE if bitwise else size
     for _, group in itertools.groupby(indices, kinds.__getitem__):
         members = list(group)
-        among = list({_lasting(requests[index].options): None for index in members})
+        batch_mates = list({_lasting(requests[index].options): None for index in members})
         for start in range(0, len(members), size):
-            multiple = size if bitwise or len(members) > size else 1
-            yield Batch(members[start : start + size], among, multiple)
+            pad_to = size if bitwise or len(members) > size else 1
+            yield Batch(members[start : start + size], batch_mates, pad_to)
 
 
 def _lasting(options: ResolvedOptions) -> ResolvedOptions:

@@ -78,8 +78,7 @@ class Conversation:
             raise InputError(f"turn {turn} of the conversation: {reason}") from error
         growing = GrowingText(self.generator.tokenizer, 0, prompt, request, sample=0)
         spoken = Spoken(request.options.stop_strings)
-        settings = self.generator.settings([request])
-        for row in self._kept.answer(request, **settings):
+        for row in self._kept.answer(request, self.generator.vocabulary([request])):
             for event in growing.read(row):
                 if event.completion and event.completion.error is not None:
                     raise AnswerFailed(event.completion.error)

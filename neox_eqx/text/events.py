@@ -2,13 +2,14 @@
 
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import Any
 
 from tqdm import tqdm
 
 from neox_eqx.generation.decoding.memory import check_memory, free_bytes
 from neox_eqx.generation.decoding.run import Request, run
+from neox_eqx.generation.vocabulary import Vocabulary
 from neox_eqx.model.neox import GPTNeoX
+from neox_eqx.model.segment import Segment
 from neox_eqx.text.batches import batches
 from neox_eqx.text.completion import Completion, Event, GrowingText
 from neox_eqx.tokenizer import Tokenizer
@@ -19,16 +20,18 @@ def events_of(
     tokenizer: Tokenizer,
     prompts: Sequence[str],
     requests: Sequence[Request],
+    vocabulary: Vocabulary,
     *,
     batch_size: int,
     stride: int | None,
     bitwise: bool,
     done: Collection[int] = (),
-    **settings: Any,
+    past: tuple[Segment, ...] = (),
 ) -> Iterator[Event]:
     """The events of all completions of requests, whose texts are the prompts.
 
-    With a `stride`, of so many tokens, requests run in order; `settings` are those of `run`.
+    With a `stride`, of so many tokens, requests run in order. `vocabulary` and `past` are those
+    of `run`.
     Completions that are `done`, by their numbers, are left out, and run only where another of
     their batch is not: what runs together decides the last bits.
 
@@ -42,8 +45,8 @@ def events_of(
             model,
             batch.of(requests),
             free=free,
-            among=batch.among,
-            tokens_spelled=len(settings.get("token_bytes", ())),
+            batch_mates=batch.batch_mates,
+            tokens_spelled=len(vocabulary.token_bytes),
         )
     texts = _texts(tokenizer, prompts, requests)
     counts = [request.options.num_completions for request in requests]
@@ -57,10 +60,11 @@ def events_of(
         rows_of = run(
             model,
             batch.of(requests),
+            vocabulary,
+            past=past,
             stride=stride,
-            multiple=batch.multiple,
-            among=batch.among,
-            **settings,
+            pad_to=batch.pad_to,
+            batch_mates=batch.batch_mates,
         )
         for rows in rows_of:
             for number, row in zip(numbers, rows, strict=True):

@@ -16,7 +16,7 @@ from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
 from neox_eqx.generation.decoding.run import Request, check_tokens, room
 from neox_eqx.generation.options.generation_options import GenerationOptions
-from neox_eqx.generation.stopping.stop_strings import TokenBytes
+from neox_eqx.generation.vocabulary import TokenBytes, Vocabulary
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.prompt import read_prompt
 from neox_eqx.model.segment import Segment
@@ -209,15 +209,15 @@ class TextGenerator:
         warn_of_idle_options(options, request.options)
         return text, request
 
-    def settings(self, requests: Sequence[Request]) -> dict[str, Any]:
+    def vocabulary(self, requests: Sequence[Request]) -> Vocabulary:
         """What `run` is told of the model's tokenizer for these requests."""
         texts_stop = any(request.options.stop_strings for request in requests)
         size = self.model.config.vocab_size
-        return {
-            "eos": self.eos_token_ids,
-            "known": known_tokens(self.tokenizer, size) if self.mask_unknown_tokens else None,
-            "token_bytes": self._token_bytes if texts_stop else (),
-        }
+        return Vocabulary(
+            eos=self.eos_token_ids,
+            allowed=known_tokens(self.tokenizer, size) if self.mask_unknown_tokens else None,
+            token_bytes=self._token_bytes if texts_stop else (),
+        )
 
     def events(
         self,
@@ -236,12 +236,12 @@ class TextGenerator:
             self.tokenizer,
             prompts,
             requests,
+            self.vocabulary(requests),
             batch_size=batch_size,
             stride=stride,
             bitwise=self.bitwise,
             done=done,
             past=self.past,
-            **self.settings(requests),
         )
 
     @cached_property

@@ -11,7 +11,7 @@ from jaxtyping import Bool
 
 from neox_eqx.errors import InputError
 from neox_eqx.generation.options.resolved_options import ResolvedOptions
-from neox_eqx.generation.stopping.stop_strings import TokenBytes
+from neox_eqx.generation.vocabulary import TokenBytes
 from neox_eqx.shown import shown
 from neox_eqx.tokenizer import Tokenizer, check_vocabulary, text_of, token_ids
 

@@ -9,6 +9,7 @@ from transformers import GenerationConfig, GPTNeoXForCausalLM
 
 from neox_eqx.generation.decoding.run import Request, Row, run
 from neox_eqx.generation.options.generation_options import GenerationOptions
+from neox_eqx.generation.vocabulary import TokenBytes, Vocabulary
 from neox_eqx.model.neox import GPTNeoX
 
 Prompts = list[tuple[int, ...]]
@@ -29,10 +30,16 @@ def request(prompt: Sequence[int], defaults: dict[str, Any] | None = None, **own
 
 
 def ours(
-    model: GPTNeoX, requests: Sequence[Request], eos: Sequence[int] = (), **settings: Any
+    model: GPTNeoX,
+    requests: Sequence[Request],
+    eos: Sequence[int] = (),
+    *,
+    allowed: np.ndarray | None = None,
+    token_bytes: TokenBytes = (),
+    **settings: Any,
 ) -> list[Row]:
     """The finished rows."""
-    *_, rows = run(model, requests, eos=eos, **settings)
+    *_, rows = run(model, requests, Vocabulary(eos, allowed, token_bytes), **settings)
     return rows
 
 

@@ -27,7 +27,7 @@ from neox_eqx.checkpoint.load import load
 from neox_eqx.errors import InputError
 from neox_eqx.generation.decoding import state as state_module
 from neox_eqx.generation.decoding.beams import BeamSearch
-from neox_eqx.generation.decoding.loop import decode, prefill
+from neox_eqx.generation.decoding.loop import decode, read_prompts
 from neox_eqx.generation.decoding.run import Row, pad_prompts
 from neox_eqx.generation.options.generation_options import GenerationOptions
 from neox_eqx.generation.processors.chain import warpers_of
@@ -167,7 +167,7 @@ def test_no_beam_copies_keys_or_values() -> None:
     options = [request(p, max_new_tokens=NEW, num_beams=4).options for p in PROMPTS]
     ids, valid = pad_prompts(PROMPTS, VOCAB)
     search = BeamSearch.of(options, [NEW] * 3)
-    prompt, state = prefill(model, ids, valid, search)
+    prompt, state = read_prompts(model, ids, valid, search)
     assert [kv.key.shape[0] for kv in (*prompt.kv, *state.generated.kv)] == [3] * 4
     program = decode.lower(model, (prompt,), state, search, jnp.int32(NEW)).compile().as_text()
     shape = ",".join(map(str, state.generated.kv[0].key.shape))
@@ -181,7 +181,7 @@ def test_beams_that_see_what_others_said_would_be_noticed(monkeypatch: pytest.Mo
     own = dict(num_beams=4)
     expected = theirs(hf, PROMPTS, (), **own)
     monkeypatch.setattr(state_module, "take_rows", lambda x, parents: x)
-    for compiled in (prefill, decode):
+    for compiled in (read_prompts, decode):
         compiled.clear_cache()
     try:
         rows = ours(model, [request(p, max_new_tokens=NEW, **own) for p in PROMPTS])
@@ -189,7 +189,7 @@ def test_beams_that_see_what_others_said_would_be_noticed(monkeypatch: pytest.Mo
         assert [row.tokens for row in rows] != [texts[0][0] for texts in expected]
     finally:
         monkeypatch.undo()
-        for compiled in (prefill, decode):
+        for compiled in (read_prompts, decode):
             compiled.clear_cache()
 
 

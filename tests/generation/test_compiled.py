@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 
-from neox_eqx.generation.decoding.loop import decode, decode_all, prefill
+from neox_eqx.generation.decoding.loop import decode, decode_all, read_prompts
 from neox_eqx.generation.decoding.run import pad_prompts
 from neox_eqx.generation.decoding.sampling import Sampler
 from neox_eqx.generation.decoding.state import FIRST_SLOTS, State
 from neox_eqx.generation.lengths import bucket
+from neox_eqx.generation.vocabulary import Vocabulary
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.segment import Segment
 from tests.generation.completions import ours, random_prompts, request
@@ -76,8 +77,8 @@ def started(
     prompts = random_prompts(model.config.vocab_size, (5, 2, 8))
     ids, valid = pad_prompts(prompts, model.config.vocab_size)
     options = [request(prompt, **own).options for prompt in prompts]
-    sampler = Sampler.of(options, [limit] * 3, eos=eos)
-    prompt, state = prefill(model, ids, valid, sampler)
+    sampler = Sampler.of(options, [limit] * 3, Vocabulary(eos))
+    prompt, state = read_prompts(model, ids, valid, sampler)
     return model, (prompt,), state, sampler, jnp.int32(39)
 
 

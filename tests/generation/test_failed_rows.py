@@ -18,6 +18,7 @@ from neox_eqx.generation.chunks.read_write import generate, prefill
 from neox_eqx.generation.decoding.not_a_number import not_numbers
 from neox_eqx.generation.decoding.run import Row
 from neox_eqx.generation.options.generation_options import GenerationOptions
+from neox_eqx.generation.vocabulary import Vocabulary
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.sharding.mesh import make_mesh
 from neox_eqx.sharding.rules import parameter_shardings
@@ -159,19 +160,19 @@ def test_a_cache_of_prefixes_keeps_no_row_that_failed() -> None:
 @pytest.mark.slow
 def test_a_conversation_goes_on_after_an_answer_that_failed() -> None:
     asked = request(FIRST, max_new_tokens=NEW, suppress_tokens=(0,))
-    *_, row = KeptText(MODEL).answer(asked, eos=(ENDLESS,))
+    *_, row = KeptText(MODEL).answer(asked, Vocabulary((ENDLESS,)))
     bad = row.tokens[-1]
     first = tuple(token if token != bad else 0 for token in FIRST)
     asked = dataclasses.replace(asked, tokens=first)
     expected, kept = KeptText(MODEL), KeptText(with_bad(bad))
-    *_, whole = expected.answer(asked, eos=(bad,))
-    *_, row = kept.answer(asked, eos=(bad,))
+    *_, whole = expected.answer(asked, Vocabulary((bad,)))
+    *_, row = kept.answer(asked, Vocabulary((bad,)))
     assert row == whole and row.tokens[-1] == bad  # it ends with it, and nothing was read after
-    *_, row = kept.answer(dataclasses.replace(asked, tokens=(*first, bad, 3)), eos=(bad,))
+    *_, row = kept.answer(dataclasses.replace(asked, tokens=(*first, bad, 3)), Vocabulary((bad,)))
     assert_failed(row, token=1)
     # The token that is NaN is in what was kept, and no part of what comes next.
     again = dataclasses.replace(asked, tokens=(*first, *whole.tokens[:-1], 5))
-    rows = [list(each.answer(again, eos=(bad,)))[-1] for each in (kept, expected)]
+    rows = [list(each.answer(again, Vocabulary((bad,))))[-1] for each in (kept, expected)]
     assert rows[0].finish_reason != "error"
     assert tokens(rows[:1]) == tokens(rows[1:])
 

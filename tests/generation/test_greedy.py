@@ -133,7 +133,7 @@ def test_masked_ids_are_never_chosen_and_the_logprob_stays_the_models_own() -> N
     assert max(map(max, theirs(hf, prompts, 8)[0])) >= 60
     requests = [request(prompt, max_new_tokens=8) for prompt in prompts]
     known = np.arange(model.config.vocab_size) < 60
-    for prompt, row in zip(prompts, ours(model, requests, known=known), strict=True):
+    for prompt, row in zip(prompts, ours(model, requests, allowed=known), strict=True):
         text = np.array([prompt + row.tokens])
         logits = hf_logits(hf, text, np.ones(text.shape, bool))[0, len(prompt) - 1 : -1]
         assert row.tokens == tuple(logits[:, :60].argmax(-1).tolist())

@@ -13,10 +13,11 @@ import pytest
 
 from neox_eqx.checkpoint.load import load
 from neox_eqx.generation.decoding.join import join
-from neox_eqx.generation.decoding.loop import advance, prefill
+from neox_eqx.generation.decoding.loop import advance, read_prompts
 from neox_eqx.generation.decoding.run import Request, Row, pad_prompts, room, rows_of, strategy_of
 from neox_eqx.generation.decoding.state import FIRST_SLOTS
 from neox_eqx.generation.options.resolved_options import ResolvedOptions
+from neox_eqx.generation.vocabulary import Vocabulary
 from neox_eqx.model.neox import GPTNeoX
 from tests.generation.completions import ours, random_prompts, request
 from tests.generation.test_compiled import compilations
@@ -25,6 +26,7 @@ from tests.hf_models import config_json, hf_model, pair
 CONFIG = config_json(48, 4, vocab_size=96, max_position_embeddings=192)
 EOS = (3, 50, 61, 77, 90)
 SPELLED = tuple(bytes([32 + id]) for id in range(96))
+VOCABULARY = Vocabulary(EOS, token_bytes=SPELLED)
 LONG, LATE = random_prompts(96, (11, 7), seed=1)
 KINDS: dict[str, dict[str, Any]] = {
     "greedy": {},
@@ -94,25 +96,27 @@ class Batch:
             self.state = advance(self.model, (self.prompt,), self.state, strategy, left)
 
     def rows(self) -> list[Row]:
-        return rows_of(self.state, self._strategy(self.requests, self.limits), self.model)
+        rows = rows_of(self.state, self._strategy(self.requests, self.limits), self.model)
+        assert rows is not None
+        return rows
 
     def _limit(self, one: Request) -> int:
         return one.options.new_tokens(len(one.tokens), room(self.model, ()))
 
     def _prefill(self, requests: Sequence[Request], limits: Sequence[int]) -> Any:
         ids, valid = pad_prompts([one.tokens for one in requests], 96)
-        return prefill(self.model, ids, valid, self._strategy(requests, limits))
+        return read_prompts(self.model, ids, valid, self._strategy(requests, limits))
 
     def _strategy(self, requests: Sequence[Request], limits: Sequence[int]) -> Any:
         options = [one.options for one in requests]
-        return strategy_of(options, limits, eos=EOS, token_bytes=SPELLED, among=self.mates)
+        return strategy_of(options, limits, VOCABULARY, self.mates)
 
 
 def check_alone(model: GPTNeoX, rows: Sequence[Row], requests: Sequence[Request]) -> None:
     """Each row is what its request gets in a batch of its own."""
     for row, one in zip(rows, requests, strict=True):
         mates = MATES if one.options.num_beams == 1 else []
-        (alone,) = ours(model, [one], EOS, token_bytes=SPELLED, among=mates)
+        (alone,) = ours(model, [one], EOS, token_bytes=SPELLED, batch_mates=mates)
         assert (row.tokens, row.finish_reason) == (alone.tokens, alone.finish_reason)
         np.testing.assert_allclose(row.logprobs, alone.logprobs, atol=1e-4, rtol=0)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from neox_eqx.generation.chunks.kept_text import KeptText
+from neox_eqx.generation.vocabulary import NO_VOCABULARY, Vocabulary
 from neox_eqx.rope import RopeParameters
 from tests.generation.completions import ENDLESS, random_prompts, request, theirs
 from tests.generation.stories import CONFIG, VOCAB
@@ -19,7 +20,7 @@ NEW = 6
 def answer(kept: KeptText, prompt: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
     """The answer to a prompt, and how many of its tokens were read for it."""
     before = kept.tokens_read
-    *_, row = kept.answer(request(prompt, max_new_tokens=NEW), eos=(ENDLESS,))
+    *_, row = kept.answer(request(prompt, max_new_tokens=NEW), Vocabulary((ENDLESS,)))
     return row.tokens, kept.tokens_read - before
 
 
@@ -38,7 +39,7 @@ def test_a_prompt_is_read_from_where_it_differs() -> None:
 def test_an_answer_that_is_left_leaves_what_was_kept() -> None:
     kept = KeptText(MODEL)
     expected, _ = answer(kept, FIRST)
-    next(kept.answer(request(OTHER, max_new_tokens=NEW), eos=()))
+    next(kept.answer(request(OTHER, max_new_tokens=NEW), NO_VOCABULARY))
     assert kept.tokens == FIRST + expected
     assert answer(kept, FIRST) == (expected, 1)
 

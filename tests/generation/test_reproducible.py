@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from neox_eqx.generation.decoding import sampling
-from neox_eqx.generation.decoding.loop import decode, prefill
+from neox_eqx.generation.decoding.loop import decode, read_prompts
 from neox_eqx.generation.decoding.run import Request, pad_prompts, run
 from neox_eqx.generation.decoding.sampling import Sampler
+from neox_eqx.generation.vocabulary import Vocabulary
 from tests.generation.completions import ours, random_prompts, request, tokens
 from tests.hf_models import family, hf_logits, stack_layers
 
@@ -51,7 +52,7 @@ def test_reading_along_shows_the_same_rows_as_they_grow(stride: int) -> None:
     requests = mixed()
     eos = [ours(model, requests)[0].tokens[6]]
     whole = ours(model, requests, eos)
-    states = list(run(model, requests, eos=eos, stride=stride))
+    states = list(run(model, requests, Vocabulary(eos), stride=stride))
     assert states[-1] == whole
     for rows in states:
         for row, finished in zip(rows, whole, strict=True):
@@ -76,7 +77,7 @@ def test_samples_of_a_prompt_share_its_prefill() -> None:
     requests = [request(prompt, **WARM, num_samples=4) for prompt in PROMPTS[:2]]
     ids, valid = pad_prompts(PROMPTS[:2], model.config.vocab_size)
     sampler = Sampler.of([one.options for one in requests], [12, 12])
-    prompt, state = prefill(model, ids, valid, sampler)
+    prompt, state = read_prompts(model, ids, valid, sampler)
     assert [kv.key.shape[0] for kv in prompt.kv] == [2, 2]
     assert [kv.key.shape[0] for kv in state.generated.kv] == [8, 8]
 
@@ -123,11 +124,11 @@ def test_numbers_that_depend_on_the_place_in_the_batch_would_be_noticed(
 
     expected = tokens(ours(model, requests))
     monkeypatch.setattr(sampling, "uniforms", by_row)
-    prefill.clear_cache()
+    read_prompts.clear_cache()
     decode.clear_cache()
     try:
         assert tokens(ours(model, requests))[2] != expected[2]
     finally:
         monkeypatch.undo()
-        prefill.clear_cache()
+        read_prompts.clear_cache()
         decode.clear_cache()

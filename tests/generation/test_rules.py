@@ -14,6 +14,7 @@ from neox_eqx.generation.history import NOTHING, History
 from neox_eqx.generation.options.generation_options import GenerationOptions
 from neox_eqx.generation.options.resolved_options import ResolvedOptions
 from neox_eqx.generation.processors.chain import processors_of, warpers_of
+from neox_eqx.generation.vocabulary import Vocabulary
 from tests.hf_models import config_json, hf_model
 
 VOCAB, PROMPT, SLOTS = 23, 16, 64
@@ -49,7 +50,7 @@ def processed(
 ) -> np.ndarray:
     """The logits after our processors, and our warpers where a row samples."""
     warpers = warpers_of(options) if all(one.temperature for one in options) else ()
-    chain = (processors_of(options, eos), warpers)
+    chain = (processors_of(options, Vocabulary(eos)), warpers)
     return np.asarray(_processed(chain, history_of(rows), jnp.asarray(logits)))
 
 
@@ -230,10 +231,10 @@ def test_a_bad_word_that_is_an_eos_id_alone_is_left_to_the_model() -> None:
     assert (processed([options], [((3,), ())], logits, [3]) == -np.inf).nonzero()[1].tolist() == [3]
 
 
-def test_known_tokens_drops_all_others() -> None:
+def test_tokens_that_are_not_allowed_are_dropped() -> None:
     logits = drawn_logits(np.random.default_rng(0), 3)
     known = np.arange(VOCAB) % 7 != 3
-    (mask,) = processors_of([GenerationOptions().resolve({})], (), known)
+    (mask,) = processors_of([GenerationOptions().resolve({})], Vocabulary(allowed=known))
     kept = np.asarray(mask(jnp.asarray(logits), history_of([((1,), ())] * 3)))
     np.testing.assert_array_equal(kept[:, known], logits[:, known])
     assert (kept[:, ~known] == -np.inf).all()

@@ -16,6 +16,7 @@ from neox_eqx.generation.history import NOTHING, History
 from neox_eqx.generation.options.generation_options import GenerationOptions
 from neox_eqx.generation.stopping.ending import REASONS, Ending
 from neox_eqx.generation.stopping.stop_strings import StopStrings
+from neox_eqx.generation.vocabulary import Vocabulary
 from neox_eqx.text.words import token_bytes
 from tests.generation.completions import ours, random_prompts, request
 from tests.hf_models import family
@@ -142,7 +143,7 @@ def test_the_table_has_room_for_any_batch_and_not_for_all_strings_of_a_call() ->
 
 def reasons(rows: Sequence[dict[str, Any]], new: Sequence[int], limit: int = 9) -> list[str | None]:
     options = [GenerationOptions(**own).resolve({}) for own in rows]
-    ending = Ending.of(options, [limit] * len(rows), eos=[7], token_bytes=SPELLED)
+    ending = Ending.of(options, [limit] * len(rows), Vocabulary([7], token_bytes=SPELLED))
     history = history_of([[1, 2, *new]] * len(rows), len(new))
     return [REASONS[number] for number in ending.reason(history).tolist()]
 

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from neox_eqx.checkpoint.load import load
 from neox_eqx.checkpoint.save import save
 from neox_eqx.errors import InputError
-from neox_eqx.generation.decoding.loop import decode, prefill
+from neox_eqx.generation.decoding.loop import decode, read_prompts
 from neox_eqx.generation.decoding.run import pad_prompts
 from neox_eqx.generation.decoding.sampling import Sampler
 from neox_eqx.generation.options.generation_options import GenerationOptions
@@ -167,7 +167,7 @@ def test_a_decoding_step_sums_once_a_layer_and_moves_no_keys(
     ids, valid = pad_prompts(random_prompts(96, [9] * rows), 96)
     greedy = GenerationOptions(temperature=0.0).resolve({})
     sampler = Sampler.of([greedy] * rows, [64] * rows)
-    prompt, state = prefill(model, ids, valid, sampler)
+    prompt, state = read_prompts(model, ids, valid, sampler)
     place = jax.tree.leaves(state.generated.kv)[0].sharding
     compiled = decode.lower(model, (prompt,), state, sampler, jnp.int32(64)).compile()
     text = compiled.as_text()

@@ -12,6 +12,7 @@ from neox_eqx.generation.chunks.steps import begin, end, read
 from neox_eqx.generation.decoding.loop import decode_all
 from neox_eqx.generation.decoding.run import Request, Row, pad_prompts, room, rows_of, strategy_of
 from neox_eqx.generation.lengths import power_of_two
+from neox_eqx.generation.vocabulary import Vocabulary
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.segment import Segment
 
@@ -36,11 +37,10 @@ class KeptText:
         self._rows = model.mesh.shape["data"] if model.mesh else 1
         self._kept = model.empty_segment(self._rows, _FEWEST_KEPT)
 
-    def answer(self, request: Request, **settings: Any) -> Iterator[Row]:
+    def answer(self, request: Request, vocabulary: Vocabulary) -> Iterator[Row]:
         """Yields the answer to a prompt as it grows, a token at a time, as `run` does.
 
         The prompt with its answer is kept once the last of them is taken, unless that failed.
-        `settings` are those of `run` about the tokenizer.
 
         Raises:
             InputError: as `run`.
@@ -55,11 +55,13 @@ class KeptText:
         past = (*self.past, kept)
         _, logits, _, new = read(model, *rest, unscored, past, nothing, candidates=0)
         self.tokens_read += len(request.tokens) - known
-        strategy = strategy_of([request.options] * self._rows, [limit] * self._rows, **settings)
+        strategy = strategy_of([request.options] * self._rows, [limit] * self._rows, vocabulary)
         past = (*past, new)
         first = begin(model, *self._padded(request.tokens, _FEWEST_KEPT), logits, strategy, past)
         for state in decode_all(model, past, first, strategy, stride=1):
-            row = rows_of(state, strategy, model)[0]
+            rows = rows_of(state, strategy, model)
+            assert rows is not None
+            row = rows[0]
             yield row
         if row.error is not None:
             return

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -18,13 +17,13 @@ from neox_eqx.generation.chunks.steps import begin, end, read
 from neox_eqx.generation.decoding.loop import decode_all
 from neox_eqx.generation.decoding.rows import Rows
 from neox_eqx.generation.decoding.sampling import Sampler
-from neox_eqx.generation.decoding.strategy import Choice, Strategy
+from neox_eqx.generation.decoding.strategy import Choice, Results, Strategy
 from neox_eqx.generation.history import History
 from neox_eqx.generation.options.generation_options import GenerationOptions
 from neox_eqx.generation.options.resolved_options import ResolvedOptions
 from neox_eqx.generation.options.values import check_number
 from neox_eqx.generation.stopping.ending import REASONS
-from neox_eqx.generation.stopping.stop_strings import TokenBytes
+from neox_eqx.generation.vocabulary import TokenBytes, Vocabulary
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.shown import shown
 
@@ -121,7 +120,8 @@ def generate(
     text = text_of(model, prefix_chunks, len(prefix_chunks[-1]))
     starts = text.repeat(len(sample_ids)).lengths
     eos = model.config.eos_token_ids if eos is None else eos
-    sampler = _sampler(model, sampling, starts, sample_ids, steps, eos, token_bytes)
+    vocabulary = Vocabulary(eos, token_bytes=token_bytes)
+    sampler = _sampler(model, sampling, starts, sample_ids, steps, vocabulary)
     strategy = _WithCandidates(sampler, candidates)
     past = tuple(result.segment for result in prefix_chunks)
     state = begin(model, text.tokens, text.is_real, prefix_chunks[-1].next_logits, strategy, past)
@@ -167,8 +167,7 @@ def _sampler(
     starts: Int[np.ndarray, " R"],
     sample_ids: Sequence[int],
     steps: int,
-    eos: Sequence[int],
-    token_bytes: TokenBytes,
+    vocabulary: Vocabulary,
 ) -> Sampler:
     """Chooses the tokens of rows that have `starts` tokens already."""
     check_number("steps", steps, int, 1)
@@ -183,13 +182,13 @@ def _sampler(
         for name in ("num_samples", "num_beams"):
             if getattr(options, name) != 1:
                 raise InputError(f"chunks take no {name}: give a sample id for each row")
-        if options.stop_strings and not token_bytes:
+        if options.stop_strings and not vocabulary.token_bytes:
             raise InputError(f"stop: {shown(options.stop_strings[0])} is a text; give token_bytes")
         most = min(steps, options.max_new_tokens or steps)
         options = dataclasses.replace(options, max_new_tokens=most)
         rows.append(options)
         limits.append(options.new_tokens(start, model.config.context_length))
-    sampler = Sampler.of(rows, limits, eos=eos, token_bytes=token_bytes)
+    sampler = Sampler.of(rows, limits, vocabulary)
     return dataclasses.replace(sampler, sample=jnp.asarray(sample_ids, jnp.int32))
 
 
@@ -199,13 +198,15 @@ class _WithCandidates(Strategy):
     Its memory has a row for each of them, those of one text next to each other.
     """
 
-    moves: ClassVar[bool] = False
     sampler: Sampler
     number: int = eqx.field(static=True)
 
     @property
     def num_rows(self) -> int:
         return self.sampler.num_rows
+
+    def cache_rows(self, prompts: int) -> int:
+        return self.num_rows
 
     def begin(self, prompts: int, slots: int) -> Rows:
         return Rows.empty(self.num_rows * self.number, slots)
@@ -223,5 +224,5 @@ class _WithCandidates(Strategy):
         shape = (self.num_rows, self.number, memory.slots)
         return memory.tokens.reshape(shape).mT, memory.logprobs.reshape(shape).mT
 
-    def results(self, rows: Rows, memory: Rows) -> tuple[Rows, None]:
-        return rows, None
+    def results(self, rows: Rows, memory: Rows) -> Results:
+        return Results(rows)

@@ -1,7 +1,6 @@
 """Beam search and beam sampling, as transformers defines them."""
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -11,12 +10,12 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from neox_eqx.generation.decoding.rows import Rows
-from neox_eqx.generation.decoding.strategy import Choice, Strategy
+from neox_eqx.generation.decoding.strategy import Choice, Results, Strategy
 from neox_eqx.generation.history import History
 from neox_eqx.generation.options.resolved_options import ResolvedOptions
 from neox_eqx.generation.processors.chain import Processor, Warper, processors_of, warpers_of
 from neox_eqx.generation.stopping.ending import ERROR, Ending
-from neox_eqx.generation.stopping.stop_strings import TokenBytes
+from neox_eqx.generation.vocabulary import NO_VOCABULARY, Vocabulary
 
 IMPOSSIBLE = -1e9
 """Added to the score of what is not to be chosen, as in transformers: it still has an order."""
@@ -46,7 +45,6 @@ class BeamSearch(Strategy):
     replacement, in proportion to their probability.
     """
 
-    moves: ClassVar[bool] = True
     processors: tuple[Processor, ...]
     warpers: tuple[Warper, ...]
     greedy: Bool[Array, " B"]
@@ -69,35 +67,32 @@ class BeamSearch(Strategy):
         cls,
         requests: Sequence[ResolvedOptions],
         limits: Sequence[int],
-        *,
-        eos: Sequence[int] = (),
-        known: np.ndarray | None = None,
-        token_bytes: TokenBytes = (),
-        among: Sequence[ResolvedOptions] = (),
+        vocabulary: Vocabulary = NO_VOCABULARY,
+        batch_mates: Sequence[ResolvedOptions] = (),
     ) -> "BeamSearch":
         """Searches for requests of as many beams each; the arguments are those of `Sampler.of`."""
-        (beams,) = {options.num_beams for options in (*requests, *among)}
-        at_least = max(2, 1 + len(eos))
+        (beams,) = {options.num_beams for options in (*requests, *batch_mates)}
+        at_least = max(2, 1 + len(vocabulary.eos))
         number = at_least * beams
         rows = [options for options in requests for _ in range(beams)]
         candidates = [options for options in requests for _ in range(number)]
         greedy = np.array([options.temperature == 0 for options in requests])
-        draws = any(options.temperature != 0 for options in (*requests, *among))
+        draws = any(options.temperature != 0 for options in (*requests, *batch_mates))
         modes = [EARLY_STOPPING.index(options.early_stopping) for options in requests]
         return cls(
-            processors=processors_of(rows, eos, known, among),
-            warpers=warpers_of(rows, at_least=at_least, among=among) if draws else (),
+            processors=processors_of(rows, vocabulary, batch_mates),
+            warpers=warpers_of(rows, at_least=at_least, batch_mates=batch_mates) if draws else (),
             greedy=jnp.asarray(greedy),
             seed=jnp.asarray([options.seed for options in requests], jnp.uint32),
             length_penalty=jnp.asarray([o.length_penalty for o in requests], jnp.float32),
             early_stopping=jnp.asarray(modes, jnp.int32),
             limit=jnp.asarray(limits, jnp.int32),
-            ending=Ending.of(candidates, np.repeat(limits, number), eos, token_bytes, among),
+            ending=Ending.of(candidates, np.repeat(limits, number), vocabulary, batch_mates),
             beams=beams,
             candidates=number,
             draws=draws,
             renormalize=jnp.asarray([o.renormalize_logits for o in requests])
-            if any(options.renormalize_logits for options in (*requests, *among))
+            if any(options.renormalize_logits for options in (*requests, *batch_mates))
             else None,
         )
 
@@ -141,17 +136,23 @@ class BeamSearch(Strategy):
         parents = jnp.take_along_axis(parents, order, axis=1)
         return Choice(rows, parents, Found(going_on, texts, text_score, done, failed))
 
-    def results(self, rows: Rows, memory: Found) -> tuple[Rows, Float[Array, " R"]]:
-        """The finished texts of each prompt, the best first.
+    def cache_rows(self, prompts: int) -> int:
+        """The beams of a prompt share a row, as they go on from each other."""
+        return prompts
+
+    def results(self, rows: Rows, memory: Found) -> Results | None:
+        """The finished texts of each prompt, the best first, once all searches are over.
 
         Where a search failed, of which no text is known to be the best, all of them did.
         """
+        if not memory.done.all():
+            return None
         failed = jnp.repeat(memory.failed, self.beams)
         texts = memory.texts
         lengths = jnp.where(failed > 0, failed - 1, texts.lengths)
         finish = jnp.where(failed > 0, ERROR, texts.finish)
         texts = Rows(texts.tokens, texts.logprobs, lengths, finish)
-        return texts, memory.text_score.reshape(-1)
+        return Results(texts, memory.text_score.reshape(-1))
 
     def _candidates(
         self, logprobs: Float[Array, "R V"], history: History, memory: Found

@@ -23,15 +23,14 @@ def join(
     new: State,
     place: Int[Array, ""],
 ) -> tuple[Segment, State]:
-    """The batch's prompt segment and state with another request at `place`, counted in prompts.
+    """The batch's `prompt` and `state` with another request at `place`, counted in prompts.
 
-    `prompt` and `state` are the batch's, and their buffers are updated in place. `new_prompt` and
-    `new` are what `prefill` returned for the request that joins, of which the first row is taken:
-    on a mesh there are copies of it. Its prompt must not have more slots than the batch's. The
-    rows at the place must be done; a place that waits for its first request can hold any, with a
-    limit of one token.
+    Their buffers are updated in place. `new_prompt` and `new` are what `read_prompts` returned for
+    the request that joins. On a mesh, where it reads several copies, the first is taken. The
+    prompt must not have more slots than those of the batch. The rows at the place must be done; a
+    place that waits for its first request may hold any, with a limit of one token.
 
-    All that comes after needs a strategy for the requests that are there now. Made with the same
+    What comes after needs a strategy for the requests that are there now. Made with the same
     batch mates it has the same shapes as before, so nothing compiles anew.
     """
     prompts = len(state.prompt_tokens)

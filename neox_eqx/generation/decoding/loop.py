@@ -17,7 +17,7 @@ from neox_eqx.model.segment import Segment
 
 
 @jax.jit
-def prefill(
+def read_prompts(
     model: GPTNeoX,
     tokens: Int[Array, "B T"],
     valid: Bool[Array, "B T"],

@@ -27,18 +27,18 @@ def check_memory(
     requests: Sequence[Request],
     *,
     free: int,
-    among: Sequence[ResolvedOptions] = (),
+    batch_mates: Sequence[ResolvedOptions] = (),
     tokens_spelled: int = 0,
 ) -> None:
     """Raises where a batch of requests needs more memory than is free, whatever it generates.
 
-    `free` is what `free_bytes` tells, asked once for many batches. `among` are those of `run`,
-    and `tokens_spelled` is the number of its `token_bytes`.
+    `free` is what `free_bytes` tells, asked once for many batches. `batch_mates` are those of
+    `run`, and `tokens_spelled` is the number of its vocabulary's `token_bytes`.
 
     Raises:
         InputError: says how much it needs, how much there is, and what it is for.
     """
-    needed = bytes_needed(model, requests, among=among, tokens_spelled=tokens_spelled)
+    needed = bytes_needed(model, requests, batch_mates=batch_mates, tokens_spelled=tokens_spelled)
     if sum(needed.values()) <= free:
         return
     most = max(needed, key=needed.__getitem__)
@@ -53,12 +53,12 @@ def bytes_needed(
     model: GPTNeoX,
     requests: Sequence[Request],
     *,
-    among: Sequence[ResolvedOptions] = (),
+    batch_mates: Sequence[ResolvedOptions] = (),
     tokens_spelled: int = 0,
 ) -> dict[str, int]:
     """What there is at once as rows choose their second token; they may grow from there."""
     options = [request.options for request in requests]
-    every, beams, prompts = [*options, *among], options[0].num_beams, len(requests)
+    every, beams, prompts = [*options, *batch_mates], options[0].num_beams, len(requests)
     rows = prompts * max(beams, options[0].num_samples)
     kind = "rows" if rows == prompts else "beams" if beams > 1 else "samples"
     heads, config = model.num_heads, model.config

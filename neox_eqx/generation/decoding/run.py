@@ -1,9 +1,7 @@
 """A batch of requests through the loop, and what each of its rows has become."""
 
 import dataclasses
-from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +9,7 @@ import numpy as np
 
 from neox_eqx.errors import InputError
 from neox_eqx.generation.decoding.beams import BeamSearch
-from neox_eqx.generation.decoding.loop import decode_all, prefill
+from neox_eqx.generation.decoding.loop import decode_all, read_prompts
 from neox_eqx.generation.decoding.not_a_number import not_numbers
 from neox_eqx.generation.decoding.sampling import Sampler
 from neox_eqx.generation.decoding.state import State
@@ -19,7 +17,7 @@ from neox_eqx.generation.decoding.strategy import Strategy
 from neox_eqx.generation.lengths import bucket
 from neox_eqx.generation.options.resolved_options import ResolvedOptions
 from neox_eqx.generation.stopping.ending import REASONS
-from neox_eqx.generation.stopping.stop_strings import TokenBytes
+from neox_eqx.generation.vocabulary import NO_VOCABULARY, Vocabulary
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.segment import Segment
 
@@ -65,25 +63,21 @@ class Row:
 def run(
     model: GPTNeoX,
     requests: Sequence[Request],
+    vocabulary: Vocabulary,
     *,
-    eos: Sequence[int],
-    known: np.ndarray | None = None,
-    token_bytes: TokenBytes = (),
     past: tuple[Segment, ...] = (),
     stride: int | None = None,
-    multiple: int = 1,
-    among: Sequence[ResolvedOptions] = (),
+    pad_to: int = 1,
+    batch_mates: Sequence[ResolvedOptions] = (),
 ) -> Iterator[list[Row]]:
     """Yields the rows of a batch as they grow, the completions of each request in turn.
 
     The last list holds the finished rows; of a search with beams there is no other. A row whose
     logits become NaN, or a text that a search did not find, ends in "error" alone. `stride` is
     the number of tokens between two lists; None yields seldom and is fastest. All requests ask
-    for the same number of samples, and of beams. Where `known` is given, (V,) of bool, only its
-    tokens are chosen. `token_bytes` are what the vocabulary's tokens spell, for requests that
-    stop at texts. The `past`, segments of one row, stands before all prompts. What runs is filled
-    up to a `multiple` of requests. `among` are the options of all batches that are to run the same
-    program.
+    for the same number of samples, and of beams. The `past`, segments of one row, stands before
+    all prompts. The batch is padded to a multiple of `pad_to` requests. `batch_mates` are the
+    options of all requests that are to run the same program, in this batch or in others.
 
     Raises:
         InputError: a prompt does not fit, or a token id is not the model's.
@@ -96,21 +90,18 @@ def run(
     ]
     # On a mesh the prompts must divide over its data axis. More of the last, of one token each.
     data = model.mesh.shape["data"] if model.mesh else 1
-    missing = -len(requests) % multiple
+    missing = -len(requests) % pad_to
     missing += -(len(requests) + missing) % data
     requests = [*requests, *[requests[-1]] * missing]
     limits += [1] * missing
     tokens, valid = pad_prompts([request.tokens for request in requests], model.config.vocab_size)
     options = [request.options for request in requests]
-    strategy = strategy_of(
-        options, limits, eos=eos, known=known, token_bytes=token_bytes, among=among
-    )
-    prompt, first = prefill(model, tokens, valid, strategy, past)
-    states = decode_all(model, (*past, prompt), first, strategy, stride=stride)
-    if strategy.moves:  # what a search has found is not settled before its end
-        states = iter(deque(states, maxlen=1))
-    for state in states:
+    strategy = strategy_of(options, limits, vocabulary, batch_mates)
+    prompt, first = read_prompts(model, tokens, valid, strategy, past)
+    for state in decode_all(model, (*past, prompt), first, strategy, stride=stride):
         rows = rows_of(state, strategy, model)
+        if rows is None:
+            continue
         each = len(rows) // len(requests)
         yield [
             row
@@ -120,11 +111,14 @@ def run(
 
 
 def strategy_of(
-    options: Sequence[ResolvedOptions], limits: Sequence[int], **settings: Any
+    options: Sequence[ResolvedOptions],
+    limits: Sequence[int],
+    vocabulary: Vocabulary = NO_VOCABULARY,
+    batch_mates: Sequence[ResolvedOptions] = (),
 ) -> Strategy:
     """How requests of as many beams are answered; the arguments are those of `Sampler.of`."""
     kind = Sampler if options[0].num_beams == 1 else BeamSearch
-    return kind.of(options, limits, **settings)
+    return kind.of(options, limits, vocabulary, batch_mates)
 
 
 def room(model: GPTNeoX, past: Sequence[Segment]) -> int:
@@ -167,9 +161,12 @@ def check_tokens(prompt: Sequence[int], vocab_size: int) -> None:
     )
 
 
-def rows_of(state: State, strategy: Strategy, model: GPTNeoX) -> list[Row]:
-    """What the rows are by now; those of a search at its end."""
-    rows, scores = strategy.results(state.rows, state.memory)
+def rows_of(state: State, strategy: Strategy, model: GPTNeoX) -> list[Row] | None:
+    """What the rows are by now; None where a search is not at its end."""
+    results = strategy.results(state.rows, state.memory)
+    if results is None:
+        return None
+    rows, scores = results
     tokens, logprobs, lengths, finish, scores = jax.device_get(
         (rows.tokens, rows.logprobs, rows.lengths, rows.finish, scores)
     )
@@ -182,7 +179,7 @@ def rows_of(state: State, strategy: Strategy, model: GPTNeoX) -> list[Row]:
         )
         for row, length in enumerate(lengths.tolist())
     ]
-    return [_told(row, model.dtype, of_search=strategy.moves) for row in found]
+    return [_told(row, model.dtype, of_search=scores is not None) for row in found]
 
 
 def _told(row: Row, dtype: jnp.dtype, *, of_search: bool) -> Row:

@@ -1,7 +1,6 @@
 """Choosing the next token, with random numbers that depend on the request alone."""
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -10,12 +9,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from neox_eqx.generation.decoding.rows import Rows
-from neox_eqx.generation.decoding.strategy import Choice, Strategy
+from neox_eqx.generation.decoding.strategy import Choice, Results, Strategy
 from neox_eqx.generation.history import History
 from neox_eqx.generation.options.resolved_options import ResolvedOptions
 from neox_eqx.generation.processors.chain import Processor, Warper, processors_of, warpers_of
 from neox_eqx.generation.stopping.ending import ERROR, Ending
-from neox_eqx.generation.stopping.stop_strings import TokenBytes
+from neox_eqx.generation.vocabulary import NO_VOCABULARY, Vocabulary
 
 _BLOCK = 256
 
@@ -23,46 +22,44 @@ _BLOCK = 256
 class Sampler(Strategy):
     """Samples each row by itself: `processors` shape every choice, `warpers` only a drawn one."""
 
-    moves: ClassVar[bool] = False
     processors: tuple[Processor, ...]
     warpers: tuple[Warper, ...]
     greedy: Bool[Array, " R"]
     seed: UInt32[Array, " R"]
     sample: Int[Array, " R"]
     ending: Ending
-    kinds: tuple[bool, ...] = eqx.field(static=True)
-    """Which values `greedy` has: where all rows draw, or none does, the other is not computed."""
+    has_greedy: bool = eqx.field(static=True)
+    """Whether some row or batch mate is greedy: where none is, no largest logit is looked for."""
+    has_drawn: bool = eqx.field(static=True)
+    """Whether some row or batch mate draws: where none does, nothing is drawn."""
 
     @classmethod
     def of(
         cls,
         requests: Sequence[ResolvedOptions],
         limits: Sequence[int],
-        *,
-        eos: Sequence[int] = (),
-        known: np.ndarray | None = None,
-        token_bytes: TokenBytes = (),
-        among: Sequence[ResolvedOptions] = (),
+        vocabulary: Vocabulary = NO_VOCABULARY,
+        batch_mates: Sequence[ResolvedOptions] = (),
     ) -> "Sampler":
         """A row for each sample of each request, which has at most its number of `limits` tokens.
 
-        `known`, (V,) of bool, masks all other tokens. `token_bytes` are what the vocabulary's
-        tokens spell, for those that stop at strings. `among` are the requests of other batches
-        that run the same program: it has what any of them needs.
+        `batch_mates` are the options of requests that run the same program, in this batch or in
+        others: the program has what any of them needs.
         """
         rows = [options for options in requests for _ in range(options.num_samples)]
         numbers = [n for options in requests for n in range(options.num_samples)]
         samples = [options.num_samples for options in requests]
         greedy = np.array([options.temperature == 0 for options in rows])
-        kinds = {options.temperature == 0 for options in (*requests, *among)}
+        is_greedy = [options.temperature == 0 for options in (*requests, *batch_mates)]
         return cls(
-            processors=processors_of(rows, eos, known, among),
-            warpers=() if kinds == {True} else warpers_of(rows, among=among),
+            processors=processors_of(rows, vocabulary, batch_mates),
+            warpers=() if all(is_greedy) else warpers_of(rows, batch_mates=batch_mates),
             greedy=jnp.asarray(greedy),
             seed=jnp.asarray([options.seed for options in rows], jnp.uint32),
             sample=jnp.asarray(numbers, jnp.int32),
-            ending=Ending.of(rows, np.repeat(limits, samples), eos, token_bytes, among),
-            kinds=tuple(sorted(kinds)),
+            ending=Ending.of(rows, np.repeat(limits, samples), vocabulary, batch_mates),
+            has_greedy=any(is_greedy),
+            has_drawn=not all(is_greedy),
         )
 
     @property
@@ -88,18 +85,22 @@ class Sampler(Strategy):
         """What follows in each row."""
         for processor in self.processors:
             logits = processor(logits, history)
-        if self.kinds == (True,):
+        if not self.has_drawn:
             return first_of_largest(logits)
         warped = logits
         for warper in self.warpers:
             warped = warper(warped)
         drawn = draw(warped, uniforms(self.seed, self.sample, history.length))
-        if self.kinds == (False,):
+        if not self.has_greedy:
             return drawn
         return jnp.where(self.greedy, first_of_largest(logits), drawn)
 
-    def results(self, rows: Rows, memory: None) -> tuple[Rows, None]:
-        return rows, None
+    def cache_rows(self, prompts: int) -> int:
+        return self.num_rows
+
+    def results(self, rows: Rows, memory: None) -> Results:
+        """The rows as they are by now."""
+        return Results(rows)
 
 
 def first_of_largest(logits: Float[Array, "R V"]) -> Int[Array, " R"]:

@@ -44,10 +44,10 @@ class State(eqx.Module):
         Keys and values will be kept as those of `like` are.
         """
         prompts, rows = len(logits), strategy.num_rows
-        shared = prompts if strategy.moves else rows
-        slots = FIRST_SLOTS * (rows // shared)
+        cache_rows = strategy.cache_rows(prompts)
+        slots = FIRST_SLOTS * (rows // cache_rows)
         state = cls(
-            generated=like.emptied(shared, slots, readers=rows),
+            generated=like.emptied(cache_rows, slots, readers=rows),
             prompt_tokens=prompt_tokens,
             rows=Rows.empty(rows, FIRST_SLOTS),
             clock=jnp.int32(0),
@@ -62,13 +62,15 @@ class State(eqx.Module):
 
         Rows that change places take along what they see of the keys and values, which stay.
         """
-        rows, parents, memory = strategy.choose(logits, self.history, self.rows, self.memory)
+        with jax.named_scope("choose"):
+            rows, parents, memory = strategy.choose(logits, self.history, self.rows, self.memory)
         generated, clock = self.generated, self.clock
         if newest is not None:
             # The slot waits for the chosen tokens, which are never below 0: once nothing reads the
             # old buffer any more, XLA writes in place, where it would otherwise copy all of it.
-            slot = clock * newest.slots + jnp.minimum(rows.tokens.min(), 0)
-            generated, clock = generated.write(newest, slot), clock + 1
+            with jax.named_scope("write"):
+                slot = clock * newest.slots + jnp.minimum(rows.tokens.min(), 0)
+                generated, clock = generated.write(newest, slot), clock + 1
         if parents is not None:
             generated = Segment(generated.kv, take_rows(generated.valid, parents))
         return State(generated, self.prompt_tokens, rows, clock, memory)

@@ -21,11 +21,16 @@ class Choice(NamedTuple):
     """What the strategy wants to see again at the next token: arrays in a tree of one form."""
 
 
+class Results(NamedTuple):
+    """What a caller is given of the rows."""
+
+    rows: Rows
+    scores: Float[Array, " R"] | None = None
+    """Those of a search."""
+
+
 class Strategy(eqx.Module):
     """Samples rows, or searches with beams. The rows of a prompt stand next to each other."""
-
-    moves: eqx.AbstractClassVar[bool]
-    """Whether rows take the place of others of their prompt; then these share a cache row."""
 
     @property
     @abc.abstractmethod
@@ -33,8 +38,13 @@ class Strategy(eqx.Module):
         """Rows of the batch."""
 
     @abc.abstractmethod
+    def cache_rows(self, prompts: int) -> int:
+        """Rows of keys and values for so many prompts: as many, which the rows of a prompt share,
+        or one for each row."""
+
+    @abc.abstractmethod
     def begin(self, prompts: int, slots: int) -> Any:
-        """The memory before the first token."""
+        """The memory before the first token, with the same number of entries for each prompt."""
 
     @abc.abstractmethod
     def choose(
@@ -43,5 +53,5 @@ class Strategy(eqx.Module):
         """The next token of every row."""
 
     @abc.abstractmethod
-    def results(self, rows: Rows, memory: Any) -> tuple[Rows, Float[Array, " R"] | None]:
-        """The rows as they are returned, finished or not, and their scores if it gives any."""
+    def results(self, rows: Rows, memory: Any) -> Results | None:
+        """The rows as a caller may see them, finished or not; None where they are not settled."""

@@ -9,13 +9,13 @@ from neox_eqx.generation.history import NOTHING, History, forbid
 from neox_eqx.generation.words import Words
 
 
-class KnownTokens(eqx.Module):
-    """Drops the ids that the tokenizer does not have: padding of the vocabulary, and gaps."""
+class AllowedTokens(eqx.Module):
+    """Drops all other ids: where the tokenizer has no such token, as the vocabulary is padded."""
 
-    known: Bool[Array, " V"]
+    allowed: Bool[Array, " V"]
 
     def __call__(self, logits: Float[Array, "R V"], history: History) -> Float[Array, "R V"]:
-        return jnp.where(self.known, logits, -jnp.inf)
+        return jnp.where(self.allowed, logits, -jnp.inf)
 
 
 class NoRepeatNGram(eqx.Module):

@@ -1,8 +1,9 @@
 """Which processors a batch needs, in transformers' order.
 
 One that no row uses is left out, so which are there is part of what compiles; rows that do not
-use it have a value at which it does nothing. `among` are the rows of other batches: which
-processors there are, and of what sizes, is as these need it too, so that all compile as one.
+use it have a value at which it does nothing. `batch_mates` are the options of rows that run the
+same program, in this or other batches: which processors there are, and of what sizes, is as these
+need it too.
 """
 
 import math
@@ -18,8 +19,8 @@ from neox_eqx.generation.history import NOTHING, History
 from neox_eqx.generation.lengths import bucket
 from neox_eqx.generation.options.resolved_options import ResolvedOptions
 from neox_eqx.generation.processors.bans import (
+    AllowedTokens,
     BadWords,
-    KnownTokens,
     MinLength,
     NoRepeatNGram,
     SuppressTokens,
@@ -42,6 +43,7 @@ from neox_eqx.generation.processors.warpers import (
     TopP,
     TypicalP,
 )
+from neox_eqx.generation.vocabulary import NO_VOCABULARY, Vocabulary
 from neox_eqx.generation.words import Words
 
 Processor = Callable[[Float[Array, "R V"], History], Float[Array, "R V"]]
@@ -53,17 +55,16 @@ _INT_MAX = 2**31 - 1
 
 def processors_of(
     rows: Rows,
-    eos: Sequence[int] = (),
-    known: np.ndarray | None = None,
-    among: Rows = (),
+    vocabulary: Vocabulary = NO_VOCABULARY,
+    batch_mates: Rows = (),
 ) -> tuple[Processor, ...]:
     """What holds for every choice; penalties that transformers lacks follow the one it has."""
     chain: list[Processor] = []
-    every = (*rows, *among)
-    if known is not None:
-        chain.append(KnownTokens(jnp.asarray(known)))
+    eos, every = vocabulary.eos, (*rows, *batch_mates)
+    if vocabulary.allowed is not None:
+        chain.append(AllowedTokens(jnp.asarray(vocabulary.allowed)))
     if any(row.sequence_bias for row in every):
-        chain.append(_sequence_bias(rows, among))
+        chain.append(_sequence_bias(rows, batch_mates))
     if _differ(every, "repetition_penalty", 1):
         chain.append(RepetitionPenalty(_floats(rows, "repetition_penalty")))
     if _differ(every, "presence_penalty", 0):
@@ -76,7 +77,7 @@ def processors_of(
     ends = {(id,) for id in eos}
     bad, other_bad = (
         [[word for word in row.bad_words_ids if word not in ends] for row in some]
-        for some in (rows, among)
+        for some in (rows, batch_mates)
     )
     if any((*bad, *other_bad)):
         chain.append(BadWords(Words.of(bad, other_bad)))
@@ -85,16 +86,16 @@ def processors_of(
     if eos and any(row.exponential_decay_length_penalty[1] != 1 for row in every):
         chain.append(_decay(rows, eos))
     if any(row.suppress_tokens for row in every):
-        chain.append(SuppressTokens(_id_lists(rows, among, "suppress_tokens")))
+        chain.append(SuppressTokens(_id_lists(rows, batch_mates, "suppress_tokens")))
     if any(row.begin_suppress_tokens for row in every):
-        chain.append(SuppressTokensAtBegin(_id_lists(rows, among, "begin_suppress_tokens")))
+        chain.append(SuppressTokensAtBegin(_id_lists(rows, batch_mates, "begin_suppress_tokens")))
     return tuple(chain)
 
 
-def warpers_of(rows: Rows, *, at_least: int = 1, among: Rows = ()) -> tuple[Warper, ...]:
+def warpers_of(rows: Rows, *, at_least: int = 1, batch_mates: Rows = ()) -> tuple[Warper, ...]:
     """What holds where a row samples; each leaves `at_least` so many tokens to draw from."""
     chain: list[Warper] = []
-    every = (*rows, *among)
+    every = (*rows, *batch_mates)
 
     def add(warper: Any) -> None:
         chain.append(warper if at_least == 1 else AtLeast(warper, at_least))
@@ -130,9 +131,9 @@ def _ints(rows: Rows, name: str) -> jax.Array:
     return jnp.asarray([min(getattr(row, name), _INT_MAX) for row in rows], jnp.int32)
 
 
-def _sequence_bias(rows: Rows, among: Rows) -> SequenceBias:
+def _sequence_bias(rows: Rows, batch_mates: Rows) -> SequenceBias:
     words = Words.of(
-        *([[word for word, _ in row.sequence_bias] for row in some] for some in (rows, among))
+        *([[word for word, _ in row.sequence_bias] for row in some] for some in (rows, batch_mates))
     )
     bias = np.zeros(words.last.shape, np.float32)
     for number, row in enumerate(rows):
@@ -162,8 +163,8 @@ def _decay(rows: Rows, eos: Sequence[int]) -> ExponentialDecayLengthPenalty:
     )
 
 
-def _id_lists(rows: Rows, among: Rows, name: str) -> jax.Array:
-    most = max(len(getattr(row, name)) for row in (*rows, *among))
+def _id_lists(rows: Rows, batch_mates: Rows, name: str) -> jax.Array:
+    most = max(len(getattr(row, name)) for row in (*rows, *batch_mates))
     ids = np.full((len(rows), bucket(most)), NOTHING, np.int32)
     for number, row in enumerate(rows):
         own = getattr(row, name)

@@ -10,7 +10,8 @@ from jaxtyping import Array, Bool, Int
 from neox_eqx.errors import InputError
 from neox_eqx.generation.history import History
 from neox_eqx.generation.options.resolved_options import ResolvedOptions
-from neox_eqx.generation.stopping.stop_strings import StopStrings, TokenBytes
+from neox_eqx.generation.stopping.stop_strings import StopStrings
+from neox_eqx.generation.vocabulary import NO_VOCABULARY, Vocabulary
 from neox_eqx.generation.words import Words
 
 REASONS = (None, "eos", "stop", "length", "error")
@@ -36,27 +37,26 @@ class Ending(eqx.Module):
         cls,
         rows: Sequence[ResolvedOptions],
         limits: Sequence[int] | np.ndarray,
-        eos: Sequence[int] = (),
-        token_bytes: TokenBytes = (),
-        among: Sequence[ResolvedOptions] = (),
+        vocabulary: Vocabulary = NO_VOCABULARY,
+        batch_mates: Sequence[ResolvedOptions] = (),
     ) -> "Ending":
-        """The options of each row and the number of tokens that it has at most.
+        """When rows with these options end; each has at most its number of `limits` tokens.
 
-        `token_bytes` are what the vocabulary's tokens spell, for those that stop at strings.
-        `among` are the rows of other batches that run the same program.
+        `batch_mates` are the options of rows that run the same program in this or other batches.
 
         Raises:
-            InputError: a row stops at a text, and there are no `token_bytes`.
+            InputError: a row stops at a text, and the vocabulary has no `token_bytes`.
         """
-        sequences, other_sequences = ([row.stop_sequences for row in o] for o in (rows, among))
-        strings, other_strings = ([row.stop_strings for row in o] for o in (rows, among))
-        if any(strings) and not token_bytes:
+        both = (rows, batch_mates)
+        sequences, other_sequences = ([row.stop_sequences for row in some] for some in both)
+        strings, other_strings = ([row.stop_strings for row in some] for some in both)
+        if any(strings) and not vocabulary.token_bytes:
             raise InputError("stop: has a text; give token_bytes, or the ids of its tokens")
         return cls(
-            jnp.asarray(eos, jnp.int32),
+            jnp.asarray(vocabulary.eos, jnp.int32),
             jnp.asarray(limits, jnp.int32),
             Words.of(sequences, other_sequences) if any((*sequences, *other_sequences)) else None,
-            StopStrings.of(strings, token_bytes, other_strings)
+            StopStrings.of(strings, vocabulary.token_bytes, other_strings)
             if any((*strings, *other_strings))
             else None,
         )

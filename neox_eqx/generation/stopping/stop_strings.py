@@ -12,9 +12,7 @@ from jaxtyping import Array, Bool, Int, Int32
 
 from neox_eqx.generation.history import History
 from neox_eqx.generation.lengths import bucket, power_of_two
-
-TokenBytes = tuple[bytes | None, ...]
-"""What each token spells, by its id; None where the tokenizer has no such token."""
+from neox_eqx.generation.vocabulary import TokenBytes
 
 
 class StopStrings(eqx.Module):
@@ -40,15 +38,15 @@ class StopStrings(eqx.Module):
         cls,
         rows: Sequence[Sequence[str]],
         token_bytes: TokenBytes,
-        among: Sequence[Sequence[str]] = (),
+        of_mates: Sequence[Sequence[str]] = (),
     ) -> "StopStrings":
-        """The strings of each row, in arrays that have room for as many rows `among` these.
+        """The strings of each row, in arrays that have room for as many rows of its batch mates.
 
-        How many, and how long, is rounded up to a few sizes.
+        How many strings there is room for, and of what length, is rounded up to a few sizes.
         """
         strings = tuple(sorted({text.encode() for texts in rows for text in texts}))
         first_of = _first_states(strings)
-        every = [*rows, *among]
+        every = [*rows, *of_mates]
         start = np.zeros((len(rows), power_of_two(max(map(len, every)))), np.int32)
         for row, texts in enumerate(rows):
             start[row, : len(texts)] = [first_of[text.encode()] for text in texts]
@@ -70,7 +68,7 @@ class StopStrings(eqx.Module):
 
 
 def _most_states(every: Sequence[Sequence[str]], rows: int) -> int:
-    """States that so many rows among `every` need at most, where each of them stands once."""
+    """The states that any so many of all rows need at most, each of their texts once."""
     own = [frozenset(texts) for texts in every]
     largest = sorted((_length(texts) for texts in dict.fromkeys(own)), reverse=True)
     return bucket(1 + min(sum(largest[:rows]), _length(frozenset().union(*own))))

@@ -1,0 +1,25 @@
+"""What generation knows of a tokenizer."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool
+
+TokenBytes = tuple[bytes | None, ...]
+"""What each token spells, by its id; None where the tokenizer has no such token."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """The tokens that mean something to generation."""
+
+    eos: Sequence[int] = ()
+    """The ids that end a text."""
+    allowed: Bool[np.ndarray, " V"] | None = None
+    """Where it is given, only its tokens are chosen."""
+    token_bytes: TokenBytes = ()
+    """Needed for requests that stop at texts."""
+
+
+NO_VOCABULARY = Vocabulary()
