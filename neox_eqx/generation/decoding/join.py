@@ -54,10 +54,10 @@ def join(
     # row that was there.
     nothing = jax.tree.map(jnp.zeros_like, state.generated)
     joined = State(
-        put_segment(state.generated, nothing),
-        put(state.prompt_tokens, tokens),
-        jax.tree.map(put, state.rows, rows),
-        state.clock,
-        jax.tree.map(put, state.memory, memory),
+        generated=put_segment(state.generated, nothing),
+        prompt_tokens=put(state.prompt_tokens, tokens),
+        rows=jax.tree.map(put, state.rows, rows),
+        clock=state.clock,
+        memory=jax.tree.map(put, state.memory, memory),
     )
     return put_segment(prompt, wider).constrain(model.mesh), joined.constrain(model.mesh)
