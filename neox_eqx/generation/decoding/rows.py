@@ -57,7 +57,7 @@ class Rows(eqx.Module):
         return Rows(self.tokens, self.logprobs, self.lengths, finish)
 
     def take(self, parents: Int[Array, "B K"]) -> "Rows":
-        """K rows for each prompt, which are `parents` among the rows of the same prompt so far."""
+        """K rows for each prompt: copies of the `parents`, which count the prompt's rows so far."""
         return jax.tree.map(lambda x: take_rows(x, parents), self)
 
     def pad(self, slots: int) -> "Rows":

@@ -16,9 +16,9 @@ class Choice(NamedTuple):
     rows: Rows
     """The rows with their new tokens."""
     parents: Int[Array, "B K"] | None
-    """The row that each goes on from, among those of its prompt; None: each from itself."""
+    """Which of its prompt's rows each row goes on from; None where each goes on from itself."""
     memory: Any
-    """What the strategy wants to see again at the next token: arrays in a tree of one form."""
+    """What the strategy is given again at the next token: a tree of arrays of the same shapes."""
 
 
 class Results(NamedTuple):
@@ -39,8 +39,8 @@ class Strategy(eqx.Module):
 
     @abc.abstractmethod
     def cache_rows(self, prompts: int) -> int:
-        """Rows of keys and values for so many prompts: as many, which the rows of a prompt share,
-        or one for each row."""
+        """How many rows of keys and values there are: one a prompt, shared by its rows, or one
+        for each of its rows."""
 
     @abc.abstractmethod
     def begin(self, prompts: int, slots: int) -> Any:
