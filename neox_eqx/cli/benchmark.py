@@ -31,6 +31,7 @@ from neox_eqx.generation.stopping.ending import ERROR
 from neox_eqx.model.formats import quantized
 from neox_eqx.planning.wish import LARGEST_BATCH
 from neox_eqx.presets import preset
+from neox_eqx.sizes import size_text
 
 _LEAST = {"batch_size": 1, "prompt_len": 1, "gen_len": 2, "rounds": 1, "bad_words": 0}
 
@@ -230,7 +231,16 @@ def _model(options: Options) -> GPTNeoX:
         model = GPTNeoX.init(config, dtype=jnp.dtype(dtype), stacked=not on_cpu, key=key)
         return quantized(model, options.quantize) if options.quantize else model
 
-    return init(jax.random.key(0))
+    key = jax.random.key(0)
+    shapes = jax.eval_shape(init, key)
+    needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+    free = free_bytes(shapes)
+    if needed > free:
+        raise InputError(
+            f"--preset {options.preset}: its parameters take {size_text(needed)} in {dtype}, and "
+            f"{size_text(free)} of memory are free; take a smaller preset, or --dtype bfloat16"
+        )
+    return init(key)
 
 
 def _prompts(options: Options, length: int, vocab_size: int) -> np.ndarray:
