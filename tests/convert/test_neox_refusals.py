@@ -108,12 +108,13 @@ def test_biases_that_differ_behind_sequential_residuals_are_named(
     assert len(read_neox(root, NeoxOptions(row_bias="first")).entries) == 28
 
 
-def test_ranks_of_different_steps_are_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("key", ["iteration", "global_steps"])
+def test_ranks_of_different_steps_are_named(tmp_path: Path, key: str) -> None:
     root = checkpoint().write(tmp_path / "x", "sequential")
     later = checkpoint()
-    later.states = {"iteration": 12, "global_steps": 12}
+    later.states = later.states | {key: 12}
     shutil.copy(later.write(tmp_path / "y", "sequential") / STEP / RANK, root / STEP / RANK)
-    assert f"{RANK}: is of iteration 12, and mp_rank_00_model_states.pt of 11" in refusal(root)
+    assert f"{RANK}: is of {key} 12, and mp_rank_00_model_states.pt of 11" in refusal(root)
 
 
 @pytest.mark.parametrize("change", ["shape", "dtype"])

@@ -1,6 +1,7 @@
 """The mesh that was asked for, the mesh that fits, and a clear no to any other."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import pytest
@@ -9,6 +10,7 @@ from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
 from neox_eqx.presets import PRESETS
 from neox_eqx.sharding.mesh import make_mesh, model_sizes
+from tests.unchecked import unchecked
 
 FOUR_HEADS = GPTNeoXConfig(96, 32, 2, 4, 128)
 SIX_HEADS = GPTNeoXConfig(96, 48, 2, 6, 192)
@@ -86,3 +88,19 @@ def test_the_sizes_that_divide_a_model() -> None:
 def test_a_mesh_that_cannot_be_is_refused(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         make_mesh(FOUR_HEADS, text)
+
+
+@dataclasses.dataclass(frozen=True)
+class Elsewhere:
+    """A device of one of several hosts."""
+
+    id: int
+    process_index: int
+
+
+def test_no_device_of_several_hosts_may_be_left_idle() -> None:
+    devices: Any = [Elsewhere(number, number // 4) for number in range(8)]
+    with unchecked(), pytest.raises(InputError, match="is a mesh of 4 devices, and there are 8"):
+        make_mesh(FOUR_HEADS, "data=1,model=4", devices)
+    # On one host it is what someone may want.
+    assert make_mesh(FOUR_HEADS, "data=1,model=4").size == 4
