@@ -160,6 +160,14 @@ class GPTNeoX(eqx.Module):
         """Keys and values of new tokens in the form in which later passes find them."""
         return self.cache.of(new.key, new.value, self.heads_together)
 
+    @property
+    def slot_bytes(self) -> int:
+        """Of the keys and values of one token of a row, in all layers."""
+        key = jax.ShapeDtypeStruct((1, self.num_heads, 1, self.config.head_dim), self.dtype)
+        kept = jax.eval_shape(lambda key: self.kept(KV(key, key)), key)
+        arrays = jax.tree.leaves(kept)
+        return self.config.num_hidden_layers * sum(x.size * x.dtype.itemsize for x in arrays)
+
     def empty_segment(self, rows: int, slots: int, *, readers: int | None = None) -> Segment:
         """Slots that hold nothing yet; `readers` rows of a batch share them, or each its own."""
         tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)

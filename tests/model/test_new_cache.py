@@ -2,11 +2,15 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jaxtyping import Array, Float, Float32, Int8
 
+from neox_eqx.generation.chunks.chunk import Chunk
+from neox_eqx.generation.chunks.read_write import generate, prefill
+from neox_eqx.generation.options.generation_options import GenerationOptions
 from neox_eqx.model.heads import side_by_side
 from neox_eqx.model.keys_values import KV, KeysValues, mix, scores
 from neox_eqx.model.neox import GPTNeoX
@@ -85,3 +89,26 @@ def test_beams_share_it() -> None:
     searches = [request([5, 6, 7], max_new_tokens=12, num_beams=3, num_return_sequences=2)]
     expected = tokens(ours(kept_by(model, RoundedKV), searches))
     assert tokens(ours(kept_by(model, Int8KV), searches)) == expected
+
+
+def test_chunks_are_read_and_written_with_it() -> None:
+    model = family(NAME)[1]
+    texts = []
+    for cache in (Int8KV, RoundedKV):
+        kept = kept_by(model, cache)
+        start = prefill(kept, [], Chunk.of([[5, 6, 7, 8]]))
+        tasks = prefill(kept, [start], Chunk.of([[9, 1, 2], [3]])).take([1, 0])
+        written, result = generate(kept, GenerationOptions(), [start, tasks], [0, 1], 6, eos=())
+        texts.append((written.rows, np.asarray(result.scores)))
+    assert texts[0][0] == texts[1][0]
+    np.testing.assert_allclose(texts[0][1], texts[1][1], atol=1e-5)
+
+
+def test_a_token_takes_the_bytes_that_are_counted() -> None:
+    model = family(NAME)[1]
+    heads, size = model.num_heads, model.config.head_dim
+    assert model.slot_bytes == 2 * 2 * heads * size * 4
+    assert kept_by(model, Int8KV).slot_bytes == 2 * 2 * heads * (size + 4)
+    segment = kept_by(model, Int8KV).empty_segment(3, 5)
+    held = sum(leaf.nbytes for leaf in jax.tree.leaves(segment.kv))
+    assert held == 3 * 5 * kept_by(model, Int8KV).slot_bytes

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from neox_eqx.errors import InputError
 from neox_eqx.generation.chunks.chunk import NO_TEXT, Chunk, align_left
@@ -170,7 +170,16 @@ def check_model(where: str, theirs: GPTNeoX, ours: GPTNeoX) -> None:
     """
     if theirs is ours:
         return
-    for name in ("dtype", "mesh", "layout", "num_heads", "heads_together", "stacked", "config"):
+    for name in (
+        "dtype",
+        "mesh",
+        "layout",
+        "num_heads",
+        "heads_together",
+        "cache",
+        "stacked",
+        "config",
+    ):
         other, own = getattr(theirs, name), getattr(ours, name)
         if other != own:
             values = "" if name == "config" else f" {other}, and this model's {own}"
@@ -225,11 +234,11 @@ def gather_slots(
 ) -> Segment:
     """The keys and values that `source` numbers among those of all segments."""
 
-    def flat(x: Float[Array, "*L B G S C"]) -> Float[Array, "*L G P C"]:
+    def flat(x: Shaped[Array, "*L B G S X"]) -> Shaped[Array, "*L G P X"]:
         moved = jnp.moveaxis(x, -4, -3)
         return moved.reshape(*moved.shape[:-3], -1, moved.shape[-1])
 
-    def gathered(*parts: Array) -> Float[Array, "*L R G T C"]:
+    def gathered(*parts: Array) -> Shaped[Array, "*L R G T X"]:
         all_places = jnp.concatenate([flat(x) for x in parts], axis=-2)
         return jnp.moveaxis(jnp.take(all_places, source, axis=-2), -3, -4)
 

@@ -62,7 +62,7 @@ def bytes_needed(
     rows = prompts * max(beams, options[0].num_samples)
     kind = "rows" if rows == prompts else "beams" if beams > 1 else "samples"
     heads, config = model.num_heads, model.config
-    slot = 2 * config.num_hidden_layers * heads * config.head_dim * model.dtype.itemsize
+    slot = model.slot_bytes
     slots = bucket(max(len(request.tokens) for request in requests))
     seen = slots + FIRST_SLOTS * beams  # beams see the slots of all beams of their prompt
     copies = _CPU_COPIES if _devices(model)[0].platform == "cpu" else 1
