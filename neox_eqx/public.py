@@ -1,4 +1,4 @@
-"""The public names of the package that need JAX: those of `neox_eqx.__all__`."""
+"""The names of `neox_eqx.__all__` but DEMO_MODEL, imported when one is first used."""
 
 from neox_eqx.checkpoint.load import load as load
 from neox_eqx.checkpoint.save import save as save

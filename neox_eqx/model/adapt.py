@@ -19,7 +19,7 @@ TARGETS = {
     "dense_h_to_4h": "mlp",
     "dense_4h_to_h": "mlp",
 }
-"""The Linears of a Block that can be adapted, and where in it they are."""
+"""The Linears of a Block that can be adapted, and the part of the Block that has each."""
 
 
 def adapt(
@@ -32,9 +32,9 @@ def adapt(
     use_rslora: bool = False,
     dropout: float = 0.0,
 ) -> GPTNeoX:
-    """The model with LoRA on each of the `targets`, which changes nothing yet.
+    """The model with LoRA on each of the `targets`, names in TARGETS; its output is the same yet.
 
-    The options are those of `LoRALinear.init`.
+    The other arguments are those of `LoRALinear.init`.
     """
 
     def linears(model: GPTNeoX) -> list[Linear]:
@@ -53,14 +53,14 @@ def adapt(
 
 
 def merge(model: GPTNeoX) -> GPTNeoX:
-    """The model with plain Linears that compute the same."""
+    """The model with each LoRALinear merged into one plain Linear."""
     return jax.tree.map(
         lambda node: node.merged() if _is_adapted(node) else node, model, is_leaf=_is_adapted
     )
 
 
 def dropping(block: Block, key: PRNGKeyArray) -> Block:
-    """The layer whose LoRA drops out what it reads, by this key."""
+    """The layer with dropout on the input of each LoRA, whose keys are split from `key`."""
     keys = iter(jax.random.split(key, len(TARGETS)))
     return jax.tree.map(
         lambda node: dataclasses.replace(node, key=next(keys)) if _is_adapted(node) else node,
@@ -70,12 +70,12 @@ def dropping(block: Block, key: PRNGKeyArray) -> Block:
 
 
 def adapted(model: GPTNeoX | Block) -> list[LoRALinear]:
-    """The Linears of a model or of a layer that LoRA is on."""
+    """The LoRALinears of a model or of a layer."""
     return list(filter(_is_adapted, jax.tree.leaves(model, is_leaf=_is_adapted)))
 
 
 def split(model: GPTNeoX) -> tuple[GPTNeoX, GPTNeoX]:
-    """The A and B of a model, and all else, each with None in the place of the other."""
+    """Two trees like the model: LoRA's A and B alone, and all else alone; None is elsewhere."""
     chosen = jax.tree.map(lambda _: False, model)
     return eqx.partition(model, eqx.tree_at(_matrices, chosen, replace_fn=lambda _: True))
 

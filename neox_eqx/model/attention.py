@@ -53,7 +53,7 @@ class Attention(eqx.Module):
     def before_bias(
         self, x: Float[Array, "B T D"], past: tuple[KeysValues, ...], context: Context
     ) -> tuple[Float[Array, "B T D"], KV]:
-        """That without the bias of its last Linear: on a mesh, a sum still to be made."""
+        """As a call, without the bias of `dense`: on a mesh devices may still hold partial sums."""
         rows, length, _ = x.shape
         # The rows of the fused weight are ordered by head, then query, key, value. The barrier
         # keeps XLA's TPU backend from reshaping the weight instead, which copies it.
@@ -74,8 +74,9 @@ def attend(
     mask: Bool[Array, "B T U"] | Flash,
     dropout: Dropout | None = None,
 ) -> Float[Array, "B H T K"]:
-    """softmax(q kᵀ / sqrt(K)) v over the slots of all segments; U is the sum of their slots.
+    """softmax(q kᵀ / sqrt(K)) v over the slots of all segments, in the dtype of `query`.
 
+    The new tokens' keys and values are the last segment, and with Flash the only one.
     One softmax over the concatenated scores, so that no segment's keys need to be copied.
     """
     if isinstance(mask, Flash):

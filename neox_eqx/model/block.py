@@ -59,7 +59,7 @@ class Block(eqx.Module):
         return x + attended + added, new
 
     def _shares_reduction(self, context: Context) -> bool:
-        """Whether both parts are known from within: what stands in their place is only called."""
+        """Whether both parts have `before_bias`, which one that replaced them need not have."""
         own = type(self.attention) is Attention and type(self.mlp) is MLP
         return own and self.use_parallel_residual and context.dropout is None
 

@@ -17,17 +17,17 @@ class Context(eqx.Module):
 
     rotary: Rotary
     mask: Bool[Array, "B T U"] | Flash
-    """What each new token attends to, among the slots of all segments and the new tokens."""
+    """True where a new token attends to a slot, of the past segments or of the new tokens."""
     mesh: Mesh | None = eqx.field(static=True, default=None)
     layout: str = eqx.field(static=True, default="1d")
     dropout: Dropout | None = None
 
     def place(self, x: Float[Array, "*X"], *axes: str | None) -> Float[Array, "*X"]:
-        """`x` where the layout has these axes; without a mesh, just `x`."""
+        """`x` sharded as the layout says for these logical axes; without a mesh, just `x`."""
         return constrain(x, self.mesh, *axes, rules=LAYOUTS[self.layout])
 
     def layer(self, index: int | Int[Array, ""] | None) -> "Context":
-        """That of one layer. Only dropout asks which."""
+        """The context of layer `index`, which differs in the key of dropout alone."""
         if self.dropout is None or index is None:
             return self
         return dataclasses.replace(self, dropout=self.dropout.layer(index))

@@ -11,8 +11,8 @@ from neox_eqx.config import GPTNeoXConfig
 class Dropout(eqx.Module):
     """Zeroes activations at the config's rates and scales up the rest.
 
-    A key is of one forward pass; every place where something is dropped has its own number, and
-    `layer` gives each layer a key of its own.
+    `key` is for one forward pass. `layer` folds the layer's number into it, and each place where
+    something is dropped folds in its own.
     """
 
     key: PRNGKeyArray

@@ -17,7 +17,8 @@ Form = str | type[QuantizedLinear]
 
 
 def form_of(quantize: Form) -> type[QuantizedLinear]:
-    """
+    """The class of a form that is given by name or as the class itself.
+
     Raises:
         InputError: there is no form of this name.
     """

@@ -19,11 +19,14 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 TILE_ROWS = 8
-"""Of 32 bits; a TPU's tiles have so many rows."""
+"""Rows in a TPU's tile of 32-bit numbers, 8 x 128."""
 
 
 def heads_together(heads: int, mesh: Mesh) -> int:
-    """How many heads of a device stand side by side in keys and values: a tile of a TPU's rows."""
+    """How many heads stand side by side in a group, of which each device has whole ones.
+
+    On a TPU the largest divisor of a device's heads up to TILE_ROWS, elsewhere 1.
+    """
     if mesh.devices.flat[0].platform != "tpu":
         return 1
     of_device = heads // mesh.shape["model"]
@@ -31,7 +34,7 @@ def heads_together(heads: int, mesh: Mesh) -> int:
 
 
 def side_by_side(x: Float[Array, "B H S K"], together: int) -> Float[Array, "B G S C"]:
-    """Keys or values of heads, in groups of so many `together`."""
+    """Keys or values with `together` heads in each group, C = `together` * K."""
     if together == 1:
         return x
     rows, heads, slots, size = x.shape
@@ -40,7 +43,7 @@ def side_by_side(x: Float[Array, "B H S K"], together: int) -> Float[Array, "B G
 
 
 def widen(query: Float[Array, "B H T K"], width: int) -> Float[Array, "B G hT C"]:
-    """Each query at the place of its head among those of its group, with zeros at the others."""
+    """Queries of `width` C: each stands at its head's place in the group, zeros at the others'."""
     batch, heads, length, size = query.shape
     together = width // size
     if together == 1:
@@ -51,7 +54,7 @@ def widen(query: Float[Array, "B H T K"], width: int) -> Float[Array, "B G hT C"
 
 
 def narrow(mixed: Float[Array, "B G hT C"], heads: int, size: int) -> Float[Array, "B H T K"]:
-    """Of each row what belongs to its own head."""
+    """Takes from each row, C wide, the K values of the row's own head; `size` is K."""
     batch, groups, _, width = mixed.shape
     together = width // size
     if together == 1:
@@ -62,14 +65,14 @@ def narrow(mixed: Float[Array, "B G hT C"], heads: int, size: int) -> Float[Arra
 
 
 def beside_tokens(x: Float[Array, "B H T X"], rows: int) -> Float[Array, "b H rT X"]:
-    """The rows that share one of so many `rows` of keys and values, as further tokens of it."""
+    """Puts the tokens of the r = B / `rows` neighbouring rows that share keys and values in one."""
     _, heads, length, size = x.shape
     grouped = x.reshape(rows, -1, heads, length, size).swapaxes(1, 2)
     return grouped.reshape(rows, heads, -1, size)
 
 
 def apart(x: Float[Array, "b H rT X"], shape: tuple[int, ...]) -> Float[Array, "B H T X"]:
-    """Takes back `beside_tokens`, of what had the first three dimensions of `shape`."""
+    """Undoes `beside_tokens` of an array whose first three dimensions were those of `shape`."""
     batch, heads, length, _ = shape
     rows, _, _, size = x.shape
     grouped = x.reshape(rows, heads, -1, length, size).swapaxes(1, 2)

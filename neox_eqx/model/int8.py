@@ -14,6 +14,7 @@ from neox_eqx.model.quantized import Numbers, QuantizedLinear
 from neox_eqx.sharding.rules import Axes
 
 LARGEST = 127
+"""Of int8; -128 is left out, so that the range is symmetric."""
 _TINY = float(np.finfo(np.float32).tiny)
 
 
@@ -39,10 +40,10 @@ class Int8Linear(QuantizedLinear):
 def quantize_rows(weight: Numbers) -> tuple[Numbers, Numbers]:
     """A float32 weight (..., out, in) in int8, from -127 to 127, and the scale (..., out).
 
-    A row's scale is a 127th of its largest value, and its values become the nearest multiples,
-    the even one of two. The smallest normal number is the scale of a row of zeros.
+    A row's scale, float32, is a 127th of its largest absolute value; its values are divided by
+    it and rounded, halves to even. A row of zeros has the smallest normal number as its scale.
     """
-    # Not a division: XLA would make this product of it, which NumPy then would not equal.
+    # Not / LARGEST: XLA would compile that to this product, and NumPy would round differently.
     scale = (abs(weight).max(-1) * (1 / LARGEST)).clip(_TINY)
     return (weight / scale[..., None]).round().astype(np.int8), scale
 

@@ -13,9 +13,9 @@ from neox_eqx.model.heads import apart, beside_tokens, narrow, side_by_side, wid
 class KeysValues(eqx.Module):
     """One way to keep keys and values of a layer is one class.
 
-    All its arrays have the axes (B, G, S, X): rows, groups of heads, slots, and what it likes.
-    Where layers are stacked there is a layer axis before them. So slots are written, padded and
-    taken in the same way whatever the arrays hold. A slot of zeros is one that holds nothing.
+    All its arrays have the axes (B, G, S, X): rows, groups of heads, slots, and whatever
+    the class keeps of a slot; where layers are stacked, a layer axis before them. So slots are
+    written, padded and taken in the same way for every class. Empty slots are zeros.
     """
 
     @classmethod
@@ -23,11 +23,11 @@ class KeysValues(eqx.Module):
     def of(
         cls, key: Float[Array, "B H S K"], value: Float[Array, "B H S K"], together: int
     ) -> "KeysValues":
-        """Keeps rotated keys, and values, in groups of so many heads `together`."""
+        """Keeps keys, which are rotated already, and values, with `together` heads in a group."""
 
     @abc.abstractmethod
     def scores(self, query: Float[Array, "B H T K"]) -> Float[Array, "B H T S"]:
-        """The products of queries and keys. Rows of a batch next to each other may share a row."""
+        """q kᵀ, not scaled. Where there are b < B rows of keys, each serves B / b neighbours."""
 
     @abc.abstractmethod
     def mix(self, weights: Float[Array, "B H T S"], size: int) -> Float32[Array, "B H T K"]:
@@ -38,7 +38,7 @@ class KeysValues(eqx.Module):
 
 
 class KV(KeysValues):
-    """Keys and values in the dtype of the computation. With heads by themselves G is H, C is K."""
+    """Keys and values in the dtype of the computation. With one head a group, G is H and C is K."""
 
     key: Float[Array, "*L B G S C"]
     value: Float[Array, "*L B G S C"]

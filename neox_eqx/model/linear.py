@@ -61,7 +61,7 @@ class Linear(Placed):
 
 
 def project(x: Float[Array, "*B in"], weight: Float[Array, "out in"]) -> Float[Array, "*B out"]:
-    """x Wᵀ in x's dtype, summed in float32 for 16 bits."""
+    """x Wᵀ in x's dtype; what is in 16 bits is summed in float32."""
     if not is_few(x):
         return dot(x, weight)
     on_tpu = partial(tpu.with_full_tiles, dot)

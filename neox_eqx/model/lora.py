@@ -18,10 +18,10 @@ def lora_scale(alpha: float, rank: int, use_rslora: bool) -> float:
 
 
 class LoRALinear(eqx.Module):
-    """y = x Wᵀ + b + scale · B (A x), where the sum W + scale · B A is never there.
+    """y = x Wᵀ + b + scale · B (A x), without ever computing W + scale · B A.
 
     The names are PEFT's, and so is the scale. `lora_A` is (rank, in) and `lora_B` (out, rank), both
-    without a bias. Their axes bring them their places on a mesh, where a rank is whole everywhere.
+    without a bias. Their `axes` say where they lie on a mesh, which never splits the rank.
     """
 
     base_layer: Linear
@@ -30,7 +30,7 @@ class LoRALinear(eqx.Module):
     alpha: float = eqx.field(static=True)
     use_rslora: bool = eqx.field(static=True, default=False)
     dropout: float = eqx.field(static=True, default=0.0)
-    """Share of x that A is not given, where there is a `key`: in training."""
+    """Rate of dropout on A's input, where there is a `key`: in training."""
     key: PRNGKeyArray | None = None
 
     @classmethod
@@ -44,7 +44,7 @@ class LoRALinear(eqx.Module):
         use_rslora: bool = False,
         dropout: float = 0.0,
     ) -> "LoRALinear":
-        """What changes nothing yet, as PEFT begins: B is 0, and A uniform within 1/√in.
+        """LoRA that changes nothing yet, as PEFT begins: B is 0, and A uniform within ±1/√in.
 
         A and B are in float32, with a layer axis where the weight has one.
         """
@@ -76,7 +76,7 @@ class LoRALinear(eqx.Module):
         return self.base_layer.add_bias(y)
 
     def merged(self) -> Linear:
-        """The Linear that does the same, summed in float32 and rounded once to its dtype."""
+        """The Linear that does the same, summed in float32 and rounded once to the base's dtype."""
         base, precision = self.base_layer, lax.Precision.HIGHEST
         a, b = (linear.weight.astype(jnp.float32) for linear in (self.lora_A, self.lora_B))
         weight = base.weight.astype(jnp.float32) + self.scale * jnp.matmul(

@@ -36,6 +36,6 @@ class MLP(eqx.Module):
         return self.dense_4h_to_h.add_bias(self.before_bias(x, context))
 
     def before_bias(self, x: Float[Array, "B T D"], context: Context) -> Float[Array, "B T D"]:
-        """That without the bias of its last Linear: on a mesh, a sum still to be made."""
+        """As a call, without the last bias: on a mesh devices may still hold partial sums."""
         inner = context.place(self.dense_h_to_4h(x), "batch", None, "mlp")
         return self.dense_4h_to_h.product(activate(self.hidden_act, inner))

@@ -28,16 +28,16 @@ from neox_eqx.model.stack import Layers, run_layers, stack
 class GPTNeoX(eqx.Module):
     """Parameters under Hugging Face's names and in its shapes.
 
-    `layers` is a tuple of Blocks, which unrolls (fastest on a CPU), or one Block whose arrays
-    have a leading layer axis, which scans (compiles in seconds for any depth). `embed_out` is
-    None where the head is tied to the embedding. `mesh` is where the parameters lie, None on a
-    single device, and `layout` how, one of `LAYOUTS`. `num_heads` are those that compute: the
-    config's, and what was added so that they divide over a mesh. `cache` is the class that keeps
-    keys and values, with so many `heads_together`.
+    `layers` is a tuple of Blocks, whose loop is unrolled (fastest on a CPU), or one Block whose
+    arrays have a leading layer axis, over which `lax.scan` runs (compiles in seconds for any
+    depth). `embed_out` is None where the head is tied to the embedding. `mesh` is where the
+    parameters lie, None on a single device, and `layout` how, one of `LAYOUTS`. `num_heads` counts
+    the config's heads and those of zeros that were added so that all divide over a mesh. `cache`
+    is the class that keeps keys and values, with `heads_together` heads in a group.
 
     Any part may be replaced by a module with the same call, which `eqx.tree_at` does:
-    `eqx.tree_at(lambda m: m.layers[2].mlp, model, replacement)`. What stands for an attention
-    returns keys and values too, for as many heads, of which zeros will do.
+    `eqx.tree_at(lambda m: m.layers[2].mlp, model, replacement)`. What replaces an attention
+    returns a KV too, for `num_heads` heads; zeros will do.
 
     Examples:
         >>> config = GPTNeoXConfig(64, 32, 2, 4, 128)
@@ -69,9 +69,9 @@ class GPTNeoX(eqx.Module):
         heads: int | None = None,
         key: PRNGKeyArray,
     ) -> "GPTNeoX":
-        """Random parameters; `stacked` chooses the form of `layers`.
+        """Random parameters; `stacked` makes `layers` one Block with a layer axis.
 
-        More `heads` than the config has are for `load`, which fills them with zeros.
+        `heads` beyond the config's are for `load`, which fills them with zeros.
         """
         embed_key, head_key, layers_key = jax.random.split(key, 3)
         shape = (config.vocab_size, config.hidden_size)
@@ -113,13 +113,15 @@ class GPTNeoX(eqx.Module):
         valid: Bool[Array, "B T"],
         past: Sequence[Segment] = (),
     ) -> tuple[Float[Array, "B T D"], Segment]:
-        """The final hidden states of `tokens`, and the segment to attend to them later.
+        """Hidden states after the final norm, in the model's dtype; the segment of `tokens`.
 
-        A token's position is the number of valid tokens before it in its row, so padding may
-        stand anywhere. `valid` is False at padding, whose hidden states mean nothing.
+        Later calls attend to the segment as part of their `past`. A token's position is the number
+        of valid tokens before it, in the past and in its row, so padding may stand
+        anywhere. `valid` is False at padding, whose hidden states mean nothing.
 
         Raises:
-            InputError: `tokens` are not of two dimensions, or `valid` has another shape.
+            InputError: `tokens` or `valid` is no array, `tokens` are not of two dimensions, or
+                `valid` has another shape.
         """
         _check("tokens", tokens, "rows, length", valid)
         return self.read(self.embed_in(tokens), valid, past)
@@ -130,7 +132,11 @@ class GPTNeoX(eqx.Module):
         valid: Bool[Array, "B T"],
         past: Sequence[Segment] = (),
     ) -> tuple[Float[Array, "B T D"], Segment]:
-        """As a call, of embeddings that need not be those of tokens."""
+        """As a call, of embeddings that need not be those of tokens.
+
+        Raises:
+            InputError: as a call.
+        """
         _check("embeddings", embeddings, "rows, length, hidden size", valid)
         positions = _positions(valid, past)
         mask: Bool[Array, "B T U"] | Flash
@@ -141,7 +147,7 @@ class GPTNeoX(eqx.Module):
         longest = jnp.where(valid, positions, 0).max(-1) + 1
         rotary = Rotary.at(self.config, positions, longest)
         context = self.context(rotary, mask)
-        # Zero at padding: whatever stood there, NaN included, is multiplied by attention's zeros.
+        # Zero at padding: attention multiplies it by 0, and 0 times NaN is NaN.
         x = jnp.where(valid[..., None], embeddings, 0)
         x = context.place(x, "batch", None, "embed")
         x, kv = run_layers(self.layers, x, past, context, keep=self.kept)
@@ -153,11 +159,11 @@ class GPTNeoX(eqx.Module):
         mask: Bool[Array, "B T U"] | Flash,
         dropout: Dropout | None = None,
     ) -> Context:
-        """What a pass through the layers carries, where this model lies."""
+        """The Context of a pass, with this model's mesh and layout."""
         return Context(rotary, mask, self.mesh, self.layout, dropout)
 
     def kept(self, new: KV) -> KeysValues:
-        """Keys and values of new tokens in the form in which later passes find them."""
+        """Keys and values of new tokens as `cache` keeps them."""
         return self.cache.of(new.key, new.value, self.heads_together)
 
     @property
@@ -169,20 +175,24 @@ class GPTNeoX(eqx.Module):
         return self.config.num_hidden_layers * sum(x.size * x.dtype.itemsize for x in arrays)
 
     def empty_segment(self, rows: int, slots: int, *, readers: int | None = None) -> Segment:
-        """Slots that hold nothing yet; `readers` rows of a batch share them, or each its own."""
+        """A segment of empty slots in `rows` rows of keys and values.
+
+        `readers` is the number of the batch's rows that attend to it, a multiple of `rows`; by
+        default each has its own.
+        """
         tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
         like = jax.eval_shape(self, tokens, jax.ShapeDtypeStruct((1, 1), bool))[1]
         return like.emptied(rows, slots, readers=readers)
 
     def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
-        """Scores of the vocabulary in float32. Apart from the layers: most positions need none."""
+        """Logits in float32, not normalised. Not part of a call, as most positions need none."""
         if self.embed_out is None:
             return project(hidden, self.embed_in.weight).astype(jnp.float32)
         return self.embed_out.product(hidden).astype(jnp.float32)
 
 
 def _check(what: str, given: Any, axes: str, valid: Any) -> None:
-    """Raises where arrays have not the shapes of a batch, which would fail far from here."""
+    """Raises InputError unless the shapes are a batch's; others would fail far from here."""
     for name, array in ((what, given), ("valid", valid)):
         if not isinstance(array, jax.Array | np.ndarray):
             raise InputError(f"{name} must be an array, not of type {type(array).__name__}")

@@ -28,11 +28,11 @@ class SoftPrompt(Placed):
 
     @classmethod
     def of_tokens(cls, model: GPTNeoX, tokens: Int[Array, " P"]) -> "SoftPrompt":
-        """The prompt that does what these tokens do."""
+        """The prompt that has the effect of these tokens."""
         return cls(model.embed_in(tokens[None])[0], model.mesh)
 
     def segment(self, model: GPTNeoX) -> Segment:
-        """The prompt as the layers have read it."""
+        """Keys and values of the prompt in each layer."""
         valid = jnp.ones((1, len(self.embeddings)), bool)
         return model.read(self.embeddings[None].astype(model.dtype), valid)[1]
 
@@ -40,7 +40,7 @@ class SoftPrompt(Placed):
 class Prefix(Placed):
     """Prefix tuning (Li and Liang 2021, arXiv:2101.00190): keys and values of P positions.
 
-    The keys are as queries meet them: what rotates a key has been applied.
+    The keys are rotated already.
     """
 
     key: Float[Array, "L H P K"]
@@ -50,7 +50,7 @@ class Prefix(Placed):
 
     @classmethod
     def of_tokens(cls, model: GPTNeoX, tokens: Int[Array, " P"]) -> "Prefix":
-        """The prefix that does what these tokens do."""
+        """The prefix that has the effect of these tokens."""
         apart = dataclasses.replace(model, heads_together=1, cache=KV)
         kv: Any = apart(tokens[None], jnp.ones((1, len(tokens)), bool))[1].kv
         if isinstance(kv, tuple):

@@ -1,4 +1,4 @@
-"""Linears whose weight is in few bits: what each form of such a weight has to say of itself."""
+"""Linears whose weight is in few bits: what a form must define."""
 
 import abc
 from typing import ClassVar, TypeVar
@@ -16,8 +16,9 @@ Numbers = TypeVar("Numbers", np.ndarray, jax.Array)
 class QuantizedLinear(Linear):
     """One form is one class, with a name, the arrays of a weight, and a product with them.
 
-    Its fields are `weight`, `bias`, `axes` and whatever else `encode` returns. What loads a model,
-    places it on a mesh, plans it or counts its bytes goes by these arrays and asks nothing else.
+    Its fields are `weight`, `bias`, `axes` and whatever else `encode` returns. Loading,
+    placing on a mesh, planning and counting bytes read these arrays alone. A form overrides
+    `axes_of` for an array that has not the axes of the weight.
     """
 
     name: ClassVar[str]
@@ -28,8 +29,8 @@ class QuantizedLinear(Linear):
     def encode(cls, weight: Numbers) -> dict[str, Numbers]:
         """The arrays that stand for a float32 weight (..., out, in), each under its field's name.
 
-        Each has the weight's axes up to out, and a row of it depends on that row alone: a
-        checkpoint is read in blocks of rows. NumPy's arrays give NumPy's, and JAX's give JAX's.
+        Each begins with the axes (..., out), and what it has for a row depends on that row of the
+        weight alone: a checkpoint is read in blocks of rows. NumPy gives NumPy, JAX gives JAX.
         """
 
     @abc.abstractmethod

@@ -12,7 +12,7 @@ from neox_eqx.rope import RopeParameters
 
 
 class Rotary(eqx.Module):
-    """Cosines and sines of the new tokens' angles; the R rotated dims hold two equal halves."""
+    """Cosines and sines of the new tokens' angles, times YaRN's factor; R has two equal halves."""
 
     cos: Float[Array, "B T R"]
     sin: Float[Array, "B T R"]
@@ -21,7 +21,7 @@ class Rotary(eqx.Module):
     def at(
         cls, config: GPTNeoXConfig, positions: Int[Array, "B T"], longest: Int[Array, " B"]
     ) -> "Rotary":
-        """Angles for `positions` of rows that are `longest` tokens long by now.
+        """For tokens at `positions` in rows of `longest` tokens, the past included; float32.
 
         Only rope_type dynamic looks at the length, of each row by itself. transformers takes the
         longest row of the batch and keeps what an earlier call left behind; this is what it
@@ -37,7 +37,7 @@ class Rotary(eqx.Module):
         return Rotary(self.cos.astype(dtype), self.sin.astype(dtype))
 
     def rotate(self, x: Float[Array, "B H T K"]) -> Float[Array, "B H T K"]:
-        """Turns the pairs (a, b) of the two halves of the first R dims; the rest pass."""
+        """Rotates each dim of the first half of R with that of the second; dims after R stay."""
         width = self.cos.shape[-1]
         rotated, passed = x[..., :width], x[..., width:]
         a, b = jnp.split(rotated, 2, axis=-1)
@@ -49,7 +49,7 @@ class Rotary(eqx.Module):
 def _frequencies(
     config: GPTNeoXConfig, longest: Int[Array, " B"]
 ) -> tuple[Float[Array, "B 1 R2"] | Float[np.ndarray, " R2"], float]:
-    """Radians a token of each rotated pair, and the factor on cosines and sines."""
+    """Radians per token for each rotated pair, and the factor on cosines and sines."""
     rope, width = config.rope_parameters, config.rotary_dim
     if rope.rope_type == "dynamic":
         return _dynamic(config, longest), 1.0
@@ -112,6 +112,7 @@ def _yarn(
 
 
 def _yarn_scale(rope: RopeParameters) -> float:
+    """The factor on cosines and sines; 0.1 ln(factor) + 1 where the config gives none."""
     if rope.attention_factor is not None:
         return rope.attention_factor
 

@@ -14,19 +14,21 @@ from neox_eqx.sharding.rules import constrain
 class Segment(eqx.Module):
     """A run of tokens in the past of a forward pass.
 
-    `kv` is one KV a layer, or one KV with a leading layer axis, as the model's `layers` are.
-    Slots where `valid` is False hold padding or nothing yet, and are never attended to. A
-    segment of fewer rows than the batch is shared: each of its rows serves as many rows of the
-    batch, next to each other, as it takes. `valid` may have more rows than `kv`: then the rows
-    that share keys and values see different ones of them.
+    `kv` is a tuple of one KeysValues a layer, or one with a leading layer axis, as the model's
+    `layers` are. Slots where `valid` is False hold padding or nothing yet, and are never attended
+    to. A segment may have fewer rows than the batch: each then serves equally many neighbouring
+    rows of it. `valid` may have more rows than `kv`: one for each row of the batch that reads
+    (a reader), so that readers of the same keys and values see different slots.
     """
 
     kv: KeysValues | tuple[KeysValues, ...]
     valid: Bool[Array, "R S"]
 
     def emptied(self, rows: int, slots: int, *, readers: int | None = None) -> "Segment":
-        """Slots that hold nothing yet, of the same kind: `rows` of keys and values, which as many
-        `readers`, rows of a batch, share; by default each has its own."""
+        """A segment of the same kind with `rows` rows of `slots` empty slots.
+
+        `valid` has a row for each of `readers`, a multiple of `rows`; by default as many.
+        """
 
         def zeros(x: Array | jax.ShapeDtypeStruct) -> Array:
             *layers, _, groups, _, size = x.shape
@@ -40,9 +42,10 @@ class Segment(eqx.Module):
         return self.valid.shape[1]
 
     def beside(self, shared: "Segment") -> "Segment":
-        """These keys and values in the form of `shared`, of which several rows share one.
+        """This segment, with a row for each reader, in as many rows of `kv` as `shared` has.
 
-        What the rows hold stands one after the other, and each sees its own alone.
+        The slots of readers that share a row stand one after the other in it, and `valid` shows
+        each reader its own alone.
         """
         readers, groups = len(self.valid), jax.tree.leaves(shared.kv)[0].shape[-4]
         if groups == readers:
@@ -60,9 +63,9 @@ class Segment(eqx.Module):
         )
 
     def only(self, valid: Bool[Array, "R S"]) -> "Segment":
-        """This segment as if only its `valid` slots were there, one row of them for each of `kv`.
+        """This segment with no slots but these, of a `valid` with as many rows as `kv`.
 
-        The others are zero: attention multiplies them by its zeros, which would keep a NaN.
+        The others become zero: attention multiplies them by its zeros, which would keep a NaN.
         """
         is_there = valid[:, None, :, None]
         return Segment(jax.tree.map(lambda x: jnp.where(is_there, x, 0), self.kv), valid)
@@ -75,7 +78,7 @@ class Segment(eqx.Module):
         )
 
     def constrain(self, mesh: Mesh | None) -> "Segment":
-        """This segment, its rows and heads where `mesh` has them."""
+        """This segment, split by rows and heads over `mesh`; without one as it is."""
         return Segment(
             jax.tree.map(lambda x: constrain(x, mesh, "rows", "heads", None, None), self.kv),
             constrain(self.valid, mesh, "rows", None),
@@ -87,7 +90,7 @@ class Segment(eqx.Module):
 
 
 def _one_row(x: Shaped[Array, "*L B G S X"], rows: int) -> Shaped[Array, "*L b G T X"]:
-    """The slots of rows that are to share a row, one after the other."""
+    """Puts the slots of B / b neighbouring rows one after the other: T = S * B / b."""
     *layers, readers, groups, slots, size = x.shape
     apart = jnp.moveaxis(x.reshape(*layers, rows, readers // rows, groups, slots, size), -4, -3)
     return apart.reshape(*layers, rows, groups, -1, size)

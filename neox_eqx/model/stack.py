@@ -14,7 +14,7 @@ from neox_eqx.model.keys_values import KeysValues
 from neox_eqx.model.segment import Segment
 
 Layers = tuple[Block, ...] | Block
-"""Blocks, or one whose arrays have a leading layer axis."""
+"""A Block for each layer, or one Block whose arrays have a leading layer axis."""
 Stream = Float[Array, "B T D"]
 
 
@@ -28,11 +28,12 @@ def run_layers(
     prepare: Callable[[Block, Context], Block] | None = None,
     remat: bool = False,
 ) -> tuple[Stream, Any]:
-    """`x` after all layers, and what `keep` makes of each one's new keys and values.
+    """`x` after all layers, and what `keep` makes of each layer's new keys and values.
 
-    The layers read the past and never write it: in a scan that keeps the cache from being copied,
-    which writing inside it would force. `prepare` changes a layer just before it computes. With
-    `remat` a backward pass computes each layer again instead of keeping what is inside.
+    That is a tuple, or a tree with a leading layer axis, as `layers` are. The layers read the past
+    and never write it: a write inside a scan would copy the whole cache. `prepare`
+    changes a layer just before it computes. With `remat` a backward pass computes each layer again
+    instead of keeping what is inside.
     """
 
     def run(
@@ -73,7 +74,7 @@ def _scanned(
     numbered: bool,
 ) -> tuple[Stream, Any]:
     """Compiles one layer, for any depth."""
-    past_kv: Any = tuple(segment.kv for segment in past)  # each one KV, as the layers are
+    past_kv: Any = tuple(segment.kv for segment in past)  # with a layer axis, as the layers
     depth = len(jax.tree.leaves(layers)[0])
     numbers = jnp.arange(depth) if numbered else None
     return lax.scan(lambda x, layer: run(x, *layer), x, (layers, past_kv, numbers))

@@ -1,1 +1,1 @@
-"""Products and attention as a platform wants them; everything else asks for the mathematics."""
+"""Matrix products and attention, written for what each platform computes fast."""

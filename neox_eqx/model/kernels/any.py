@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, Float32, Int8
 
 
 def dot(x: Float[Array, "*B in"], weight: Float[Array, "out in"]) -> Float[Array, "*B out"]:
-    """x Wᵀ. float32 stays float32 on accelerators, whose default would round it for speed."""
+    """x Wᵀ. float32 stays float32 on accelerators, whose default precision would round it."""
     dims = (((x.ndim - 1,), (1,)), ((), ()))
     return lax.dot_general(x, weight, dims, precision=lax.Precision.HIGHEST)
 
@@ -14,16 +14,16 @@ def dot(x: Float[Array, "*B in"], weight: Float[Array, "out in"]) -> Float[Array
 def dequantize(
     weight: Int8[Array, "out in"], scale: Float32[Array, "out"], dtype: jnp.dtype
 ) -> Float[Array, "out in"]:
-    """Row r is scale[r] * weight[r]."""
+    """The weight in `dtype`: row r is scale[r] * weight[r]."""
     return (weight.astype(jnp.float32) * scale[:, None]).astype(dtype)
 
 
 def dot_int8(
     x: Float[Array, "*B in"], weight: Int8[Array, "out in"], scale: Float32[Array, "out"]
 ) -> Float[Array, "*B out"]:
-    """x Wᵀ. Accelerators apply the scale as they read the weight.
+    """x Wᵀ in x's dtype, where row r of W is scale[r] * weight[r].
 
-    Applied to the sum instead, it would keep the sums over devices of two products, which are
-    added, from being one.
+    The scale is applied to the weight, which accelerators do as they read it. Applied to x Wᵀ it
+    would need the sum over devices first: two products that are added would take two all-reduces.
     """
     return dot(x, dequantize(weight, scale, x.dtype))

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Float32, Int8, Int32
 from neox_eqx.model.kernels.any import dot
 
 DIGIT_ROWS = 8
-"""Up to so many rows products of digits are faster than float32's; measured on two x86 cores."""
+"""Up to so many rows `_dot_digits` is faster than float32; measured on two x86 cores."""
 _LARGEST = 127
 _BASE = 2 * _LARGEST
 _TINY = float(np.finfo(np.float32).tiny)
@@ -41,13 +41,13 @@ def dot_few_rows(
 def dot_int8(
     x: Float[Array, "*B in"], weight: Int8[Array, "out in"], scale: Float32[Array, "out"]
 ) -> Float[Array, "*B out"]:
-    """x Wᵀ, of which row r of W is scale[r] * weight[r], without a float copy of the weight."""
+    """x Wᵀ, where row r of W is scale[r] * weight[r], without a float copy of the weight."""
     rows = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
     summable = rows.shape[-1] * _LARGEST**2 <= jnp.iinfo(jnp.int32).max
     if len(rows) <= DIGIT_ROWS and summable:
         y = _dot_digits(rows, weight)
     else:
-        # Out of a loop of decoding steps XLA would move the conversion of all weights, and keep it.
+        # Without it XLA would convert all weights before the decoding loop, and keep the copy.
         rows, weight = lax.optimization_barrier((rows, weight))
         y = (weight[:, None].astype(jnp.float32) * rows).sum(-1).T
     return (y * scale).astype(x.dtype).reshape(*x.shape[:-1], -1)
@@ -56,9 +56,10 @@ def dot_int8(
 def _dot_digits(
     rows: Float32[Array, "B in"], weight: Int8[Array, "out in"]
 ) -> Float32[Array, "B out"]:
-    """The rows as three digits of int8 each, whose products and sums with int8 are exact.
+    """rows Wᵀ, with each number of `rows` as three int8 digits in base 254.
 
-    Of a row, three digits hold all but 2**-24 of its largest value, which is float32's own error.
+    Products of digits and int8 weights are summed exactly, in int32. What three digits leave out
+    is at most about 2**-24 of a row's largest absolute value, as much as float32 itself.
     """
     unit = abs(rows).max(-1, keepdims=True).clip(_TINY) / _LARGEST
     rest, digits = rows / unit, []

@@ -7,14 +7,16 @@ from jaxtyping import Array, Float, Int
 
 from neox_eqx.sharding.rules import sharding
 
+# The kernel's block sizes; the largest that divides T is taken.
 _BLOCKS = (512, 256, 128)
 
 
 class Flash(eqx.Module):
     """Stands for the mask of tokens that attend to earlier ones with the same id.
 
-    Ids are those of documents; 0 is padding, which attends to padding. The kernel is JAX's for
-    TPU. It runs on each device by itself, on the rows and the heads that `mesh` has there.
+    An id is the number of a document in its row, from 1; 0 is padding, which attends to padding.
+    The kernel is JAX's for TPU. It runs on each device by itself, on the rows and the heads that
+    `mesh` has there.
     """
 
     ids: Int[Array, "B T"]
@@ -22,7 +24,7 @@ class Flash(eqx.Module):
 
     @staticmethod
     def fits(length: int, mesh: Mesh | None) -> bool:
-        """Whether there is a kernel for rows of this length, where the model lies."""
+        """Whether the kernel takes rows of this length: on a TPU alone, multiples of 128."""
         platform = mesh.devices.flat[0].platform if mesh else jax.default_backend()
         return platform == "tpu" and length % _BLOCKS[-1] == 0
 
