@@ -18,7 +18,7 @@ class History(eqx.Module):
     """
 
     prompt: Int[Array, "B T"]
-    """Aligned to the right, NOTHING before; a prompt stands for as many rows as it takes."""
+    """Aligned to the right, NOTHING before; each prompt is that of R / B neighbouring rows."""
     generated: Int[Array, "R N"]
     """What stands after a row's length means nothing."""
     lengths: Int[Array, " R"]

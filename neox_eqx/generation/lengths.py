@@ -2,7 +2,7 @@
 
 
 def bucket(length: int) -> int:
-    """The next of 16, 24, 32, 48, 64, 96, ...: at most a third of it is padding."""
+    """The next of 16, 24, 32, 48, 64, 96, ...: above 16 at most a third of it is padding."""
     size = 16
     while size < length:
         size = size * 3 // 2 if size & (size - 1) == 0 else size // 3 * 4

@@ -12,12 +12,12 @@ TokenBytes = tuple[bytes | None, ...]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Vocabulary:
-    """The tokens that mean something to generation."""
+    """The tokens of a tokenizer that generation treats in a special way."""
 
     eos: Sequence[int] = ()
     """The ids that end a text."""
     allowed: Bool[np.ndarray, " V"] | None = None
-    """Where it is given, only its tokens are chosen."""
+    """False for ids that are never chosen; None allows all."""
     token_bytes: TokenBytes = ()
     """Needed for requests that stop at texts."""
 

@@ -14,7 +14,7 @@ _ANY = -1
 
 
 class Words(eqx.Module):
-    """Words of several tokens, some for each row.
+    """W words for each row, each of up to L tokens.
 
     They are aligned to the right with _ANY before them, which every token matches. Where a row
     has fewer words than another, words that end in NOTHING take their place.
@@ -28,7 +28,7 @@ class Words(eqx.Module):
         rows: Sequence[Sequence[tuple[int, ...]]],
         of_mates: Sequence[Sequence[tuple[int, ...]]] = (),
     ) -> "Words":
-        """The words of each row, in an array that has room for those of its batch mates too.
+        """The words of each row, in an array as wide as the rows `of_mates` would need too.
 
         How many words a row has room for, and of what length, is rounded up to a few sizes.
         """
@@ -49,7 +49,7 @@ class Words(eqx.Module):
         return self.ids[..., -1]
 
     def are_begun(self, history: History) -> Bool[Array, "R W"]:
-        """Whether the next token completes the word if it is the word's last."""
+        """Whether the text ends with all of the word but its last token."""
         return _are_last(self.ids[..., :-1], history)
 
     def are_complete(self, history: History) -> Bool[Array, "R W"]:

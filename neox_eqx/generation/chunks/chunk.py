@@ -15,9 +15,12 @@ from neox_eqx.tokenizer import Tokenizer, text_of, token_ids
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Chunk:
-    """Tokens of B rows, which stand at the left; some rows may be shorter, or have none.
+    """Token ids of B rows, padded on the right to a common width; a row may be empty.
 
-    The width is a bucket, so that chunks of other lengths run the same compiled programs.
+    `of` makes the width a bucket, so that chunks of other lengths run the same compiled programs.
+
+    Raises:
+        InputError: the arrays have other shapes.
 
     Examples:
         >>> chunk = Chunk.of([[5, 6, 7], [8]])
@@ -78,11 +81,10 @@ class Chunk:
     def join(cls, chunks: Sequence["Chunk"]) -> "Chunk":
         """The rows of all chunks, one after the other, without a gap.
 
-        Rows of a chunk that has fewer than the last repeat: each stands before as many of the
-        last, next to each other, as it takes.
+        A chunk of fewer rows than the last is repeated as by `repeat`.
 
         Raises:
-            InputError: the number of rows is no multiple of that of another chunk.
+            InputError: the last chunk's number of rows is no multiple of another's.
         """
         rows = len(chunks[-1])
         repeated = [chunk.repeat(rows) for chunk in chunks]
@@ -109,7 +111,7 @@ class Chunk:
         return [text_of(tokenizer, row) for row in self.rows]
 
     def repeat(self, rows: int) -> "Chunk":
-        """`rows` rows: each of these as often as it takes, next to each other.
+        """`rows` rows: each of these equally often, its copies next to each other.
 
         Raises:
             InputError: `rows` is 0, or no multiple of the rows there are.
@@ -146,7 +148,7 @@ def _ids(row: Any) -> Int32[np.ndarray, " T"]:
 def align_left(
     values: Shaped[np.ndarray, "B N"], is_real: Bool[np.ndarray, "B N"]
 ) -> tuple[Shaped[np.ndarray, "B T"], Int[np.ndarray, " B"]]:
-    """What is real of each row without gaps, padded with 0 to a bucket, and how many it is."""
+    """The real values of each row without gaps, padded with 0 to a bucket, and their number."""
     lengths = is_real.sum(-1, dtype=np.int32)
     aligned: Any = np.zeros((len(values), bucket(int(lengths.max()))), values.dtype)
     aligned[np.arange(aligned.shape[1]) < lengths[:, None]] = values[is_real]

@@ -20,9 +20,9 @@ from neox_eqx.model.segment import Segment
 class ChunkResult:
     """A chunk that `model` has read or written, ready to stand before others.
 
-    Scores and candidates say what the text before each token of the chunk, that of earlier chunks
-    included, makes of the token's place. Where that is not known, scores and probabilities are NaN
-    and candidates -1: a first token has no text before it. At padding all of them are 0.
+    Scores and candidates at a token's place are the model's prediction for that place from all text
+    before it, earlier chunks included. Where there is none, as for the first token of a text,
+    scores and probabilities are NaN and candidates -1. At padding all of them are 0.
     """
 
     model: GPTNeoX
@@ -30,16 +30,16 @@ class ChunkResult:
     """The whole text before the chunk."""
     chunk: Chunk
     scores: Float[np.ndarray, "B T"]
-    """Log-probability of each token under the model itself, before any processing; -inf where it
-    is NaN, in a row that failed."""
+    """Natural log-probability of each token under the model itself, before any processing; -inf in
+    place of NaN in a row that failed."""
     candidates: Int[np.ndarray, "B T K"]
     """The likeliest tokens, the likeliest first."""
     candidate_probs: Float[np.ndarray, "B T K"]
-    """Of each of them, under the model itself."""
+    """The probability of each candidate under the model itself."""
     next_logits: Float[Array, "B V"]
-    """Of the token after each row's last, in float32."""
+    """Logits after each row's last token, in float32; NaN after `cut`."""
     segment: Segment
-    """Keys and values."""
+    """Keys and values of the chunk's tokens."""
     finish_reasons: tuple[str | None, ...]
     """Why each row ends here: "eos", "stop" or "length"; None where it was not generated. "error"
     where logits were NaN or infinite, as are those of all that follows in the row."""
@@ -51,11 +51,11 @@ class ChunkResult:
 
     @property
     def nbytes(self) -> int:
-        """Of keys, values and logits, on all devices together."""
+        """Bytes of keys, values and logits, on all devices together."""
         return sum(array.nbytes for array in jax.tree.leaves((self.segment, self.next_logits)))
 
     def nbytes_of(self, row: int) -> int:
-        """Of `take([row])`, known before there is such a copy."""
+        """The `nbytes` that `take([row])` would have, without making it."""
         of_slot = sum(x.nbytes for x in jax.tree.leaves(self.segment)) // self.chunk.tokens.size
         slots = bucket(int(self.chunk.lengths[row]))
         return of_slot * slots + self.next_logits.nbytes // len(self)
@@ -124,7 +124,7 @@ class ChunkResult:
     def cut(self, length: int, width: int | None = None) -> "ChunkResult":
         """At most `length` tokens of each row, in `width` slots or a bucket.
 
-        What follows them was never worked out: the next logits are NaN.
+        The logits after a cut were not kept: `next_logits` are NaN.
         """
         lengths = np.minimum(self.chunk.lengths, length)
         width = bucket(length) if width is None else width
@@ -146,7 +146,7 @@ def _same_width(arrays: Sequence[np.ndarray], width: int = 0) -> np.ndarray:
 def text_of(
     model: GPTNeoX, prefix_chunks: Sequence[ChunkResult], rows: int, after: Chunk = NO_TEXT
 ) -> Chunk:
-    """The whole text of chunks that follow each other, before `rows` rows.
+    """The text of chunks that follow each other, that of `after` first, repeated to `rows` rows.
 
     Raises:
         InputError: a chunk was read by another model, after another text, or in a number of rows
@@ -190,7 +190,7 @@ def check_model(where: str, theirs: GPTNeoX, ours: GPTNeoX) -> None:
 
 
 def _places(parts: Sequence[ChunkResult]) -> list[Int[np.ndarray, "_ _"]]:
-    """A number for each token and padding of all parts, part by part and row by row."""
+    """For each part the numbers of its slots (rows, slots), counted through all parts."""
     starts = np.cumsum([0, *(part.chunk.tokens.size for part in parts)])
     shapes = [part.chunk.tokens.shape for part in parts]
     return [
@@ -202,7 +202,7 @@ def _places(parts: Sequence[ChunkResult]) -> list[Int[np.ndarray, "_ _"]]:
 def _taken(
     parts: Sequence[ChunkResult], source: Int[np.ndarray, "R S"], lengths: Int[np.ndarray, " R"]
 ) -> dict[str, Any]:
-    """The fields of a result whose slots are those that `source` numbers."""
+    """The fields of a result with the slots `source`, numbered as in `_places`."""
 
     def pick(arrays: Sequence[np.ndarray]) -> np.ndarray:
         flat = np.concatenate(
@@ -232,7 +232,7 @@ def gather_slots(
     source: Int[Array, "R S"],
     is_real: Bool[Array, "R S"],
 ) -> Segment:
-    """The keys and values that `source` numbers among those of all segments."""
+    """Keys and values of the slots `source`, counted through all segments row by row."""
 
     def flat(x: Shaped[Array, "*L B G S X"]) -> Shaped[Array, "*L G P X"]:
         moved = jnp.moveaxis(x, -4, -3)

@@ -16,7 +16,7 @@ from neox_eqx.generation.vocabulary import Vocabulary
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.segment import Segment
 
-# Slots, of which there are twice as many when they are full: few sizes, and few programs.
+# Least numbers of slots, which double as a text grows: few sizes, and few programs compile.
 _FEWEST_READ, _FEWEST_KEPT = 64, 256
 
 
@@ -32,7 +32,7 @@ class KeptText:
         self.past = past
         self.tokens: tuple[int, ...] = ()
         self.tokens_read = 0
-        """Of all prompts, those that were read: the others were known."""
+        """Prompt tokens that were read; the others of all prompts were kept already."""
         # On a mesh the rows must divide over its data axis.
         self._rows = model.mesh.shape["data"] if model.mesh else 1
         self._kept = model.empty_segment(self._rows, _FEWEST_KEPT)
@@ -40,14 +40,14 @@ class KeptText:
     def answer(self, request: Request, vocabulary: Vocabulary) -> Iterator[Row]:
         """Yields the answer to a prompt as it grows, a token at a time, as `run` does.
 
-        The prompt with its answer is kept once the last of them is taken, unless that failed.
+        Prompt and answer are kept once the caller has gone through all rows, unless the row failed.
 
         Raises:
             InputError: as `run`.
         """
         model, limit = self.model, self._limit(request)
         known = self._known(request.tokens)
-        # Zero after that: a last token that nothing has read yet may hold NaN.
+        # The rest becomes zero: the last token may hold a NaN that no logits have shown yet.
         kept = self._kept.only(self._kept.valid & (np.arange(self._kept.slots) < known))
         rest = self._padded(request.tokens[known:], _FEWEST_READ)
         nothing = jnp.full((1, model.config.vocab_size), jnp.nan)
@@ -75,7 +75,7 @@ class KeptText:
         return request.options.new_tokens(len(request.tokens), room(self.model, self.past))
 
     def _known(self, tokens: tuple[int, ...]) -> int:
-        """How many tokens need not be read: at least the last one is, for what follows it."""
+        """How many tokens need not be read; the last always is, for the logits after it."""
         config = self.model.config
         is_dynamic = config.rope_parameters.rope_type == "dynamic"
         if is_dynamic and max(len(tokens), len(self.tokens)) > config.max_position_embeddings:
@@ -88,7 +88,7 @@ class KeptText:
         return pad_prompts([tokens] * self._rows, self.model.config.vocab_size, slots)
 
     def _joined(self, parts: Sequence[Segment], counts: Sequence[int]) -> Segment:
-        """One segment of so many slots of each part, without the padding between them."""
+        """One segment of the first counts[i] slots of each part i, without padding between them."""
         pieces, start = [], 0
         rows = np.arange(self._rows)[:, None]
         for part, count in zip(parts, counts, strict=True):

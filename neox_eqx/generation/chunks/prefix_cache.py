@@ -19,7 +19,7 @@ from neox_eqx.model.neox import GPTNeoX
 class _Entry:
     tokens: tuple[int, ...]
     digests: tuple[bytes, ...]
-    """Of each beginning of the text; the last is of all of it."""
+    """SHA-256 of each beginning of the text; the last is of all of it."""
     result: ChunkResult
     nbytes: int
 
@@ -30,8 +30,8 @@ class _Entry:
 class PrefixCache:
     """Reads texts from where they differ from every text that it has read before.
 
-    It keeps the keys and values of whole texts, up to `max_bytes`, and forgets those first that
-    were of no use for the longest time. A text is found by the SHA-256 of its beginning up to any
+    It keeps the keys and values of whole texts, up to `max_bytes`, and forgets the least recently
+    used first. A text is found by the SHA-256 of its beginning up to any
     token, since keys and values depend on all that stands before them.
 
     Examples:
@@ -52,7 +52,7 @@ class PrefixCache:
         self.tokens_saved = 0
         """Tokens that were not read again."""
         self.nbytes = 0
-        """Of what is kept, on all devices together."""
+        """Bytes of what is kept, on all devices together."""
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
         self._known: defaultdict[bytes, list[_Entry]] = defaultdict(list)
 
@@ -104,7 +104,8 @@ class PrefixCache:
         Rows that failed are not kept.
 
         Raises:
-            InputError: they do not, do not begin the text, or are of another model.
+            InputError: they do not follow each other, do not begin the text, or another model
+                read them.
         """
         whole = ChunkResult.join([_without_candidates(result) for result in results])
         check_model("what is to be kept", whole.model, self.model)
@@ -118,7 +119,7 @@ class PrefixCache:
                 self._keep(tokens, digests, whole, row)
 
     def _find(self, tokens: tuple[int, ...]) -> tuple[_Entry | None, int]:
-        """A text that begins as this one, and how many tokens are the same."""
+        """A kept text and how many first tokens, 2 at least, it shares with this; or None and 0."""
         digests = _digests(tokens)
         for count in range(len(tokens), 1, -1):
             entry = next(reversed(self._known.get(digests[count - 1], [])), None)
@@ -138,7 +139,7 @@ class PrefixCache:
     def _keep(
         self, tokens: tuple[int, ...], digests: tuple[bytes, ...], whole: ChunkResult, row: int
     ) -> None:
-        """Keeps a copy of one row, where all of `max_bytes` is enough for it."""
+        """Keeps a copy of one row, unless it alone is larger than `max_bytes`."""
         nbytes = whole.nbytes_of(row)
         if nbytes > self.max_bytes:
             return

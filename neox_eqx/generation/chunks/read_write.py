@@ -38,10 +38,11 @@ def prefill(
     candidates: int = 0,
     scores: bool = True,
 ) -> ChunkResult:
-    """Reads a chunk after the chunks before it, with so many `candidates` for each place.
+    """Reads a chunk after the chunks before it, and finds `candidates` likeliest tokens per place.
 
-    Without `scores`, which are NaN then, only the last token of each row takes the time that the
-    whole vocabulary takes; candidates come with scores alone.
+    Each row of `prefix_chunks` stands before equally many neighbouring rows of the chunk. With
+    `scores=False` scores are NaN, and logits are computed for the last token of each row alone,
+    which is faster; candidates need scores.
 
     Examples:
         >>> model = GPTNeoX.init(GPTNeoXConfig(64, 32, 1, 4, 128), key=jax.random.key(0))
@@ -104,12 +105,12 @@ def generate(
 ) -> tuple[Chunk, ChunkResult]:
     """Writes up to `steps` tokens after the prefix: a row for each of the `sample_ids`.
 
-    `sampling` is for all rows or one for each. A row's random numbers depend on its seed, its
-    sample id and the place in the whole text alone: the chunks may be split anywhere, and rows
-    be added. Rows end at one of the ids `eos` and at what the options stop at. By default `eos`
-    are those of config.json; where a generation_config.json may name others, give
-    `TextGenerator.eos_token_ids`. Stops that are texts need `token_bytes`, what each token
-    spells: `neox_eqx.token_bytes(tokenizer)`.
+    Returns the tokens, and the result to stand before other chunks. `sampling` is for all rows or
+    one for each. A row's random numbers depend on its seed, its sample id and the place in the
+    whole text alone: the chunks may be split anywhere, and rows be added. Rows end
+    at one of the ids `eos` and at what the options stop at. By default `eos` are those of
+    config.json; where a generation_config.json may name others, give `TextGenerator.eos_token_ids`.
+    Stops that are texts need `token_bytes`, what each token spells: `token_bytes(tokenizer)`.
 
     Raises:
         InputError: as `prefill`, or an option is out of range or does not fit.
@@ -195,7 +196,7 @@ def _sampler(
 class _WithCandidates(Strategy):
     """Samples as `sampler` does, and keeps the `number` likeliest tokens under the model itself.
 
-    Its memory has a row for each of them, those of one text next to each other.
+    Its memory are Rows, `number` for each text and next to each other: one for each rank.
     """
 
     sampler: Sampler

@@ -29,7 +29,8 @@ def read(
 ) -> tuple[Scores, Float[Array, "B V"], Bool[Array, " B"], Segment]:
     """Reads a chunk: scores, the next logits, which rows failed, and the segment.
 
-    `first_logits` are those of the rows' first tokens, which the text before them gives.
+    `first_logits` are those after the text before the chunk: they score each row's first token.
+    Each of their rows is for B / b neighbouring rows.
     """
     hidden, segment = model(tokens, is_real, past)
     lengths = is_real.sum(-1)
@@ -42,7 +43,7 @@ def read(
     scores = jax.tree.map(
         lambda all, one: jnp.roll(all, 1, axis=1).at[:, 0].set(one), scores, first
     )
-    # A row may have no token of its own here.
+    # A row without tokens here: what follows it follows the text before.
     next_logits = jnp.where(lengths[:, None] > 0, next_logits, first_logits)
     failed = is_nan | ~(next_logits < jnp.inf).all(-1)
     told = jax.tree.map(lambda x: constrain(x, model.mesh), (scores, next_logits, failed))
@@ -52,7 +53,7 @@ def read(
 def _scores_after(
     model: GPTNeoX, hidden: Float[Array, "B T D"], tokens: Int[Array, "B T"], candidates: int
 ) -> Scores:
-    """What each place says of the token that follows it in its row; of the last one nothing."""
+    """Scores of the next token at each place; those at a row's last place are 0."""
     rows, width = tokens.shape
     targets = jnp.pad(tokens[:, 1:], ((0, 0), (0, 1)), constant_values=NOT_ASKED)
     flat = hidden.reshape(rows * width, -1)

@@ -30,19 +30,19 @@ class Found(eqx.Module):
     texts: Rows
     """The best K finished texts so far; where there are fewer, `finish` is 0."""
     text_score: Float[Array, "B K"]
-    """Of those, divided by the length to the power of the length penalty, the best first."""
+    """Their scores, divided by the length to the power of the length penalty, the best first."""
     done: Bool[Array, " B"]
-    """Nothing that still runs is looked for."""
+    """Whether the prompt's search is over."""
     failed: Int[Array, " B"]
-    """The token, counted from 1, that a beam has no numbers for; 0 while the search is well."""
+    """The number, from 1, of the token for which a beam's logits were NaN; 0 without such."""
 
 
 class BeamSearch(Strategy):
     """K beams for each prompt, which go on from the best of their candidates.
 
-    M candidates are looked at, so that K of them go on even where all others end. A candidate is
-    one of the K x V texts that are longer by a token; with a temperature they are drawn, without
-    replacement, in proportion to their probability.
+    A candidate is one of the K x V texts that are longer by a token. The best M are looked at, so
+    many that K go on even where each beam ends with every EOS. With a temperature the M are drawn,
+    without replacement, in proportion to their probability.
     """
 
     processors: tuple[Processor, ...]
@@ -51,7 +51,7 @@ class BeamSearch(Strategy):
     seed: UInt32[Array, " B"]
     length_penalty: Float[Array, " B"]
     early_stopping: Int[Array, " B"]
-    """The place of each prompt's mode in EARLY_STOPPING."""
+    """An index into EARLY_STOPPING."""
     limit: Int[Array, " B"]
     ending: Ending
     """Of the candidates: B x M rows."""
@@ -159,7 +159,7 @@ class BeamSearch(Strategy):
     ) -> tuple[Float[Array, "B M"], Int[Array, "B M"], Int[Array, "B M"]]:
         """Scores of the candidates, the beams that they go on from, and their tokens.
 
-        What is processed are log-probabilities.
+        Processors and warpers are given log-probabilities, as in transformers.
         """
         prompts, vocab = len(self.seed), logprobs.shape[-1]
         for processor in self.processors:
@@ -188,7 +188,7 @@ class BeamSearch(Strategy):
         new = score / (length.astype(jnp.float32) ** self.length_penalty)[:, None]
         first = jnp.arange(self.candidates) < self.beams
         eligible = ended.done.reshape(score.shape) & first & ~memory.done[:, None]
-        # Above what was never found, however unlikely it is.
+        # However unlikely a text is: above -inf, the score of one that was not found.
         new = jnp.where(eligible, jnp.maximum(new, jnp.finfo(jnp.float32).min), -jnp.inf)
         text_score, order = lax.top_k(jnp.concatenate([memory.text_score, new], 1), self.beams)
 
@@ -210,9 +210,10 @@ class BeamSearch(Strategy):
     ) -> Bool[Array, " B"]:
         """Whether each prompt's search is over, with `best` the score of its best running beam.
 
-        It is where the best beam, at its hypothetical final length, is not better than the worst
-        of K finished texts. That length is the present one, which is a guess: with a length
-        penalty above 0 a longer text may still be better. "never" takes the longest there.
+        It is over where all candidates end; where K texts are found and early stopping is True; or
+        where the best running beam, scored at an assumed final length, is not better than the worst
+        of K texts. That length is the present one, though with a length penalty above 0 a longer
+        text may score better: there "never" assumes the limit.
         """
         full = texts.done.reshape(text_score.shape).all(-1)
         never = EARLY_STOPPING.index("never")
@@ -229,7 +230,8 @@ def _gumbel(
 ) -> Float[Array, "B S"]:
     """Noise whose largest sums with log-probabilities are a draw without replacement.
 
-    Folded from (seed, position) and nothing else.
+    The Gumbel-top-k trick (Kool et al. 2019, arXiv:1903.06059). Folded from (seed, position)
+    and nothing else.
     """
 
     def one(seed: UInt32[Array, ""], position: Int[Array, ""]) -> Float[Array, " S"]:

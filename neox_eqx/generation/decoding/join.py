@@ -26,12 +26,12 @@ def join(
     """The batch's `prompt` and `state` with another request at `place`, counted in prompts.
 
     Their buffers are updated in place. `new_prompt` and `new` are what `read_prompts` returned for
-    the request that joins. On a mesh, where it reads several copies, the first is taken. The
-    prompt must not have more slots than those of the batch. The rows at the place must be done; a
-    place that waits for its first request may hold any, with a limit of one token.
+    the request that joins. On a mesh, where several copies of it were read,
+    the first is taken. `new_prompt` must not have more slots than `prompt`. The rows at the place
+    must be done; a place without a request yet may hold any, with a limit of one token.
 
-    What comes after needs a strategy for the requests that are there now. Made with the same
-    batch mates it has the same shapes as before, so nothing compiles anew.
+    To go on, make a strategy for the requests that are there now. With the same batch mates its
+    arrays have the same shapes as before, so nothing compiles anew.
     """
     prompts = len(state.prompt_tokens)
     wider = new_prompt.pad(prompt.slots - new_prompt.slots)

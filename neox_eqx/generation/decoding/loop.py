@@ -26,8 +26,8 @@ def read_prompts(
 ) -> tuple[Segment, State]:
     """Reads the prompts, padded on the right, and chooses the first token of each row.
 
-    A segment of the `past` stands before all prompts, or before as many next to each other as
-    it takes. Logits are computed for the last position of a prompt only.
+    Each row of a segment of the `past` stands before equally many neighbouring prompts: all of
+    them, where it has one row. Logits are computed for the last position of a prompt only.
     """
     hidden, prompt = model(tokens, valid, past)
     last = valid.sum(-1) - 1
@@ -44,7 +44,7 @@ def decode(
     strategy: Strategy,
     until: Int[Array, ""],
 ) -> State:
-    """Goes on until every row is done, or the clock shows `until`, a slot that there must be.
+    """Goes on until every row is done, or the clock shows `until`, less than the rows' slots.
 
     The state's buffers are updated in place.
     """
@@ -76,7 +76,7 @@ def advance(
     """The state after up to `stride` tokens more, or after as many as the slots allow.
 
     The slots double when they are full, so a long limit costs nothing while the text is short:
-    every step reads all of them. The arrays of the state that is given are gone.
+    every step reads all of them. The arrays of `state` must not be used any more.
     """
     # A row may have one token more than keys and values: the newest.
     clock, last = int(state.clock), state.rows.slots - 1

@@ -16,7 +16,7 @@ from neox_eqx.generation.options.resolved_options import ResolvedOptions
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.sizes import size_text
 
-_NUMBER = 4
+_NUMBER = 4  # bytes of a float32 or an int32
 _CPU_COPIES = 3
 """Of scores, their softmax and a copy on the way, measured with 1,000 beams. An accelerator's
 compiler fuses them in other ways: one is counted, as nothing is refused that may run."""
@@ -30,7 +30,7 @@ def check_memory(
     batch_mates: Sequence[ResolvedOptions] = (),
     tokens_spelled: int = 0,
 ) -> None:
-    """Raises where a batch of requests needs more memory than is free, whatever it generates.
+    """Raises where a batch needs more memory than is free, however few tokens it generates.
 
     `free` is what `free_bytes` tells, asked once for many batches. `batch_mates` are those of
     `run`, and `tokens_spelled` is the number of its vocabulary's `token_bytes`.
@@ -56,7 +56,7 @@ def bytes_needed(
     batch_mates: Sequence[ResolvedOptions] = (),
     tokens_spelled: int = 0,
 ) -> dict[str, int]:
-    """What there is at once as rows choose their second token; they may grow from there."""
+    """Bytes for each purpose when the rows choose their second token; they may grow from there."""
     options = [request.options for request in requests]
     every, beams, prompts = [*options, *batch_mates], options[0].num_beams, len(requests)
     rows = prompts * max(beams, options[0].num_samples)
@@ -80,7 +80,7 @@ def bytes_needed(
 
 
 def free_bytes(model: GPTNeoX) -> int:
-    """What the devices of the model have free, or the hosts where they are in their memory.
+    """Bytes free on the model's devices, or in the hosts' memory where devices tell nothing.
 
     Each process of a pod can ask for its own alone, and takes the others to be like it.
     """
@@ -98,13 +98,13 @@ def _devices(model: GPTNeoX) -> list[jax.Device]:
 
 
 def _words(every: Sequence[Sequence[tuple[int, ...]]], rows: int) -> int:
-    """As `Words` pads them, of each row."""
+    """Bytes of the ids of all rows, as `Words` pads them."""
     longest = max((len(word) for words in every for word in words), default=0)
     length = longest if longest < 2 else bucket(longest)
     return _NUMBER * rows * bucket(max(map(len, every))) * length
 
 
 def _strings(every: Sequence[Sequence[str]], tokens_spelled: int) -> int:
-    """Of a state for each byte of all strings, after each token."""
+    """Bytes of the table of `StopStrings`: a state for each byte, after each token."""
     texts = {text for texts in every for text in texts}
     return _NUMBER * tokens_spelled * sum(len(text.encode()) for text in texts)

@@ -18,7 +18,7 @@ class Rows(eqx.Module):
     lengths: Int[Array, " R"]
     """Tokens so far in each row, its EOS included."""
     finish: Int[Array, " R"]
-    """Why the row has ended, as `stopping.REASONS` counts them; 0 while it goes on."""
+    """Why the row has ended, an index into `stopping.ending.REASONS`; 0 while it goes on."""
 
     @classmethod
     def empty(cls, rows: int, slots: int) -> "Rows":
@@ -52,12 +52,12 @@ class Rows(eqx.Module):
         )
 
     def end(self, finish: Int[Array, " R"]) -> "Rows":
-        """The rows that go on so far end where `finish` has a reason."""
+        """Ends the rows that go on and have a reason, not 0, in `finish`."""
         finish = jnp.where(self.done, self.finish, finish)
         return Rows(self.tokens, self.logprobs, self.lengths, finish)
 
     def take(self, parents: Int[Array, "B K"]) -> "Rows":
-        """K rows for each prompt: copies of the `parents`, which count the prompt's rows so far."""
+        """K rows for each prompt: copies of `parents`, indices among that prompt's own rows."""
         return jax.tree.map(lambda x: take_rows(x, parents), self)
 
     def pad(self, slots: int) -> "Rows":

@@ -39,9 +39,10 @@ class Request:
 class Row:
     """One completion, finished or not.
 
-    `finish_reason` is None while it goes on, then "eos", "stop", "length" or, of a row that failed
-    alone, "error": `error` says why, and the tokens are those before. `logprobs` are those of the
-    tokens under the model itself, before any processing. `score` is that of a search.
+    `finish_reason` is None while it goes on, then "eos", "stop", "length" or "error". Of a row
+    that failed, `error` says why, and the tokens are those before; other rows go on. `logprobs` are
+    natural logarithms under the model itself, before any processing. `score` is a beam search's:
+    summed processed log-probabilities by the length to the power of the length penalty.
     """
 
     tokens: tuple[int, ...]
@@ -73,14 +74,14 @@ def run(
     """Yields the rows of a batch as they grow, the completions of each request in turn.
 
     The last list holds the finished rows; of a search with beams there is no other. A row whose
-    logits become NaN, or a text that a search did not find, ends in "error" alone. `stride` is
+    logits become NaN or infinite, or that a search found no text for, ends in "error". `stride` is
     the number of tokens between two lists; None yields seldom and is fastest. All requests ask
     for the same number of samples, and of beams. The `past`, segments of one row, stands before
     all prompts. The batch is padded to a multiple of `pad_to` requests. `batch_mates` are the
     options of all requests that are to run the same program, in this batch or in others.
 
     Raises:
-        InputError: a prompt does not fit, or a token id is not the model's.
+        InputError: a prompt is empty or does not fit, or a token id is not the model's.
     """
     for request in requests:
         request.options.check_ids(model.config.vocab_size)
@@ -88,7 +89,7 @@ def run(
     limits = [
         request.options.new_tokens(len(request.tokens), room(model, past)) for request in requests
     ]
-    # On a mesh the prompts must divide over its data axis. More of the last, of one token each.
+    # On a mesh the prompts must divide over its data axis. So the last is repeated.
     data = model.mesh.shape["data"] if model.mesh else 1
     missing = -len(requests) % pad_to
     missing += -(len(requests) + missing) % data
@@ -116,7 +117,7 @@ def strategy_of(
     vocabulary: Vocabulary = NO_VOCABULARY,
     batch_mates: Sequence[ResolvedOptions] = (),
 ) -> Strategy:
-    """How requests of as many beams are answered; the arguments are those of `Sampler.of`."""
+    """Sampler or BeamSearch, for requests of as many beams each; arguments as of `Sampler.of`."""
     kind = Sampler if options[0].num_beams == 1 else BeamSearch
     return kind.of(options, limits, vocabulary, batch_mates)
 

@@ -16,6 +16,7 @@ from neox_eqx.generation.processors.chain import Processor, Warper, processors_o
 from neox_eqx.generation.stopping.ending import ERROR, Ending
 from neox_eqx.generation.vocabulary import NO_VOCABULARY, Vocabulary
 
+# Near the square root of 50,000 words, so that both sums of `draw` are short.
 _BLOCK = 256
 
 
@@ -41,7 +42,7 @@ class Sampler(Strategy):
         vocabulary: Vocabulary = NO_VOCABULARY,
         batch_mates: Sequence[ResolvedOptions] = (),
     ) -> "Sampler":
-        """A row for each sample of each request, which has at most its number of `limits` tokens.
+        """A row for each sample of each request, of at most limits[i] tokens for request i.
 
         `batch_mates` are the options of requests that run the same program, in this batch or in
         others: the program has what any of them needs.
@@ -67,12 +68,12 @@ class Sampler(Strategy):
         return len(self.seed)
 
     def begin(self, prompts: int, slots: int) -> None:
-        """Nothing: each row is chosen by its own text alone."""
+        """No memory: the choice depends on each row's own text alone."""
 
     def choose(
         self, logits: Float[Array, "R V"], history: History, rows: Rows, memory: None
     ) -> Choice:
-        """The next token of each row, which may end it; logits of NaN end it before one."""
+        """The next token of each row; logits of NaN or infinity end the row without one."""
         token = self.tokens(logits, history)
         logprob = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0]
         logprob = logprob - jax.nn.logsumexp(logits, axis=-1)

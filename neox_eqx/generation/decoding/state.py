@@ -15,6 +15,7 @@ from neox_eqx.model.segment import Segment
 from neox_eqx.sharding.rules import constrain
 
 FIRST_SLOTS = 64
+"""For the generated tokens of each row, until `double_slots`."""
 
 
 class State(eqx.Module):
@@ -26,8 +27,9 @@ class State(eqx.Module):
     """The prompts' ids, aligned to the right: the rows' tokens go on where they end."""
     rows: Rows
     clock: Int[Array, ""]
-    """The slot of the next keys and values, the same in all rows. What stands in earlier slots is
-    a row's own where `generated.valid` says so: not every row has begun at the first tick."""
+    """How many tokens' keys and values are written for each row, and so where the next go: in slot
+    `clock`, the same in all rows, or in the K slots from `clock` * K where K beams share a row of
+    them. `generated.valid` tells which earlier slots are a row's own: a row may join later."""
     memory: Any
     """The strategy's own."""
 
@@ -41,7 +43,7 @@ class State(eqx.Module):
     ) -> "State":
         """The first token of every row, by the `logits` after each prompt.
 
-        Keys and values will be kept as those of `like` are.
+        Keys and values will be kept in the class and the dtypes of `like`.
         """
         prompts, rows = len(logits), strategy.num_rows
         cache_rows = strategy.cache_rows(prompts)
@@ -60,14 +62,14 @@ class State(eqx.Module):
     ) -> "State":
         """Chooses one token a row; `newest` are keys and values of the tokens chosen before.
 
-        Rows that change places take along what they see of the keys and values, which stay.
+        Keys and values stay in place; a row takes over from its parent which of them it sees.
         """
         with jax.named_scope("choose"):
             rows, parents, memory = strategy.choose(logits, self.history, self.rows, self.memory)
         generated, clock = self.generated, self.clock
         if newest is not None:
-            # The slot waits for the chosen tokens, which are never below 0: once nothing reads the
-            # old buffer any more, XLA writes in place, where it would otherwise copy all of it.
+            # Adds 0, as no id is negative, so that the slot depends on the chosen tokens: once
+            # nothing reads the old buffer any more, XLA writes in place and copies nothing.
             with jax.named_scope("write"):
                 slot = clock * newest.slots + jnp.minimum(rows.tokens.min(), 0)
                 generated, clock = generated.write(newest, slot), clock + 1

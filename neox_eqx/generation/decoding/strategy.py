@@ -11,7 +11,7 @@ from neox_eqx.generation.history import History
 
 
 class Choice(NamedTuple):
-    """A token more for every row."""
+    """The state of a batch after one more token for each row."""
 
     rows: Rows
     """The rows with their new tokens."""

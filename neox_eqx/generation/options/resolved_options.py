@@ -10,6 +10,7 @@ from neox_eqx.shown import shown
 
 DEFAULT_NEW_TOKENS = 20
 DEFAULT_TOP_K = 50
+"""Both are transformers' defaults."""
 
 
 class NoRoom(InputError):
@@ -25,7 +26,7 @@ class NoRoom(InputError):
 
 @dataclasses.dataclass(frozen=True)
 class ResolvedOptions:
-    """Options of one request with every value settled; as they are by default, they do nothing.
+    """Options of one request with every value settled; the defaults are transformers', sampling.
 
     Raises:
         InputError: a value is out of its range; the message names the option.
@@ -81,15 +82,15 @@ class ResolvedOptions:
 
     @property
     def num_completions(self) -> int:
-        """Of each prompt."""
+        """Completions that are returned for each prompt."""
         return self.num_samples if self.num_beams == 1 else self.num_return_sequences
 
     def new_tokens(self, prompt_length: int, context_length: int) -> int:
         """How many tokens to generate after a prompt of this length, within the context.
 
         Raises:
-            InputError: the prompt alone fills `max_length` or the context, or what is generated
-                at most is less than at least.
+            InputError: the prompt alone fills `max_length` or the context (NoRoom), or the text
+                cannot become as long as `min_new_tokens` or `min_length` asks.
         """
         room = context_length - prompt_length
         if room < 1:

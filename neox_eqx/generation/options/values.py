@@ -12,7 +12,7 @@ from neox_eqx.unicode import check_unicode
 Word = str | tuple[int, ...]
 
 LARGEST = 1e30
-"""Numbers up to here can be added and multiplied in float32."""
+"""A logit plus or times a number up to here stays finite in float32."""
 
 _ID = "a token id, which is a whole number of at least 0"
 

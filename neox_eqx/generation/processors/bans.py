@@ -10,7 +10,7 @@ from neox_eqx.generation.words import Words
 
 
 class AllowedTokens(eqx.Module):
-    """Drops all other ids: where the tokenizer has no such token, as the vocabulary is padded."""
+    """Forbids the ids of a padded vocabulary that the tokenizer has no token for."""
 
     allowed: Bool[Array, " V"]
 
@@ -32,7 +32,7 @@ class NoRepeatNGram(eqx.Module):
         shifted = jnp.pad(text, ((0, 0), (length, 0)), constant_values=NOTHING)
 
         def compare(back: Int[Array, ""], repeats: Bool[Array, "R U"]) -> Bool[Array, "R U"]:
-            """Whether the token `back` before each is that of the text's end, where it counts."""
+            """Drops places whose token `back` before differs from the text's, if back < size."""
             before = lax.dynamic_slice_in_dim(shifted, length - back, length, axis=1)
             wanted = jnp.take_along_axis(shifted, (length + end - back)[:, None], axis=1)
             same = (before == wanted) & (wanted != NOTHING)
@@ -53,7 +53,7 @@ class BadWords(eqx.Module):
 
 
 class MinLength(eqx.Module):
-    """Forbids the EOS ids until the text and its generated part are long enough; 0 is off."""
+    """Forbids the EOS ids until the text, prompt included, and its new part are long enough."""
 
     min_length: Int[Array, " R"]
     min_new_tokens: Int[Array, " R"]

@@ -2,8 +2,8 @@
 
 One that no row uses is left out, so which are there is part of what compiles; rows that do not
 use it have a value at which it does nothing. `batch_mates` are the options of rows that run the
-same program, in this or other batches: which processors there are, and of what sizes, is as these
-need it too.
+same program, in this or other batches: a processor is there, and its arrays are as wide, as any of
+these needs.
 """
 
 import math
@@ -58,7 +58,7 @@ def processors_of(
     vocabulary: Vocabulary = NO_VOCABULARY,
     batch_mates: Rows = (),
 ) -> tuple[Processor, ...]:
-    """What holds for every choice; penalties that transformers lacks follow the one it has."""
+    """For every choice. Penalties that transformers lacks come after its repetition penalty."""
     chain: list[Processor] = []
     eos, every = vocabulary.eos, (*rows, *batch_mates)
     if vocabulary.allowed is not None:
@@ -93,7 +93,7 @@ def processors_of(
 
 
 def warpers_of(rows: Rows, *, at_least: int = 1, batch_mates: Rows = ()) -> tuple[Warper, ...]:
-    """What holds where a row samples; each leaves `at_least` so many tokens to draw from."""
+    """For rows that sample; each warper leaves `at_least` tokens to draw from."""
     chain: list[Warper] = []
     every = (*rows, *batch_mates)
 
@@ -154,7 +154,7 @@ def _min_length(rows: Rows, eos: Sequence[int]) -> MinLength:
 
 def _decay(rows: Rows, eos: Sequence[int]) -> ExponentialDecayLengthPenalty:
     starts, factors = zip(*(row.exponential_decay_length_penalty for row in rows), strict=True)
-    # Of a factor of 0 as good as none is left after one token, and 0 tokens leave all.
+    # log 0 is -inf, of which 0 tokens would make NaN; exp(-100) is as good as a factor of 0.
     logs = [math.log(factor) if factor else -100.0 for factor in factors]
     return ExponentialDecayLengthPenalty(
         jnp.asarray([min(start, _INT_MAX) for start in starts], jnp.int32),

@@ -32,7 +32,7 @@ class SequenceBias(eqx.Module):
 class RepetitionPenalty(eqx.Module):
     """Divides positive logits of the tokens of the text, and multiplies the others.
 
-    The prompt counts too, and a token that stands there often as one that stands there once.
+    The prompt counts too, and each token once. Keskar et al. 2019, arXiv:1909.05858.
     """
 
     penalty: Float[Array, " R"]
@@ -64,7 +64,7 @@ class PresencePenalty(eqx.Module):
 
 
 class FrequencyPenalty(eqx.Module):
-    """Subtracts `penalty` as often as the token was generated; the prompt does not count."""
+    """Subtracts `penalty` times how often the token was generated; the prompt does not count."""
 
     penalty: Float[Array, " R"]
 
@@ -78,7 +78,7 @@ class FrequencyPenalty(eqx.Module):
 class ExponentialDecayLengthPenalty(eqx.Module):
     """Raises the logits of the EOS ids with each token that is generated after the first `start`.
 
-    What is added is the logit's size times `factor`**k - 1, with k the tokens after these, and
+    What is added is |logit| * (factor**k - 1), with k the number of tokens after these, and
     stays a number that float32 can add and divide. A token that is forbidden stays so.
     """
 

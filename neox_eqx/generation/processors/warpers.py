@@ -47,7 +47,8 @@ class AtLeast(eqx.Module):
 class TopP(eqx.Module):
     """Keeps the most likely tokens until their probability reaches p, the crossing one included.
 
-    A token stays if those above it have less than p together; at least one stays.
+    A token stays if those above it have less than p together; at least one stays. Holtzman et al.
+    2019, arXiv:1904.09751.
     """
 
     p: Float[Array, " R"]
@@ -68,7 +69,10 @@ class TopP(eqx.Module):
 
 
 class MinP(eqx.Module):
-    """Drops tokens whose probability is below `min_p` times that of the most likely one."""
+    """Drops tokens whose probability is below `min_p` times that of the most likely one.
+
+    Nguyen et al. 2024, arXiv:2407.01082.
+    """
 
     min_p: Float[Array, " R"]
 
@@ -81,7 +85,8 @@ class MinP(eqx.Module):
 class TypicalP(eqx.Module):
     """Keeps the tokens whose surprise is nearest to the mean, until their probability reaches p.
 
-    Of those that are as near as the last of them, all stay. 1 keeps all.
+    Of those that are as near as the last of them, all stay. 1 keeps all. Meister et al. 2022,
+    arXiv:2202.00666.
     """
 
     p: Float[Array, " R"]
@@ -110,7 +115,10 @@ class EpsilonCutoff(eqx.Module):
 
 
 class EtaCutoff(eqx.Module):
-    """EpsilonCutoff with a smaller epsilon where the distribution is flat; 0 and 1 keep all."""
+    """EpsilonCutoff with a smaller epsilon where the distribution is flat; 0 and 1 keep all.
+
+    min(epsilon, sqrt(epsilon) exp(-entropy)): Hewitt et al. 2022, arXiv:2210.15191.
+    """
 
     epsilon: Float[Array, " R"]
 

@@ -18,7 +18,7 @@ REASONS = (None, "eos", "stop", "length", "error")
 """Why a row has ended, by the number in `Rows.finish`; it goes on at 0."""
 
 ERROR = REASONS.index("error")
-"""The row's logits were no numbers, and nothing follows its tokens."""
+"""Of a row whose logits were NaN or infinite: no token was chosen from them."""
 
 
 class Ending(eqx.Module):
@@ -40,7 +40,7 @@ class Ending(eqx.Module):
         vocabulary: Vocabulary = NO_VOCABULARY,
         batch_mates: Sequence[ResolvedOptions] = (),
     ) -> "Ending":
-        """When rows with these options end; each has at most its number of `limits` tokens.
+        """When rows with these options end; row i has at most limits[i] new tokens.
 
         `batch_mates` are the options of rows that run the same program in this or other batches.
 

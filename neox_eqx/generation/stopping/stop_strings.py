@@ -22,8 +22,8 @@ class StopStrings(eqx.Module):
     it, and the string may begin in the prompt. A string is a small automaton over bytes with a
     state for each of its bytes: how much of it the text now ends with. The states of all strings
     stand one after the other. `table` has what a whole token does to each, so a step looks up the
-    last few tokens and no text is ever decoded. It has room for the strings of any batch of a
-    call, not for those of all of them, which would grow with the number of requests.
+    last few tokens and no text is ever decoded. It is as large as any one batch of the batch
+    mates needs, not as all of them together, which would grow with the number of requests.
     """
 
     table: Int32[Array, "V S"]
@@ -40,7 +40,7 @@ class StopStrings(eqx.Module):
         token_bytes: TokenBytes,
         of_mates: Sequence[Sequence[str]] = (),
     ) -> "StopStrings":
-        """The strings of each row, in arrays that have room for as many rows of its batch mates.
+        """The strings of each row, in arrays that any batch of as many rows or mates fits into.
 
         How many strings there is room for, and of what length, is rounded up to a few sizes.
         """
@@ -68,7 +68,7 @@ class StopStrings(eqx.Module):
 
 
 def _most_states(every: Sequence[Sequence[str]], rows: int) -> int:
-    """The states that any so many of all rows need at most, each of their texts once."""
+    """An upper bound of the states that any `rows` of `every` row need, rounded up."""
     own = [frozenset(texts) for texts in every]
     largest = sorted((_length(texts) for texts in dict.fromkeys(own)), reverse=True)
     return bucket(1 + min(sum(largest[:rows]), _length(frozenset().union(*own))))
