@@ -62,7 +62,7 @@ class History(eqx.Module):
 
 
 def align_right(tokens: Int[Array, "B T"], valid: Bool[Array, "B T"]) -> Int[Array, "B T"]:
-    """Prompts that are padded on the right, padded with NOTHING on the left instead."""
+    """Moves the padding of prompts from the right to the left, where it is NOTHING."""
     padding = tokens.shape[1] - valid.sum(-1)
     return jax.vmap(jnp.roll)(jnp.where(valid, tokens, NOTHING), padding)
 

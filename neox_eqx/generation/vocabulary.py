@@ -12,7 +12,7 @@ TokenBytes = tuple[bytes | None, ...]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Vocabulary:
-    """The tokens of a tokenizer that generation treats in a special way."""
+    """What a tokenizer's tokens are to generation: ends of text, allowed or not, and bytes."""
 
     eos: Sequence[int] = ()
     """The ids that end a text."""

@@ -28,7 +28,7 @@ class Words(eqx.Module):
         rows: Sequence[Sequence[tuple[int, ...]]],
         of_mates: Sequence[Sequence[tuple[int, ...]]] = (),
     ) -> "Words":
-        """The words of each row, in an array as wide as the rows `of_mates` would need too.
+        """The words of each row, in an array wide enough for the words `of_mates` too.
 
         How many words a row has room for, and of what length, is rounded up to a few sizes.
         """

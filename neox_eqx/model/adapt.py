@@ -32,7 +32,9 @@ def adapt(
     use_rslora: bool = False,
     dropout: float = 0.0,
 ) -> GPTNeoX:
-    """The model with LoRA on each of the `targets`, names in TARGETS; its output is the same yet.
+    """The model with LoRA on each of the `targets`, which are names in TARGETS.
+
+    Until it is trained its output is the same.
 
     The other arguments are those of `LoRALinear.init`.
     """

@@ -168,7 +168,7 @@ class GPTNeoX(eqx.Module):
 
     @property
     def slot_bytes(self) -> int:
-        """Of the keys and values of one token of a row, in all layers."""
+        """Bytes of the keys and values of one token of a row, in all layers."""
         key = jax.ShapeDtypeStruct((1, self.num_heads, 1, self.config.head_dim), self.dtype)
         kept = jax.eval_shape(lambda key: self.kept(KV(key, key)), key)
         arrays = jax.tree.leaves(kept)

@@ -63,7 +63,7 @@ class Segment(eqx.Module):
         )
 
     def only(self, valid: Bool[Array, "R S"]) -> "Segment":
-        """This segment with no slots but these, of a `valid` with as many rows as `kv`.
+        """This segment with only the slots where `valid`, of as many rows as `kv`, is True.
 
         The others become zero: attention multiplies them by its zeros, which would keep a NaN.
         """

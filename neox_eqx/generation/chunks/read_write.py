@@ -110,7 +110,8 @@ def generate(
     whole text alone: the chunks may be split anywhere, and rows be added. Rows end
     at one of the ids `eos` and at what the options stop at. By default `eos` are those of
     config.json; where a generation_config.json may name others, give `TextGenerator.eos_token_ids`.
-    Stops that are texts need `token_bytes`, what each token spells: `token_bytes(tokenizer)`.
+    Stops that are texts need `token_bytes`, what each token spells, from
+    `neox_eqx.token_bytes`.
 
     Raises:
         InputError: as `prefill`, or an option is out of range or does not fit.
@@ -196,7 +197,7 @@ def _sampler(
 class _WithCandidates(Strategy):
     """Samples as `sampler` does, and keeps the `number` likeliest tokens under the model itself.
 
-    Its memory are Rows, `number` for each text and next to each other: one for each rank.
+    Its memory is a Rows with `number` rows for each text, next to each other, one for each rank.
     """
 
     sampler: Sampler

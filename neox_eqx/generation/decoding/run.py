@@ -42,7 +42,7 @@ class Row:
     `finish_reason` is None while it goes on, then "eos", "stop", "length" or "error". Of a row
     that failed, `error` says why, and the tokens are those before; other rows go on. `logprobs` are
     natural logarithms under the model itself, before any processing. `score` is a beam search's:
-    summed processed log-probabilities by the length to the power of the length penalty.
+    summed processed log-probabilities, divided by length ** length_penalty.
     """
 
     tokens: tuple[int, ...]
@@ -89,7 +89,7 @@ def run(
     limits = [
         request.options.new_tokens(len(request.tokens), room(model, past)) for request in requests
     ]
-    # On a mesh the prompts must divide over its data axis. So the last is repeated.
+    # On a mesh the prompts must divide over its data axis, so the last is repeated.
     data = model.mesh.shape["data"] if model.mesh else 1
     missing = -len(requests) % pad_to
     missing += -(len(requests) + missing) % data

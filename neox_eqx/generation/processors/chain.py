@@ -1,9 +1,9 @@
 """Which processors a batch needs, in transformers' order.
 
-One that no row uses is left out, so which are there is part of what compiles; rows that do not
-use it have a value at which it does nothing. `batch_mates` are the options of rows that run the
-same program, in this or other batches: a processor is there, and its arrays are as wide, as any of
-these needs.
+A processor that no row uses is left out, so the program that compiles depends on which are there;
+rows that do not use one have a value at which it does nothing. `batch_mates` are the options of
+rows that run the same program, in this or other batches: a processor is there where any row or
+mate needs it, and its arrays are as wide as the widest of them needs.
 """
 
 import math

@@ -40,7 +40,7 @@ class StopStrings(eqx.Module):
         token_bytes: TokenBytes,
         of_mates: Sequence[Sequence[str]] = (),
     ) -> "StopStrings":
-        """The strings of each row, in arrays that any batch of as many rows or mates fits into.
+        """The strings of each row, in arrays that fit any batch of as many rows and mates.
 
         How many strings there is room for, and of what length, is rounded up to a few sizes.
         """

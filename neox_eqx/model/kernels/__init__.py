@@ -1,1 +1,1 @@
-"""Matrix products and attention, written for what each platform computes fast."""
+"""Matrix products and attention, in the forms that each platform computes fast."""
