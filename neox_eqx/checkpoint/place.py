@@ -43,7 +43,8 @@ def place_quantized(
         InputError: there is NaN or infinity in it.
     """
     *rows_shape, columns = layer.shape
-    fields = {name: getattr(layer, name) for name in _encoded(layer)}
+    zeros = layer.encode(np.zeros((1, columns), np.float32))
+    fields = {name: getattr(layer, name) for name in zeros}
     depth = len(rows_shape)
 
     def read(rows: Index) -> dict[str, np.ndarray]:
@@ -56,7 +57,7 @@ def place_quantized(
         for of_tensor in zip(*parts, strict=True):
             (entry, _, within), *_ = of_tensor
             own = {name: part for name, (_, part, _) in zip(buffers, of_tensor, strict=True)}
-            _fill_quantized(own, type(layer), entry, within)
+            _fill_quantized(own, type(layer), entry, within, zeros)
         return buffers
 
     read_once = _once(read, tuple(rows_shape))
@@ -76,12 +77,6 @@ def place_quantized(
         return spread(array, field.sharding)
 
     return {name: placed(name, field) for name, field in fields.items()}
-
-
-def _encoded(layer: QuantizedLinear) -> list[str]:
-    """The names of the fields that hold the weight."""
-    row = jax.ShapeDtypeStruct((1, layer.shape[-1]), np.float32)
-    return list(jax.eval_shape(type(layer).encode, row))
 
 
 def spread(array: jax.Array, where: Sharding) -> jax.Array:
@@ -164,9 +159,13 @@ def _fill(buffer: np.ndarray, entry: Entry, index: Index) -> None:
 
 
 def _fill_quantized(
-    buffers: dict[str, np.ndarray], form: type[QuantizedLinear], entry: Entry, index: Index
+    buffers: dict[str, np.ndarray],
+    form: type[QuantizedLinear],
+    entry: Entry,
+    index: Index,
+    zeros: dict[str, np.ndarray],
 ) -> None:
-    """As `_fill`, of whole rows in their form."""
+    """As `_fill`, of whole rows in their form, in which `zeros` are a row of zeros."""
     rows, columns = _sizes(index)
     inside = _inside(entry, index)
     for first, block in blocks(entry, inside, np.dtype(np.float32)):
@@ -175,9 +174,10 @@ def _fill_quantized(
                 f"{entry.path}: {entry.name} holds NaN or infinity, which {form.name} has not; "
                 "load it without quantize"
             )
-        block = np.pad(block, ((0, 0), (0, columns - block.shape[1])))
+        if block.shape[1] < columns:
+            block = np.pad(block, ((0, 0), (0, columns - block.shape[1])))
         for name, encoded in form.encode(block).items():
             buffers[name][first : first + len(block)] = encoded
     outside = slice(_sizes(inside)[0], rows)
-    for name, encoded in form.encode(np.zeros((1, columns), np.float32)).items():
-        buffers[name][outside] = encoded
+    for name, row in zeros.items():
+        buffers[name][outside] = row
