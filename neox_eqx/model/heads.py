@@ -18,8 +18,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-TILE_ROWS = 8
-"""Rows in a TPU's tile of 32-bit numbers, 8 x 128."""
+from neox_eqx.model.kernels.tpu import TILE_ROWS
 
 
 def heads_together(heads: int, mesh: Mesh) -> int:

@@ -9,13 +9,10 @@ from jaxtyping import Array, Float, Float32, Int8
 
 from neox_eqx.model.kernels import cpu, tpu
 from neox_eqx.model.kernels.any import dot_int8
+from neox_eqx.model.kernels.cpu import LARGEST, TINY
 from neox_eqx.model.linear import is_few
 from neox_eqx.model.quantized import Numbers, QuantizedLinear
 from neox_eqx.sharding.rules import Axes
-
-LARGEST = 127
-"""Of int8; -128 is left out, so that the range is symmetric."""
-_TINY = float(np.finfo(np.float32).tiny)
 
 
 class Int8Linear(QuantizedLinear):
@@ -44,7 +41,7 @@ def quantize_rows(weight: Numbers) -> tuple[Numbers, Numbers]:
     it and rounded, halves to even. A row of zeros has the smallest normal number as its scale.
     """
     # Not / LARGEST: XLA would compile that to this product, and NumPy would round differently.
-    scale = (abs(weight).max(-1) * (1 / LARGEST)).clip(_TINY)
+    scale = (abs(weight).max(-1) * (1 / LARGEST)).clip(TINY)
     return (weight / scale[..., None]).round().astype(np.int8), scale
 
 

@@ -1,7 +1,7 @@
 """Products of few rows on a CPU, where reading the weights is all that takes time.
 
 XLA's CPU matrix product copies its right side into another order first, and converts a weight of
-other dtypes as a whole (seen with JAX 0.11). What is here reads the weight once, as it lies.
+other dtypes as a whole (seen with JAX 0.10.2). What is here reads the weight once, as it lies.
 """
 
 import math
@@ -15,9 +15,11 @@ from neox_eqx.model.kernels.any import dot
 
 DIGIT_ROWS = 8
 """Up to so many rows `_dot_digits` is faster than float32; measured on two x86 cores."""
-_LARGEST = 127
-_BASE = 2 * _LARGEST
-_TINY = float(np.finfo(np.float32).tiny)
+LARGEST = 127
+"""Of int8; -128 is left out, so that the range is symmetric."""
+TINY = float(np.finfo(np.float32).tiny)
+"""The smallest normal number: what a row of zeros is divided by."""
+_BASE = 2 * LARGEST
 
 
 def dot_few_rows(
@@ -43,7 +45,7 @@ def dot_int8(
 ) -> Float[Array, "*B out"]:
     """x Wᵀ, where row r of W is scale[r] * weight[r], without a float copy of the weight."""
     rows = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
-    summable = rows.shape[-1] * _LARGEST**2 <= jnp.iinfo(jnp.int32).max
+    summable = rows.shape[-1] * LARGEST**2 <= jnp.iinfo(jnp.int32).max
     if len(rows) <= DIGIT_ROWS and summable:
         y = _dot_digits(rows, weight)
     else:
@@ -61,7 +63,7 @@ def _dot_digits(
     Products of digits and int8 weights are summed exactly, in int32. What three digits leave out
     is at most about 2**-24 of a row's largest absolute value, as much as float32 itself.
     """
-    unit = abs(rows).max(-1, keepdims=True).clip(_TINY) / _LARGEST
+    unit = abs(rows).max(-1, keepdims=True).clip(TINY) / LARGEST
     rest, digits = rows / unit, []
     for _ in range(3):
         digit = rest.round()
