@@ -1,0 +1,177 @@
+// The call as XLA makes it, and the choice of an instruction set.
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+#include "product.h"
+#include "threads.h"
+#include "xla/ffi/api/ffi.h"
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace ffi = xla::ffi;
+
+namespace neox {
+namespace {
+
+std::atomic<const Kernels*> chosen{nullptr};
+std::atomic<int64_t> most_threads{1};
+
+ffi::Error wrong(const char* what) {
+  return ffi::Error::InvalidArgument(std::string("neox_eqx: ") + what);
+}
+
+bool is(const ffi::AnyBuffer& buffer, ffi::DataType type, std::initializer_list<int64_t> shape) {
+  auto dims = buffer.dimensions();
+  return buffer.element_type() == type && dims.size() == shape.size() &&
+         std::equal(shape.begin(), shape.end(), dims.begin());
+}
+
+// What a weight of rows is; `scaled` tells whether a scale comes with it.
+ffi::Error by_rows(Product& p, const ffi::AnyBuffer& w, bool scaled) {
+  const auto type = w.element_type();
+  if (scaled != (type == ffi::S8)) return wrong("int8 has a scale, and 16 bits have none");
+  if (type == ffi::S8) p.format = Format::kInt8;
+  else if (type == ffi::F16) p.format = Format::kFloat16;
+  else if (type == ffi::BF16) p.format = Format::kBfloat16;
+  else return wrong("a weight by rows is float16, bfloat16 or int8");
+  return is(w, type, {p.N, p.K}) ? ffi::Error() : wrong("the weight's shape is not (out, in)");
+}
+
+ffi::Error by_tiles(Product& p, const ffi::AnyBuffer& w) {
+  if (p.K % kGroup || p.N % kTile) return wrong("tiles are of 16 rows and groups of 32");
+  const int64_t tiles = p.N / kTile;
+  if (is(w, ffi::U8, {tiles, p.K / 8, 64})) p.format = Format::kTiles4;
+  else if (is(w, ffi::U8, {tiles, p.K / 4, 64})) p.format = Format::kTiles8;
+  else return wrong("tiles are uint8 of (out / 16, in / 8 or in / 4, 64)");
+  return ffi::Error();
+}
+
+ffi::Error described(Product& p, const ffi::AnyBuffer& x, const ffi::AnyBuffer& w,
+                     ffi::RemainingArgs rest, const ffi::AnyBuffer& y) {
+  if (y.dimensions().size() != 2) return wrong("the result has not two axes");
+  if (x.dimensions().size() != 2) return wrong("x has not two axes");
+  p.M = x.dimensions()[0];
+  p.K = x.dimensions()[1];
+  p.N = y.dimensions()[1];
+  if (!is(x, ffi::F32, {p.M, p.K})) return wrong("x is not float32");
+  if (!is(y, ffi::F32, {p.M, p.N})) return wrong("the result is not float32 of (rows, out)");
+  if (rest.size() > 1) return wrong("at most a weight and its scale are taken");
+  const bool tiled = w.dimensions().size() == 3;
+  if (auto error = tiled ? by_tiles(p, w) : by_rows(p, w, rest.size()); error.failure()) return error;
+  if (p.tiled() && !rest.size()) return wrong("tiles have scales");
+  if (rest.size()) {
+    auto scale = rest.get<ffi::AnyBuffer>(0);
+    if (scale.has_error()) return scale.error();
+    if (tiled && !is(*scale, ffi::F16, {p.N / kTile, p.groups(), kTile}))
+      return wrong("scales of tiles are float16 of (out / 16, in / 32, 16)");
+    if (!tiled && !is(*scale, ffi::F32, {p.N})) return wrong("the scale is not float32 of (out)");
+    p.scale = scale->untyped_data();
+  }
+  p.x = x.typed_data<float>();
+  p.w = w.untyped_data();
+  p.y = y.typed_data<float>();
+  return ffi::Error();
+}
+
+// Chunks of at least 64 KB of W, or as much work, and some for each thread: a slow one does fewer.
+void compute(const Product& p, const Kernels& kernels, ffi::ThreadPool& pool) {
+  auto ceil = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
+  const int64_t threads = most_threads.load();
+  const double bytes = double(p.N) * double(p.K) * double(p.bits()) / 8;
+  const auto wanted = int64_t(std::min(8.0 * double(threads), bytes * std::max(1.0, double(p.M) / 8) / 65536));
+  const int64_t columns = ceil(ceil(p.N, std::max<int64_t>(1, wanted)), 48) * 48;
+  const int64_t across = ceil(p.N, columns);
+  const int64_t down = std::max<int64_t>(1, std::min(wanted / across, p.M / 48));
+  const int64_t rows = ceil(ceil(p.M, down), 12) * 12;
+  parallel(pool, threads, across * ceil(p.M, rows), [&](int64_t c) {
+    const int64_t m = c / across * rows, n = c % across * columns;
+    const Part part = {m, std::min(p.M, m + rows), n, std::min(p.N, n + columns)};
+    (p.tiled() ? kernels.by_tiles : kernels.by_rows)(p, part);
+  });
+}
+
+// Room for x in int8. The scales come first: they must lie on multiples of four bytes.
+bool round_rows(Product& p, std::unique_ptr<char[]>& room, const Kernels& kernels, ffi::ThreadPool& pool) {
+  const int64_t scales = p.M * p.groups();
+  room.reset(new (std::nothrow) char[scales * 8 + p.M * p.K]);
+  if (!room) return false;
+  p.digit_scale = (float*)room.get();
+  p.digit_sum = (int32_t*)(p.digit_scale + scales);
+  p.digits = (int8_t*)(p.digit_sum + scales);
+  constexpr int64_t kRows = 16;
+  parallel(pool, most_threads.load(), (p.M + kRows - 1) / kRows, [&](int64_t c) {
+    kernels.round(p, c * kRows, std::min(p.M, c * kRows + kRows));
+  });
+  return true;
+}
+
+ffi::Error product(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer w, ffi::RemainingArgs rest,
+                   ffi::Result<ffi::AnyBuffer> y) {
+  Product p{};
+  const Kernels* kernels = chosen.load();
+  if (!kernels) return wrong("no instruction set was chosen");
+  if (auto error = described(p, x, w, rest, *y); error.failure()) return error;
+  if (p.M == 0 || p.N == 0) return ffi::Error();
+  std::unique_ptr<char[]> room;
+  if (p.tiled() && !round_rows(p, room, *kernels, pool))
+    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "neox_eqx: no memory for the rounded rows");
+  compute(p, *kernels, pool);
+  return ffi::Error();
+}
+
+// The bitwise sum of all bytes, eight at a time: what reading them takes.
+ffi::Error read(ffi::ThreadPool pool, ffi::Buffer<ffi::U64> x, ffi::ResultBuffer<ffi::U64> y) {
+  constexpr int64_t kChunk = 1 << 16;
+  const auto size = int64_t(x.element_count());
+  std::atomic<uint64_t> all{0};
+  parallel(pool, most_threads.load(), (size + kChunk - 1) / kChunk, [&](int64_t c) {
+    const uint64_t* data = x.typed_data() + c * kChunk;
+    const int64_t count = std::min(kChunk, size - c * kChunk);
+    uint64_t own[8] = {};
+    int64_t i = 0;
+    for (; i + 8 <= count; i += 8) {
+      __builtin_prefetch(data + i + 1024, 0, 2);
+      for (int l = 0; l < 8; l++) own[l] ^= data[i + l];
+    }
+    for (; i < count; i++) own[0] ^= data[i];
+    for (int l = 1; l < 8; l++) own[0] ^= own[l];
+    all.fetch_xor(own[0]);
+  });
+  if (y->element_count() != 1) return wrong("the result of reading is one number");
+  *y->typed_data() = all.load();
+  return ffi::Error();
+}
+
+}  // namespace
+
+// Named by the sources, so that a program that was compiled for others never calls these.
+XLA_FFI_DEFINE_HANDLER(product_handler, product,
+                       ffi::Ffi::Bind()
+                           .Ctx<ffi::ThreadPool>()
+                           .Arg<ffi::AnyBuffer>()
+                           .Arg<ffi::AnyBuffer>()
+                           .RemainingArgs()
+                           .Ret<ffi::AnyBuffer>());
+XLA_FFI_DEFINE_HANDLER(read_handler, read,
+                       ffi::Ffi::Bind()
+                           .Ctx<ffi::ThreadPool>()
+                           .Arg<ffi::Buffer<ffi::U64>>()
+                           .Ret<ffi::Buffer<ffi::U64>>());
+
+EXPORT XLA_FFI_Error* neox_eqx_product(XLA_FFI_CallFrame* frame) { return (*product_handler)(frame); }
+EXPORT XLA_FFI_Error* neox_eqx_read(XLA_FFI_CallFrame* frame) { return (*read_handler)(frame); }
+
+// Takes the fastest instruction set of this name, or of all if it is empty, and at most so many
+// threads. Returns its name, or null where this machine has none of that name.
+EXPORT const char* neox_eqx_use(const char* name, int64_t threads) {
+  for (auto each = kKernels; *each; each++)
+    if ((!*name || !std::strcmp(name, (*each)->name)) && (*each)->runs_here()) {
+      chosen = *each;
+      most_threads = std::max<int64_t>(1, threads);
+      return (*each)->name;
+    }
+  return nullptr;
+}
+
+}  // namespace neox

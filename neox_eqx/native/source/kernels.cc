@@ -1,0 +1,29 @@
+// The instruction sets, from the fastest.
+#include "avx512.h"
+#include "plain.h"
+#include "product.h"
+
+namespace neox {
+namespace {
+
+#if defined(__x86_64__)
+bool has_avx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("fma");
+}
+const Kernels kAvx512 = {"avx512", has_avx512, avx512_by_rows, avx512_by_tiles, avx512_round};
+#endif
+
+bool always() { return true; }
+const Kernels kPlain = {"plain", always, plain_by_rows, plain_by_tiles, plain_round};
+
+}  // namespace
+
+const Kernels* const kKernels[] = {
+#if defined(__x86_64__)
+    &kAvx512,
+#endif
+    &kPlain, nullptr};
+
+}  // namespace neox

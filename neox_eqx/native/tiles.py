@@ -1,0 +1,63 @@
+"""Weights of 4 and 8 bits in groups along the input, as the library reads them.
+
+A number of a weight (out, in) is scale * (code - zero). A code is an unsigned number of 4 bits, whose
+zero is 8, or of 8, whose zero is 128. A scale, float16, is that of a row's 32 numbers from a multiple of
+32 on. 16 rows lie side by side, so that a lane of a processor is a row: with 4 bits as uint8
+(out/16, in/8, 64), where byte 4r + b of entry (t, j) has two numbers of row 16t + r, number 8j + b in its
+lower half and 8j + 4 + b in its upper; with 8 bits as uint8 (out/16, in/4, 64), where it has number
+4j + b. Scales are (out/16, in/32, 16). What is missing of the last 16 rows or 32 numbers is there with
+scales of 0.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float16, Float32, UInt8
+
+TILE = 16
+"""Rows of a weight side by side."""
+GROUP = 32
+"""Numbers of a row with one scale."""
+
+Numbers = np.ndarray | jax.Array
+
+
+def tiled(codes: Numbers, scale: Numbers, *, bits: int) -> tuple[Numbers, Numbers]:
+    """Codes (..., out, in), uint8, and scales (..., out, ceil(in / 32)), float16, as tiles and theirs.
+
+    NumPy gives NumPy, JAX gives JAX.
+    """
+    *leading, _, size = codes.shape
+    codes = _filled(codes, 2 ** (bits - 1), -(-size // GROUP) * GROUP)
+    scale = _filled(scale, 0, scale.shape[-1])
+    tiles, groups = codes.shape[-2] // TILE, scale.shape[-1]
+    # Axes: tile, row, bytes, of 4 bits the half, byte
+    halves = [8 // bits] if bits == 4 else []
+    split = codes.reshape(*leading, tiles, TILE, -1, *halves, 4)
+    if bits == 4:
+        split = split[..., 0, :] | (split[..., 1, :] << 4)
+    ordered = split.swapaxes(-3, -2).reshape(*leading, tiles, -1, 4 * TILE)
+    return ordered, scale.reshape(*leading, tiles, TILE, groups).swapaxes(-2, -1)
+
+
+def _filled(numbers: Numbers, value: int, size: int) -> Numbers:
+    """With rows up to a multiple of 16, and `size` numbers in each."""
+    *leading, out, own = numbers.shape
+    widths = [(0, 0)] * len(leading) + [(0, -out % TILE), (0, size - own)]
+    library = np if isinstance(numbers, np.ndarray) else jnp
+    return library.pad(numbers, widths, constant_values=value)
+
+
+def untiled(
+    tiles: UInt8[Array, "T steps 64"], scale: Float16[Array, "T G 16"]
+) -> Float32[Array, "out in"]:
+    """The weight, with what was added to make it whole tiles."""
+    count, groups, _ = scale.shape
+    bits = tiles.shape[1] // groups  # 32 numbers are in four times 64 bytes of 16 rows, or in eight
+    split = tiles.reshape(count, groups, bits, TILE, 4)
+    if bits == 4:
+        split = jnp.stack([split & 15, split >> 4], -2)
+    codes = jnp.moveaxis(split, 3, 1).reshape(count, TILE, groups, GROUP)
+    values = codes.astype(jnp.float32) - 2 ** (bits - 1)
+    scales = scale.astype(jnp.float32).swapaxes(1, 2)[..., None]
+    return (values * scales).reshape(count * TILE, groups * GROUP)
