@@ -26,6 +26,7 @@ LAYERS = (
     "option_kinds",
     "command_line",
     "sharding",
+    "native",
     "model",
     "checkpoint",
     "generation",

@@ -16,10 +16,8 @@ from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 from neox_eqx.model.kernels import cpu, tpu
 from neox_eqx.model.kernels.any import dot
+from neox_eqx.model.kernels.cpu import FEW_ROWS
 from neox_eqx.sharding.rules import Placed
-
-FEW_ROWS = 16
-"""Up to so many rows a product is bound by reading the weights; measured on two x86 cores."""
 
 
 class Linear(Placed):
@@ -62,10 +60,10 @@ class Linear(Placed):
 
 def project(x: Float[Array, "*B in"], weight: Float[Array, "out in"]) -> Float[Array, "*B out"]:
     """x Wᵀ in x's dtype; what is in 16 bits is summed in float32."""
-    if not is_few(x):
+    if not (is_few(x) or cpu.has_kernel(weight)):
         return dot(x, weight)
-    on_tpu = partial(tpu.with_full_tiles, dot)
-    return lax.platform_dependent(x, weight, cpu=cpu.dot_few_rows, tpu=on_tpu, default=dot)
+    on_tpu = partial(tpu.with_full_tiles, dot) if is_few(x) else dot
+    return lax.platform_dependent(x, weight, cpu=cpu.dot, tpu=on_tpu, default=dot)
 
 
 def is_few(x: Float[Array, "*B in"]) -> bool:

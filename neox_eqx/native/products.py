@@ -118,34 +118,42 @@ _product.defvjp(_forward, _backward)
 @cache
 def _batched(form: _Form) -> Callable[..., Array]:
     """The call, which under vmap takes a batch of rows as rows, and weights one after the other."""
-    split = partitioned(partial(_call, form.tile), form.rule)
+    on_device = partial(_call, form.tile)
+    on_mesh = partitioned(on_device, form.rule)
 
     @custom_vmap
-    def call(rows: Array, *weight: Array) -> Array:
-        return split(rows, *weight)
+    def call(*arrays: Array) -> Array:
+        # Where shard_map tells what varies over devices, each of them computes by itself.
+        return (on_device if any(map(_varying, arrays)) else on_mesh)(*arrays)
 
     @call.def_vmap
-    def of_batch(size: int, batched: list[bool], rows: Array, *weight: Array) -> tuple[Array, bool]:
+    def of_batch(size: int, batched: tuple[bool, ...], *arrays: Array) -> tuple[Array, bool]:
+        rows, *weight = arrays
         if not any(batched[1:]):
             y = call(rows.reshape(-1, rows.shape[-1]), *weight)
             return y.reshape(size, -1, y.shape[-1]), True
-        arrays = [
+        each = [
             array if own else jnp.broadcast_to(array, (size, *array.shape))
-            for array, own in zip((rows, *weight), batched, strict=True)
+            for array, own in zip(arrays, batched, strict=True)
         ]
-        return lax.map(lambda each: call(*each), tuple(arrays)), True
+        return lax.map(lambda own: call(*own), tuple(each)), True
 
     return call
 
 
-def _call(tile: int, rows: Array, *weight: Array) -> Array:
-    # Within shard_map a result varies over devices as its arguments do, who must be alike in that.
-    kinds = [jax.typeof(array).manual_axis_type for array in (rows, *weight)]
-    varying = frozenset[str]().union(*(kind.varying for kind in kinds))
+def _varying(array: Array) -> frozenset[str]:
+    """The axes of the mesh along which shard_map says that the array is not everywhere the same."""
+    return jax.typeof(array).manual_axis_type.varying
+
+
+def _call(tile: int, *arrays: Array) -> Array:
+    """On one device. The result varies as the arguments do, which must be alike in that."""
+    varying = frozenset[str]().union(*map(_varying, arrays))
     alike = [
-        lax.pcast(array, tuple(sorted(varying - kind.varying)), to="varying")
-        for array, kind in zip((rows, *weight), kinds, strict=True)
+        lax.pcast(array, tuple(sorted(varying - _varying(array))), to="varying") for array in arrays
     ]
-    shape = (len(rows), tile * len(weight[0]))
-    result = jax.ShapeDtypeStruct(shape, jnp.float32, manual_axis_type=jax.typeof(alike[0]).manual_axis_type)
+    rows, weight, *_ = alike
+    kind = jax.typeof(rows)
+    how = {"sharding": kind.sharding, "manual_axis_type": kind.manual_axis_type} if varying else {}
+    result = jax.ShapeDtypeStruct((len(rows), tile * len(weight)), jnp.float32, **how)
     return jax.ffi.ffi_call(PRODUCT, result)(*alike)

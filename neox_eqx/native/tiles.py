@@ -1,12 +1,14 @@
 """Weights of 4 and 8 bits in groups along the input, as the library reads them.
 
-A number of a weight (out, in) is scale * (code - zero). A code is an unsigned number of 4 bits, whose
-zero is 8, or of 8, whose zero is 128. A scale, float16, is that of a row's 32 numbers from a multiple of
-32 on. 16 rows lie side by side, so that a lane of a processor is a row: with 4 bits as uint8
-(out/16, in/8, 64), where byte 4r + b of entry (t, j) has two numbers of row 16t + r, number 8j + b in its
-lower half and 8j + 4 + b in its upper; with 8 bits as uint8 (out/16, in/4, 64), where it has number
-4j + b. Scales are (out/16, in/32, 16). What is missing of the last 16 rows or 32 numbers is there with
-scales of 0.
+A number of a weight (out, in) is scale * (code - zero). A code is unsigned: of 4 bits, and then
+zero is 8, or of 8 bits, and zero is 128. A scale is float16, one for each row and 32 numbers of
+it.
+
+16 rows lie side by side, so that a lane of a processor is a row. With 4 bits the codes are uint8
+(out/16, in/8, 64). Byte 4r + b of entry (t, j) has two numbers of row 16t + r: number 8j + b in its
+lower half, and 8j + 4 + b in its upper. With 8 bits they are uint8 (out/16, in/4, 64), and that
+byte is number 4j + b. Scales are (out/16, in/32, 16). What is missing of the last 16 rows and of
+the last 32 numbers is there, with the code of zero, and rows that are missing have scales of 0.
 """
 
 import jax
@@ -23,7 +25,7 @@ Numbers = np.ndarray | jax.Array
 
 
 def tiled(codes: Numbers, scale: Numbers, *, bits: int) -> tuple[Numbers, Numbers]:
-    """Codes (..., out, in), uint8, and scales (..., out, ceil(in / 32)), float16, as tiles and theirs.
+    """Codes (..., out, in), uint8, and scales (..., out, ceil(in / 32)), float16, in this layout.
 
     NumPy gives NumPy, JAX gives JAX.
     """
@@ -31,7 +33,6 @@ def tiled(codes: Numbers, scale: Numbers, *, bits: int) -> tuple[Numbers, Number
     codes = _filled(codes, 2 ** (bits - 1), -(-size // GROUP) * GROUP)
     scale = _filled(scale, 0, scale.shape[-1])
     tiles, groups = codes.shape[-2] // TILE, scale.shape[-1]
-    # Axes: tile, row, bytes, of 4 bits the half, byte
     halves = [8 // bits] if bits == 4 else []
     split = codes.reshape(*leading, tiles, TILE, -1, *halves, 4)
     if bits == 4:

@@ -34,6 +34,8 @@ def environment() -> dict[str, str]:
     return os.environ | {
         "PYTHONPATH": os.pathsep.join(paths),
         "JAX_PLATFORMS": "cpu",
+        # A TPU's process has no products for a CPU, and traces none.
+        "NEOX_EQX_NATIVE": "0",
         # It uses no TPU, so it need not be the only process, nor ask what TPU this is.
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
         "TPU_SKIP_MDS_QUERY": "1",

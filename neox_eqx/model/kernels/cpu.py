@@ -1,7 +1,8 @@
-"""Products of few rows on a CPU, where reading the weights is all that takes time.
+"""Products on a CPU: by the library of `native`, and where there is none in pure JAX.
 
-XLA's CPU matrix product copies its right side into another order first, and converts a weight of
-other dtypes as a whole (seen with JAX 0.10.2). What is here reads the weight once, as it lies.
+With few rows, reading the weights is all that takes time. XLA's CPU matrix product copies its right
+side into another order first, and converts a weight of other dtypes as a whole (seen with JAX
+0.10.2). What is here in JAX for few rows reads the weight once, as it lies.
 """
 
 import math
@@ -11,8 +12,11 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Float32, Int8, Int32
 
-from neox_eqx.model.kernels.any import dot
+from neox_eqx.model.kernels import any as everywhere
+from neox_eqx.native import library, products
 
+FEW_ROWS = 16
+"""Up to so many rows a product is bound by reading the weights; measured on two x86 cores."""
 DIGIT_ROWS = 8
 """Up to so many rows `_dot_digits` is faster than float32; measured on two x86 cores."""
 LARGEST = 127
@@ -20,6 +24,20 @@ LARGEST = 127
 TINY = float(np.finfo(np.float32).tiny)
 """The smallest normal number: what a row of zeros is divided by."""
 _BASE = 2 * LARGEST
+
+
+def dot(x: Float[Array, "*B in"], weight: Float[Array, "out in"]) -> Float[Array, "*B out"]:
+    """x Wᵀ in x's dtype, with float32 sums where either is in 16 bits and the rows are few."""
+    if has_kernel(weight):
+        return products.dot_16_bits(x, weight).astype(x.dtype)
+    if math.prod(x.shape[:-1]) <= FEW_ROWS:
+        return dot_few_rows(x, weight)
+    return everywhere.dot(x, weight.astype(x.dtype))
+
+
+def has_kernel(weight: Float[Array, "out in"]) -> bool:
+    """Whether the library has products with it, for any number of rows. float32 is XLA's own."""
+    return weight.dtype in (jnp.float16, jnp.bfloat16) and library.is_available()
 
 
 def dot_few_rows(
@@ -32,8 +50,8 @@ def dot_few_rows(
     """
     rows = x.reshape(-1, x.shape[-1])
     if len(rows) == 1:
-        if x.dtype == jnp.float32:
-            return dot(x, weight)
+        if x.dtype == weight.dtype == jnp.float32:
+            return everywhere.dot(x, weight)
         rows = jnp.concatenate([rows, rows])
     products = weight[:, None].astype(jnp.float32) * rows.astype(jnp.float32)
     y = products.sum(-1).T.astype(x.dtype)
@@ -44,6 +62,15 @@ def dot_int8(
     x: Float[Array, "*B in"], weight: Int8[Array, "out in"], scale: Float32[Array, "out"]
 ) -> Float[Array, "*B out"]:
     """x Wᵀ, where row r of W is scale[r] * weight[r], without a float copy of the weight."""
+    if library.is_available():
+        return products.dot_int8(x, weight, scale).astype(x.dtype)
+    return dot_int8_in_jax(x, weight, scale)
+
+
+def dot_int8_in_jax(
+    x: Float[Array, "*B in"], weight: Int8[Array, "out in"], scale: Float32[Array, "out"]
+) -> Float[Array, "*B out"]:
+    """The same without the library."""
     rows = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
     summable = rows.shape[-1] * LARGEST**2 <= jnp.iinfo(jnp.int32).max
     if len(rows) <= DIGIT_ROWS and summable:
