@@ -27,7 +27,10 @@ def check_installed() -> None:
 
 
 class TransformersPeer:
-    """transformers' model over the memory of our arrays, on as many cores as this process has."""
+    """transformers' model in the dtype of our computation, on as many cores as this process has.
+
+    Where our parameters are in this dtype, it has their memory and no copy.
+    """
 
     def __init__(self, model: GPTNeoX):
         import torch
@@ -115,7 +118,7 @@ class _FirstTokenClock:
 def _state(model: GPTNeoX) -> "dict[str, torch.Tensor]":
     state = {}
     for parameter in parameters(model):
-        layers = np.asarray(parameter.array)
+        layers = np.asarray(parameter.array.astype(model.dtype))
         for name, array in zip(
             parameter.names, layers if parameter.stacked else [layers], strict=True
         ):

@@ -4,6 +4,7 @@ import dataclasses
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,16 +12,18 @@ from jax.sharding import Mesh
 
 from neox_eqx.checkpoint.checkpoint import Checkpoint
 from neox_eqx.checkpoint.entry import Entry
-from neox_eqx.checkpoint.names import HEAD, parameters, stored_name
+from neox_eqx.checkpoint.names import HEAD, dotted, parameters, stored_name
 from neox_eqx.checkpoint.ties import rename_shared_head
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
 from neox_eqx.model.formats import Form, quantized
 from neox_eqx.model.heads import heads_together
 from neox_eqx.model.neox import GPTNeoX
+from neox_eqx.model.quantized import QuantizedLinear
 from neox_eqx.sharding.mesh import Arrangement
 from neox_eqx.shown import few
 
+_SIXTEEN_BITS = {jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16)}
 _LETTERS = 800
 """The letters that names of wrong tensors may take in a message."""
 
@@ -71,6 +74,27 @@ def arranged_shapes(
         mesh=mesh,
         layout=asked.layout,
         heads_together=heads_together(heads, mesh),
+    )
+
+
+def as_stored(shapes: GPTNeoX, tensors: dict[str, Entry]) -> GPTNeoX:
+    """The shapes, with each matrix that its tensors hold in 16 bits in their dtype.
+
+    What is in few bits stays so. Biases and norms stay as well: they take no time to read.
+    """
+    of_path = {parameter.path: parameter for parameter in parameters(shapes)}
+
+    def settle(path: tuple[Any, ...], node: Any) -> Any:
+        if isinstance(node, QuantizedLinear):
+            return node
+        parameter = of_path[dotted(path)]
+        dtypes = {tensors[name].dtype for name in parameter.names}
+        if len(parameter.shape) < 2 or len(dtypes) > 1 or dtypes.isdisjoint(_SIXTEEN_BITS):
+            return node
+        return jax.ShapeDtypeStruct(node.shape, dtypes.pop())
+
+    return jax.tree_util.tree_map_with_path(
+        settle, shapes, is_leaf=lambda node: isinstance(node, QuantizedLinear)
     )
 
 

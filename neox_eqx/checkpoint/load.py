@@ -13,7 +13,7 @@ from tqdm import tqdm
 from neox_eqx.checkpoint.checkpoint import Checkpoint
 from neox_eqx.checkpoint.entry import Entry
 from neox_eqx.checkpoint.fingerprint import fingerprint
-from neox_eqx.checkpoint.fit import arranged_shapes, fitting
+from neox_eqx.checkpoint.fit import arranged_shapes, as_stored, fitting
 from neox_eqx.checkpoint.names import dotted, parameters
 from neox_eqx.checkpoint.origin import find
 from neox_eqx.checkpoint.place import place, place_quantized
@@ -57,11 +57,14 @@ def load(
     `revision` is a branch, tag or commit of a Hub id, which may also stand in it, as in
     ID@step3000; `base` names the model of a LoRA adapter, if it is not where the adapter says.
 
-    `dtype` defaults to float32 on a CPU and bfloat16 on an accelerator; `stacked` (layers
-    scanned, not unrolled) to False and True. `mesh` spreads the model over devices: a Mesh with
-    the axes data and model, or what `make_mesh` takes. On several hosts each process reads only
-    what its devices hold, and all devices take part. Beyond the parameters the process needs
-    memory for one block of a tensor at a time, and on a mesh for its part of one parameter again.
+    `dtype` is that of the parameters and of the computation, by default bfloat16 on an accelerator.
+    On a CPU the default is to compute in float32, with the matrices that are stored in 16 bits
+    left in these: the same numbers in half the memory. `stacked` (layers scanned, not unrolled)
+    is by default False on a CPU and True on an accelerator. `mesh` spreads the model over
+    devices: a Mesh with the axes data and model, or what `make_mesh` takes. On several hosts each
+    process reads only what its devices hold, and all devices take part. Beyond the parameters the
+    process needs memory for one block of a tensor at a time, and on a mesh for its part of one
+    parameter again.
     In words the mesh may also say `heads=48`, which adds heads of zeros that change nothing so
     that they divide over model, and `layout=2d`, which splits the weights along data too.
 
@@ -128,6 +131,8 @@ def _arranged(checkpoint: Checkpoint, options: LoadOptions) -> tuple[GPTNeoX, di
             f"{checkpoint.directory}, its configuration or tensors,", (*how, fingerprint(tensors))
         )
     shapes = arranged_shapes(config, dtype, mesh, asked, stacked=stacked, quantize=form)
+    if on_cpu and options.dtype is None:
+        shapes = as_stored(shapes, tensors)
     if mesh.size == 1:
         shapes = dataclasses.replace(shapes, mesh=None)
     return _placed(shapes, mesh, options.rules), tensors

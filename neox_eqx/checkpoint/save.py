@@ -1,6 +1,5 @@
 """From a model in memory to a checkpoint directory."""
 
-import dataclasses
 import json
 import warnings
 from collections import deque
@@ -8,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
@@ -33,9 +33,11 @@ def save(
 
     A model knows no tokenizer: its files, and generation_config.json, are `companions` to copy
     beside it, and `TextGenerator.save` copies those that it was loaded with. Warns where none are
-    given; `()` says that there are to be none. All tensors get the model's dtype,
-    and config.json has no keys that the config does not hold. On several hosts all processes call
-    this and the first writes.
+    given; `()` says that there are to be none. config.json has no keys that the config does not
+    hold. On several hosts all processes call this and the first writes.
+
+    All tensors get one dtype: that in which the matrices are held, if they all have it and the
+    biases and norms are the same numbers in it, and else the model's.
 
     `directory` must be absent or empty. It comes into being whole: an error or an interruption
     leaves nothing, and only a killed process a hidden directory, which the next one removes.
@@ -82,20 +84,33 @@ def write(
 
 
 def _parameters(model: GPTNeoX) -> list[Parameter]:
-    # With the config's heads: a model may have more, of zeros, that divide over its mesh.
-    shapes = model_shapes(model.config, model.dtype, stacked=model.stacked)
-    return [
-        dataclasses.replace(leaf, shape=own.shape)
-        for leaf, own in zip(parameters(model), parameters(shapes), strict=True)
-    ]
+    """What is to be stored, with the config's heads.
+
+    A model may have more heads, of zeros, that divide over its mesh.
+    """
+    return parameters(model_shapes(model.config, _dtype(model), stacked=model.stacked))
+
+
+def _dtype(model: GPTNeoX) -> jnp.dtype:
+    """A dtype that holds all parameters exactly."""
+    leaves = parameters(model)
+    (dtype, *others) = {leaf.array.dtype for leaf in leaves if len(leaf.shape) > 1}
+    exact = not others and all(_is_exact(leaf.array, dtype) for leaf in leaves)
+    return dtype if exact else model.dtype
+
+
+def _is_exact(array: jax.Array, dtype: jnp.dtype) -> bool:
+    same = array.dtype == dtype
+    return same or bool((array.astype(dtype).astype(array.dtype) == array).all())
 
 
 def _tensors(model: GPTNeoX) -> Iterator[np.ndarray]:
-    for leaf in _parameters(model):
+    for leaf, stored in zip(parameters(model), _parameters(model), strict=True):
         assert isinstance(leaf.array, jax.Array)
-        own = tuple(slice(size) for size in leaf.shape)
+        own = tuple(slice(size) for size in stored.shape)
         for layer in range(len(leaf.names)):
-            yield _whole(leaf.array[layer] if leaf.stacked else leaf.array)[own]
+            tensor = _whole(leaf.array[layer] if leaf.stacked else leaf.array)[own]
+            yield tensor.astype(stored.array.dtype, copy=False)
 
 
 def _whole(array: jax.Array) -> np.ndarray:

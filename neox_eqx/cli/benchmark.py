@@ -223,12 +223,16 @@ def _model(options: Options) -> GPTNeoX:
             quantize=options.quantize,
         )
     on_cpu = jax.default_backend() == "cpu"
-    dtype = options.dtype or ("float32" if on_cpu else "bfloat16")
+    # As what `load` makes of a checkpoint in float16, as most of them are.
+    as_stored = on_cpu and options.dtype is None
+    dtype = options.dtype or ("float16" if on_cpu else "bfloat16")
     config = preset(options.preset or "")
 
     @jax.jit
     def init(key: PRNGKeyArray) -> GPTNeoX:
         model = GPTNeoX.init(config, dtype=jnp.dtype(dtype), stacked=not on_cpu, key=key)
+        if as_stored:
+            model = jax.tree.map(lambda x: x if x.ndim > 1 else x.astype(jnp.float32), model)
         return quantized(model, options.quantize) if options.quantize else model
 
     key = jax.random.key(0)
@@ -238,7 +242,7 @@ def _model(options: Options) -> GPTNeoX:
     if needed > free:
         raise InputError(
             f"--preset {options.preset}: its parameters take {size_text(needed)} in {dtype}, and "
-            f"{size_text(free)} of memory are free; take a smaller preset, or --dtype bfloat16"
+            f"{size_text(free)} of memory are free; take a smaller preset, or --quantize int8"
         )
     return init(key)
 

@@ -1,5 +1,7 @@
 """y = x Wᵀ + b, the weight as PyTorch stores it: (out, in).
 
+The weight may be held in 16 bits where x is in float32: the sums are float32's own.
+
 Layers act on the last axis of a batch, unlike those of `equinox.nn`, which take one example and are
 vmapped: a cache write vmapped over rows becomes a scatter, where a batched one is a single
 `dynamic_update_slice`.

@@ -97,7 +97,8 @@ class GPTNeoX(eqx.Module):
 
     @property
     def dtype(self) -> jnp.dtype:
-        return self.embed_in.weight.dtype
+        """The dtype of the computation, which is the norms'; matrices may be held in fewer bits."""
+        return self.final_layer_norm.weight.dtype
 
     @property
     def stacked(self) -> bool:
@@ -124,7 +125,7 @@ class GPTNeoX(eqx.Module):
                 `valid` has another shape.
         """
         _check("tokens", tokens, "rows, length", valid)
-        return self.read(self.embed_in(tokens), valid, past)
+        return self.read(self.embed_in(tokens).astype(self.dtype), valid, past)
 
     def read(
         self,

@@ -29,7 +29,7 @@ class SoftPrompt(Placed):
     @classmethod
     def of_tokens(cls, model: GPTNeoX, tokens: Int[Array, " P"]) -> "SoftPrompt":
         """The prompt that has the effect of these tokens."""
-        return cls(model.embed_in(tokens[None])[0], model.mesh)
+        return cls(model.embed_in(tokens[None])[0].astype(model.dtype), model.mesh)
 
     def segment(self, model: GPTNeoX) -> Segment:
         """Keys and values of the prompt in each layer."""

@@ -11,5 +11,5 @@ def test_a_preset_that_the_memory_does_not_hold_is_refused(monkeypatch: pytest.M
     with pytest.raises(InputError) as caught:
         benchmark.main(benchmark.Options(preset="polyglot-ko-12.8b"))
     assert str(caught.value).startswith(
-        "--preset polyglot-ko-12.8b: its parameters take 51.6 GB in float32, and 21.5 GB"
+        "--preset polyglot-ko-12.8b: its parameters take 25.8 GB in float16, and 21.5 GB"
     )

@@ -6,9 +6,9 @@ from jaxtyping import Array, Float, Float32, Int8
 
 
 def dot(x: Float[Array, "*B in"], weight: Float[Array, "out in"]) -> Float[Array, "*B out"]:
-    """x Wᵀ. float32 stays float32 on accelerators, whose default precision would round it."""
+    """x Wᵀ in x's dtype. float32 stays float32 on accelerators, which would round it by default."""
     dims = (((x.ndim - 1,), (1,)), ((), ()))
-    return lax.dot_general(x, weight, dims, precision=lax.Precision.HIGHEST)
+    return lax.dot_general(x, weight.astype(x.dtype), dims, precision=lax.Precision.HIGHEST)
 
 
 def dequantize(
