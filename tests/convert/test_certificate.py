@@ -4,10 +4,12 @@ import dataclasses
 import hashlib
 import json
 import math
+import platform
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,9 @@ from tests.convert.hf_checkpoints import (
 from tests.hf_models import FAMILIES
 
 FAMILY = "rinna-3.6b"
+# All that can have a part in the bytes of a result.
+PACKAGES = ("neox_eqx", "jax", "jaxlib", "equinox", "numpy", "ml_dtypes", "torch", "transformers")
+PACKAGES += ("orbax-checkpoint", "tensorstore")
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +89,8 @@ def test_it_hashes_all_files_and_tensors_of_both_sides(
             "sha256": sha256(data),
         }
         assert tuple(described["shape"]) == shape
-    assert found["versions"]["torch"] == torch.__version__
+    packages = {name: version(name) for name in PACKAGES}
+    assert found["versions"] == {"python": platform.python_version()} | packages
     assert found["forward"] == {"skipped": "--no-verify"}
 
 

@@ -60,6 +60,36 @@ def test_a_sum_and_slice_in_one_fusion_is_a_reduce_scatter(planted: Planted) -> 
     assert scattered[0].times == 6
 
 
+@pytest.mark.parametrize(
+    ("result", "kind"),
+    [
+        ("ROOT %c = f32[256] copy(%k)", "reduce-scatter"),
+        ("ROOT %c = f32[1024] copy(%r)", "all-reduce"),
+    ],
+)
+def test_a_sum_of_which_a_fusion_keeps_more_than_a_slice_is_an_all_reduce(
+    result: str, kind: str
+) -> None:
+    shape = result.split()[3]
+    (collective,) = read_program(f"""HloModule m, num_partitions=4
+
+%fused (p: f32[1024], i: s32[]) -> {shape} {{
+  %p = f32[1024] parameter(0)
+  %i = s32[] parameter(1)
+  %r = f32[1024] all-reduce(%p), replica_groups={{{{0,1,2,3}}}}, to_apply=%add
+  %k = f32[256] dynamic-slice(%r, %i), dynamic_slice_sizes={{256}}
+  {result}
+}}
+
+ENTRY %main (x: f32[1024], i: s32[]) -> {shape} {{
+  %x = f32[1024] parameter(0)
+  %i = s32[] parameter(1)
+  ROOT %f = {shape} fusion(%x, %i), kind=kCustom, calls=%fused
+}}
+""").collectives()
+    assert facts(collective) == (kind, 4096, "f32", 4, ())
+
+
 def reduced(attributes: str, header: str = "") -> list[Collective]:
     """The collectives of a program with one all-reduce of 4 KiB."""
     return read_program(f"""HloModule m{header}

@@ -183,6 +183,18 @@ def test_a_template_that_is_no_template_ends_in_one_line(tmp_path: Path, source:
     assert len(str(told.value)) < 500 and "\n" not in str(told.value)
 
 
+@pytest.mark.parametrize(
+    "source",
+    ["{{ '%9999999d' % 1 }}", "{{ '%9999999d' | format(1) }}", "{{ '{:9999999}'.format(1) }}"],
+)
+def test_a_width_without_bound_is_refused_before_a_text_of_it_is_made(
+    tmp_path: Path, source: str
+) -> None:
+    (tmp_path / "chat_template.jinja").write_text(source)
+    with pytest.raises(InputError, match="formats with a width without bound: '.*9999999"):
+        load_template(tmp_path, None).render(ASKED)
+
+
 FILES = ("chat_template.jinja", "additional_chat_templates/other.jinja", "chat_template.json")
 
 
