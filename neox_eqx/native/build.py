@@ -33,7 +33,7 @@ _DIGEST_BYTES = 32
 
 
 class BuildError(Exception):
-    """Why there is no library, in one line."""
+    """Why there is no library, and what to do, in one line."""
 
 
 @cache
@@ -66,14 +66,13 @@ def include_dir() -> Path:
     return Path(jax.ffi.include_dir())
 
 
-def build(path: Path) -> None:
+def build(path: Path, compiler: Sequence[str]) -> None:
     """Writes the library to `path`, which is never there in part; its directory is.
 
     Raises:
-        BuildError: there is no compiler, or it fails.
+        BuildError: the compiler fails.
         OSError: the file cannot be written.
     """
-    compiler = _compiler()
     common = [*compiler, *FLAGS, "-isystem", str(include_dir())]
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".building-") as name:
         folder = Path(name)
@@ -90,14 +89,18 @@ def build(path: Path) -> None:
         library.replace(path)
 
 
-def _compiler() -> list[str]:
-    """The words that start it: of the variable CXX, else the first that is found."""
+def find_compiler() -> list[str]:
+    """The words that start it: of the variable CXX, else the first that is found.
+
+    Raises:
+        BuildError: there is none.
+    """
     if given := os.environ.get("CXX"):
         return shlex.split(given)
     for name in ("c++", "g++", "clang++"):
         if found := shutil.which(name):
             return [found]
-    raise BuildError("there is no C++ compiler (c++, g++ or clang++; or name one in CXX)")
+    raise BuildError("there is no C++ compiler; install g++ or clang++, or name one in CXX")
 
 
 def _run(command: Sequence[str]) -> None:

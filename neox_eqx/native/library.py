@@ -8,6 +8,7 @@ import ctypes
 import fcntl
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -16,7 +17,15 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from neox_eqx.native.build import BESIDE, BuildError, build, file_name, is_whole, sources_key
+from neox_eqx.native.build import (
+    BESIDE,
+    BuildError,
+    build,
+    file_name,
+    find_compiler,
+    is_whole,
+    sources_key,
+)
 from neox_eqx.output import complain
 
 SWITCH = "NEOX_EQX_NATIVE"
@@ -74,14 +83,11 @@ def _library() -> ctypes.CDLL | None:
     try:
         library = _opened(BESIDE / file_name()) or _from_cache()
     except BuildError as error:
-        _say(f"products of weights in few bits are slower: {error}; {SWITCH}=0 turns this line off")
+        _say(f"products of 16 bits and fewer are slower without the C++ library: {error}")
         return None
     library.neox_eqx_use.argtypes = [ctypes.c_char_p, ctypes.c_int64]
     library.neox_eqx_use.restype = ctypes.c_char_p
-    for name, function in (
-        (PRODUCT, library.neox_eqx_product),
-        (READ, library.neox_eqx_read),
-    ):
+    for name, function in ((PRODUCT, library.neox_eqx_product), (READ, library.neox_eqx_read)):
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(function), platform="cpu")
     return library
 
@@ -90,28 +96,18 @@ def _from_cache() -> ctypes.CDLL:
     """The library in the user's cache, which is built there if it is not there or is damaged.
 
     Raises:
-        BuildError: it cannot be built, now or at an earlier try.
+        BuildError: it cannot be built, or could not at an earlier try.
     """
     folder = _cache_folder()
-    path, failed = folder / file_name(), folder / f"{file_name()}.failed"
+    path = folder / file_name()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_owner(folder)
         with _alone(folder / "lock"):
-            if library := _opened(path):
-                return library
-            if failed.exists():
-                reason = failed.read_text("utf-8", "replace")
-                raise BuildError(f"{reason:.400} (remove {failed} to try again)")
-            try:
-                build(path)
-            except BuildError as error:
-                failed.write_text(str(error), "utf-8")
-                raise
+            library = _opened(path) or _built(path)
     except OSError as error:
         raise BuildError(f"{folder}: {error.strerror}") from error
-    if library := _opened(path):
-        return library
-    raise BuildError(f"{path} was built and cannot be loaded")
+    return library
 
 
 def _cache_folder() -> Path:
@@ -119,7 +115,18 @@ def _cache_folder() -> Path:
     try:
         return (Path(given) if given else Path.home() / ".cache") / "neox_eqx" / "native"
     except RuntimeError as error:
-        raise BuildError("there is no home directory to keep the library in") from error
+        raise BuildError("there is no home directory to keep it in; set XDG_CACHE_HOME") from error
+
+
+def _check_owner(folder: Path) -> None:
+    """Refuses to run what others may have put there.
+
+    Raises:
+        BuildError: it is another user's, or others may write to it.
+    """
+    status = folder.stat()
+    if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise BuildError(f"others may write to {folder}; make it yours alone, or remove it")
 
 
 @contextlib.contextmanager
@@ -131,20 +138,37 @@ def _alone(path: Path) -> Iterator[None]:
         yield
 
 
-def _opened(path: Path) -> ctypes.CDLL | None:
-    """The library at `path`; None where there is none, or none to be trusted, which is said."""
+def _built(path: Path) -> ctypes.CDLL:
+    """Makes the library; that a compiler failed is kept, as it takes its time to.
+
+    Raises:
+        BuildError: it is not to be had.
+    """
+    compiler, failed = find_compiler(), path.with_suffix(".failed")
+    if failed.exists():
+        raise BuildError(f"{failed.read_text('utf-8')} (remove {failed} to try again)")
+    if sys.stderr and sys.stderr.isatty():
+        _say("compiling products for this machine's processor, once; it takes some seconds")
     try:
-        status = path.stat()
-        if status.st_uid not in (0, os.getuid()) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            _say(f"{path} is passed over: others may write to it")
-            return None
+        build(path, compiler)
+    except BuildError as error:
+        failed.write_text(f"{error}", "utf-8")
+        raise
+    if library := _opened(path):
+        return library
+    raise BuildError(f"{path} was built and cannot be loaded")
+
+
+def _opened(path: Path) -> ctypes.CDLL | None:
+    """The library at `path`; None where there is none, or one that is of no use, which is said."""
+    try:
         if is_whole(path):
             return ctypes.CDLL(str(path))
         reason = "is damaged"
     except FileNotFoundError:
         return None
     except OSError as error:
-        reason = f"cannot be loaded: {error!s:.200}"
+        reason = f"cannot be loaded ({error!s:.200})"
     _say(f"{path} {reason}, and is passed over")
     return None
 

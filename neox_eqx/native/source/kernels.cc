@@ -1,4 +1,5 @@
 // The instruction sets, from the fastest.
+#include "avx2.h"
 #include "avx512.h"
 #include "plain.h"
 #include "product.h"
@@ -13,6 +14,12 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("fma");
 }
 const Kernels kAvx512 = {"avx512", has_avx512, avx512_by_rows, avx512_by_tiles, avx512_round};
+
+bool has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+         __builtin_cpu_supports("f16c");
+}
+const Kernels kAvx2 = {"avx2", has_avx2, avx2_by_rows, avx2_by_tiles, avx2_round};
 #endif
 
 bool always() { return true; }
@@ -22,7 +29,7 @@ const Kernels kPlain = {"plain", always, plain_by_rows, plain_by_tiles, plain_ro
 
 const Kernels* const kKernels[] = {
 #if defined(__x86_64__)
-    &kAvx512,
+    &kAvx512, &kAvx2,
 #endif
     &kPlain, nullptr};
 

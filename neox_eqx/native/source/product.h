@@ -53,8 +53,7 @@ struct Kernels {
   void (*round)(const Product&, int64_t m0, int64_t m1);  // makes the digits of rows of x
 };
 
-// From the fastest; what this machine's compiler does not know is not in it. Ends with plain C++,
-// and then null.
+// From the fastest to plain C++, and then null.
 extern const Kernels* const kKernels[];
 
 // With how many rows of x a block of W is made float32 first, for all of them.
