@@ -7,7 +7,8 @@ float32, and of tiles those of x as it is.
 """
 
 import dataclasses
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -90,7 +91,7 @@ _TILES_8 = _Form(_rule_of_tiles(8), untiled, TILE)
 
 def _with_rows(form: _Form, x: Float[Array, "*B in"], *weight: Array) -> Float32[Array, "*B out"]:
     """The leading axes of x become one, as the library has it."""
-    rows = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
+    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1]).astype(jnp.float32)
     y = _product(form, rows, *weight)
     return y.reshape(*x.shape[:-1], y.shape[-1])
 
@@ -127,11 +128,11 @@ def _batched(form: _Form) -> Callable[..., Array]:
         return (on_device if any(map(_varying, arrays)) else on_mesh)(*arrays)
 
     @call.def_vmap
-    def of_batch(size: int, batched: tuple[bool, ...], *arrays: Array) -> tuple[Array, bool]:
+    def of_batch(size: int, batched: Sequence[bool], *arrays: Array) -> tuple[Array, bool]:
         rows, *weight = arrays
         if not any(batched[1:]):
-            y = call(rows.reshape(-1, rows.shape[-1]), *weight)
-            return y.reshape(size, -1, y.shape[-1]), True
+            y = call(rows.reshape(size * rows.shape[1], rows.shape[2]), *weight)
+            return y.reshape(size, rows.shape[1], y.shape[1]), True
         each = [
             array if own else jnp.broadcast_to(array, (size, *array.shape))
             for array, own in zip(arrays, batched, strict=True)

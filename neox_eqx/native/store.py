@@ -1,0 +1,111 @@
+"""Where the library lies: beside the package, else in the user's cache, where it is built."""
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from neox_eqx.native import build
+from neox_eqx.native.build import BuildError
+from neox_eqx.output import complain
+
+
+def find(beside: Path = build.BESIDE) -> ctypes.CDLL:
+    """The library of an install, which is in `beside`, or of the user's cache.
+
+    It is built there if it is not there, or is damaged. One for another machine or another
+    version has another name.
+
+    Raises:
+        BuildError: it is not to be had.
+    """
+    return _opened(beside / build.file_name()) or _from_cache()
+
+
+def _from_cache() -> ctypes.CDLL:
+    """The library in the user's cache, which is built there if it is not there or is damaged.
+
+    Raises:
+        BuildError: it cannot be built, or could not at an earlier try.
+    """
+    folder = _cache_folder()
+    path = folder / build.file_name()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_owner(folder)
+        with _alone(folder / "lock"):
+            library = _opened(path) or _built(path)
+    except OSError as error:
+        raise BuildError(f"{folder}: {error.strerror}") from error
+    return library
+
+
+def _cache_folder() -> Path:
+    given = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(given) if given else Path.home() / ".cache") / "neox_eqx" / "native"
+    except RuntimeError as error:
+        raise BuildError("there is no home directory to keep it in; set XDG_CACHE_HOME") from error
+
+
+def _check_owner(folder: Path) -> None:
+    """Refuses to run what others may have put there.
+
+    Raises:
+        BuildError: it is another user's, or others may write to it.
+    """
+    status = folder.stat()
+    if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise BuildError(f"others may write to {folder}; make it yours alone, or remove it")
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """One process of this machine at a time; where files cannot be locked, several may build."""
+    with path.open("ab") as file:
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _built(path: Path) -> ctypes.CDLL:
+    """Makes the library; that a compiler failed is kept, as it takes its time to.
+
+    Raises:
+        BuildError: it is not to be had.
+    """
+    compiler, failed = build.find_compiler(), path.with_suffix(".failed")
+    if failed.exists():
+        raise BuildError(f"{failed.read_text('utf-8')} (remove {failed} to try again)")
+    if sys.stderr and sys.stderr.isatty():
+        _say("compiling products for this machine's processor, once; it takes some seconds")
+    try:
+        build.build(path, compiler)
+    except BuildError as error:
+        failed.write_text(f"{error}", "utf-8")
+        raise
+    if library := _opened(path):
+        return library
+    raise BuildError(f"{path} was built and cannot be loaded")
+
+
+def _opened(path: Path) -> ctypes.CDLL | None:
+    """The library at `path`; None where there is none, or one that is of no use, which is said."""
+    try:
+        if build.is_whole(path):
+            return ctypes.CDLL(str(path))
+        reason = "is damaged"
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        reason = f"cannot be loaded ({error!s:.200})"
+    _say(f"{path} {reason}, and is passed over")
+    return None
+
+
+def _say(text: str) -> None:
+    complain("neox_eqx", text)
