@@ -4,14 +4,11 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.model.context import Context
-from neox_eqx.model.dropout import Dropout
-from neox_eqx.model.kernels.flash import Flash
 from neox_eqx.model.keys_values import KV, KeysValues
 from neox_eqx.model.linear import Linear
 from neox_eqx.model.lora import LoRALinear
@@ -63,37 +60,6 @@ class Attention(eqx.Module):
         query, key, value = (fused[:, :, :, part].transpose(0, 2, 1, 3) for part in range(3))
         rotary = context.rotary.astype(x.dtype)
         new = KV(rotary.rotate(key), value)
-        attended = attend(rotary.rotate(query), (*past, new), context.mask, context.dropout)
+        attended = context.attend(rotary.rotate(query), (*past, new))
         merged = attended.transpose(0, 2, 1, 3).reshape(rows, length, -1)
         return self.dense.product(context.place(merged, "batch", None, "heads")), new
-
-
-def attend(
-    query: Float[Array, "B H T K"],
-    segments: tuple[KeysValues, ...],
-    mask: Bool[Array, "B T U"] | Flash,
-    dropout: Dropout | None = None,
-) -> Float[Array, "B H T K"]:
-    """softmax(q kᵀ / sqrt(K)) v over the slots of all segments, in the dtype of `query`.
-
-    The new tokens' keys and values are the last segment, and with Flash the only one.
-    One softmax over the concatenated scores, so that no segment's keys need to be copied.
-    """
-    if isinstance(mask, Flash):
-        (new,) = segments
-        assert isinstance(new, KV)
-        return mask.attend(query, new.key, new.value)
-    of_segments = [kv.scores(query) for kv in segments]
-    scores = jnp.concatenate(of_segments, axis=-1)
-    scores = scores * jnp.asarray(query.shape[-1] ** -0.5, scores.dtype)
-    # A finite minimum: a row of padding has nothing to attend to, and must not turn into NaN.
-    scores = jnp.where(mask[:, None], scores, jnp.finfo(scores.dtype).min)
-    weights = jax.nn.softmax(scores.astype(jnp.float32), axis=-1).astype(query.dtype)
-    if dropout is not None:
-        weights = dropout.drop_attention(weights)
-    output, start = jnp.zeros((), jnp.float32), 0
-    for kv, own in zip(segments, of_segments, strict=True):
-        stop = start + own.shape[-1]
-        output = output + kv.mix(weights[..., start:stop], query.shape[-1])
-        start = stop
-    return output.astype(query.dtype)

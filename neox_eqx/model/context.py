@@ -4,10 +4,11 @@ import dataclasses
 
 import equinox as eqx
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
+from neox_eqx.model.attending import Attending, Dense
 from neox_eqx.model.dropout import Dropout
-from neox_eqx.model.kernels.flash import Flash
+from neox_eqx.model.keys_values import KeysValues
 from neox_eqx.model.rotary import Rotary
 from neox_eqx.sharding.rules import LAYOUTS, constrain
 
@@ -16,8 +17,7 @@ class Context(eqx.Module):
     """The same for all layers, but for `dropout`, which has a key for each."""
 
     rotary: Rotary
-    mask: Bool[Array, "B T U"] | Flash
-    """True where a new token attends to a slot, of the past segments or of the new tokens."""
+    attending: Attending
     mesh: Mesh | None = eqx.field(static=True, default=None)
     layout: str = eqx.field(static=True, default="1d")
     dropout: Dropout | None = None
@@ -25,6 +25,14 @@ class Context(eqx.Module):
     def place(self, x: Float[Array, "*X"], *axes: str | None) -> Float[Array, "*X"]:
         """`x` sharded as the layout says for these logical axes; without a mesh, just `x`."""
         return constrain(x, self.mesh, *axes, rules=LAYOUTS[self.layout])
+
+    def attend(
+        self, query: Float[Array, "B H T K"], segments: tuple[KeysValues, ...]
+    ) -> Float[Array, "B H T K"]:
+        """softmax(q kᵀ / sqrt(K)) v over the slots of all segments, the new tokens' the last."""
+        if isinstance(self.attending, Dense):
+            return self.attending.attend(query, segments, self.dropout)
+        return self.attending.attend(query, segments)
 
     def layer(self, index: int | Int[Array, ""] | None) -> "Context":
         """The context of layer `index`, which differs in the key of dropout alone."""

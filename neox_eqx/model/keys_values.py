@@ -9,6 +9,8 @@ from jaxtyping import Array, Float, Float32
 
 from neox_eqx.model.heads import apart, beside_tokens, narrow, side_by_side, widen
 
+_MANY_QUERIES = 64
+
 
 class KeysValues(eqx.Module):
     """One way to keep keys and values of a layer is one class.
@@ -60,10 +62,13 @@ def scores(query: Float[Array, "B H T K"], key: Float[Array, "b G S C"]) -> Floa
     """q kᵀ for each head."""
     wide = widen(query, key.shape[-1])
     shared = beside_tokens(wide, len(key))
-    # The keys first: the other order makes XLA's CPU backend transpose them in memory.
     dims = (((3,), (3,)), ((0, 1), (0, 1)))
-    product = lax.dot_general(key, shared, dims, precision=lax.Precision.HIGHEST)
-    return apart(product.swapaxes(2, 3), wide.shape).reshape(*query.shape[:3], -1)
+    # The order is for XLA's CPU backend, which copies few queries' keys, or many queries' scores.
+    if shared.shape[2] >= _MANY_QUERIES:
+        product = lax.dot_general(shared, key, dims, precision=lax.Precision.HIGHEST)
+    else:
+        product = lax.dot_general(key, shared, dims, precision=lax.Precision.HIGHEST).swapaxes(2, 3)
+    return apart(product, wide.shape).reshape(*query.shape[:3], -1)
 
 
 def mix(

@@ -12,17 +12,18 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
+from neox_eqx.model.attending import attending
 from neox_eqx.model.block import Block
 from neox_eqx.model.context import Context
 from neox_eqx.model.dropout import Dropout
 from neox_eqx.model.embedding import Embedding
-from neox_eqx.model.kernels.flash import Flash
 from neox_eqx.model.keys_values import KV, KeysValues
 from neox_eqx.model.linear import Linear, project
 from neox_eqx.model.norm import LayerNorm
 from neox_eqx.model.rotary import Rotary
 from neox_eqx.model.segment import Segment
 from neox_eqx.model.stack import Layers, run_layers, stack
+from neox_eqx.model.visible import Visible
 
 
 class GPTNeoX(eqx.Module):
@@ -140,28 +141,26 @@ class GPTNeoX(eqx.Module):
         """
         _check("embeddings", embeddings, "rows, length, hidden size", valid)
         positions = _positions(valid, past)
-        mask: Bool[Array, "B T U"] | Flash
-        if not past and Flash.fits(valid.shape[1], self.mesh):
-            mask = Flash(valid.astype(jnp.int32), self.mesh)
-        else:
-            mask = _mask(valid, past)
+        visible = Visible(valid.astype(jnp.int32), tuple(_seen(valid, past)))
         longest = jnp.where(valid, positions, 0).max(-1) + 1
         rotary = Rotary.at(self.config, positions, longest)
-        context = self.context(rotary, mask)
+        context = self.context(rotary, visible)
         # Zero at padding: attention multiplies it by 0, and 0 times NaN is NaN.
         x = jnp.where(valid[..., None], embeddings, 0)
         x = context.place(x, "batch", None, "embed")
         x, kv = run_layers(self.layers, x, past, context, keep=self.kept)
         return self.final_layer_norm(x), Segment(kv, valid).constrain(self.mesh)
 
-    def context(
-        self,
-        rotary: Rotary,
-        mask: Bool[Array, "B T U"] | Flash,
-        dropout: Dropout | None = None,
-    ) -> Context:
+    def context(self, rotary: Rotary, visible: Visible, dropout: Dropout | None = None) -> Context:
         """The Context of a pass, with this model's mesh and layout."""
-        return Context(rotary, mask, self.mesh, self.layout, dropout)
+        way = attending(
+            visible,
+            self.mesh,
+            head_size=self.config.head_dim,
+            dtype=self.dtype,
+            drops=dropout is not None and dropout.attention > 0,
+        )
+        return Context(rotary, way, self.mesh, self.layout, dropout)
 
     def kept(self, new: KV) -> KeysValues:
         """Keys and values of new tokens as `cache` keeps them."""
@@ -211,15 +210,6 @@ def _check(what: str, given: Any, axes: str, valid: Any) -> None:
 def _positions(valid: Bool[Array, "B T"], past: Sequence[Segment]) -> Int[Array, "B T"]:
     before = sum((seen.sum(-1) for seen in _seen(valid, past)), jnp.zeros(len(valid), jnp.int32))
     return before[:, None] + jnp.cumsum(valid, axis=-1) - 1
-
-
-def _mask(valid: Bool[Array, "B T"], past: Sequence[Segment]) -> Bool[Array, "B T U"]:
-    """What each token attends to: all that is valid in the past, and itself and those before."""
-    rows, length = valid.shape
-    causal = jnp.tril(jnp.ones((length, length), bool))
-    seen = _seen(valid, past)
-    masks = [jnp.broadcast_to(old[:, None], (rows, length, old.shape[-1])) for old in seen]
-    return jnp.concatenate([*masks, valid[:, None] & causal], axis=-1)
 
 
 def _seen(valid: Bool[Array, "B T"], past: Sequence[Segment]) -> list[Bool[Array, "B S"]]:

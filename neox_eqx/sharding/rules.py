@@ -64,6 +64,11 @@ def constrain(
     return lax.with_sharding_constraint(x, sharding(mesh, x.shape, axes, rules))
 
 
+def platform_of(mesh: Mesh | None) -> str:
+    """ "cpu", "gpu" or "tpu": of the mesh's devices, or of JAX's default."""
+    return mesh.devices.flat[0].platform if mesh else jax.default_backend()
+
+
 def parameter_shardings(model: Tree, mesh: Mesh, rules: Mapping[str, str] = RULES) -> Tree:
     """The tree of a model with a NamedSharding in place of each of its arrays.
 

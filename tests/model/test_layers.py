@@ -8,7 +8,7 @@ from transformers.activations import ACT2FN
 
 from neox_eqx.config import ACTIVATIONS
 from neox_eqx.model.activations import activate
-from neox_eqx.model.attention import attend
+from neox_eqx.model.attending import Dense
 from neox_eqx.model.embedding import Embedding
 from neox_eqx.model.keys_values import KV
 from neox_eqx.model.linear import FEW_ROWS, Linear
@@ -107,5 +107,5 @@ def test_attention_over_segments_is_that_of_torch_over_their_concatenation() -> 
         KV(to_array(key[:, :, part]), to_array(value[:, :, part]))
         for part in (slice(0, 2), slice(2, 5), slice(5, 9))
     )
-    actual = attend(to_array(query), segments, jnp.asarray(mask.numpy()))
+    actual = Dense(jnp.asarray(mask.numpy())).attend(to_array(query), segments)
     np.testing.assert_allclose(actual, expected.numpy(), atol=1e-6)

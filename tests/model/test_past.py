@@ -153,7 +153,7 @@ def test_prompts_by_the_kernel_of_a_tpu_equal_the_whole(monkeypatch: pytest.Monk
     model = in_form("redpajama-3b", stacked=True)
     tokens, valid = batch(model.config.vocab_size, 2, 128)
     expected, _ = run(model, tokens, valid)
-    monkeypatch.setattr(Flash, "fits", staticmethod(lambda length, mesh: True))
+    monkeypatch.setattr(Flash, "fits", staticmethod(lambda length, platform: True))
     with pltpu.force_tpu_interpret_mode():
         hidden, segment = model(jnp.asarray(tokens), jnp.asarray(valid))
     close_where(valid, np.asarray(hidden), expected)

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from neox_eqx.model.visible import Visible
 from neox_eqx.training.data.batch import Batch
 from neox_eqx.training.update.recipe import Recipe
 from tests.hf_models import pair
@@ -26,7 +27,7 @@ def test_positions_count_the_tokens_of_the_own_document() -> None:
 
 
 def test_a_token_sees_itself_and_earlier_ones_of_its_document() -> None:
-    mask = np.asarray(batch_of(DOCUMENTS).mask())[0]
+    mask = np.asarray(Visible(jnp.asarray(DOCUMENTS), packed=True).mask())[0]
     for seer, row in enumerate(mask):
         for seen, visible in enumerate(row):
             same = DOCUMENTS[0][seer] == DOCUMENTS[0][seen] != 0

@@ -11,6 +11,7 @@ from neox_eqx.generation.decoding.state import State
 from neox_eqx.generation.decoding.strategy import Strategy
 from neox_eqx.generation.history import align_right
 from neox_eqx.generation.stopping.ending import ERROR
+from neox_eqx.model.long import read_long
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.segment import Segment
 from neox_eqx.sharding.rules import constrain
@@ -32,7 +33,7 @@ def read(
     `first_logits` are those after the text before the chunk: they score each row's first token.
     Each of their rows is for B / b neighbouring rows.
     """
-    hidden, segment = model(tokens, is_real, past)
+    hidden, segment = read_long(model, tokens, is_real, past)
     lengths = is_real.sum(-1)
     last = jnp.maximum(lengths - 1, 0)[:, None, None]
     next_logits = model.logits(jnp.take_along_axis(hidden, last, axis=1)[:, 0])

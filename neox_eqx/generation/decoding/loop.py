@@ -12,6 +12,7 @@ from neox_eqx.generation.decoding.rows import pad_rows
 from neox_eqx.generation.decoding.state import State
 from neox_eqx.generation.decoding.strategy import Strategy
 from neox_eqx.generation.history import align_right
+from neox_eqx.model.long import read_long
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.segment import Segment
 
@@ -29,7 +30,7 @@ def read_prompts(
     Each row of a segment of the `past` stands before equally many neighbouring prompts: all of
     them, where it has one row. Logits are computed for the last position of a prompt only.
     """
-    hidden, prompt = model(tokens, valid, past)
+    hidden, prompt = read_long(model, tokens, valid, past)
     last = valid.sum(-1) - 1
     hidden = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
     state = State.begin(strategy, align_right(tokens, valid), model.logits(hidden), like=prompt)

@@ -13,6 +13,8 @@ from neox_eqx.generation.decoding.run import Request
 from neox_eqx.generation.decoding.state import FIRST_SLOTS
 from neox_eqx.generation.lengths import bucket
 from neox_eqx.generation.options.resolved_options import ResolvedOptions
+from neox_eqx.model.kernels.blocks import BLOCK, Blocks
+from neox_eqx.model.long import CHUNK
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.sizes import size_text
 
@@ -65,8 +67,11 @@ def bytes_needed(
     slot = model.slot_bytes
     slots = bucket(max(len(request.tokens) for request in requests))
     seen = slots + FIRST_SLOTS * beams  # beams see the slots of all beams of their prompt
-    copies = _CPU_COPIES if _devices(model)[0].platform == "cpu" else 1
-    reading = prompts * slots * (heads * slots + config.intermediate_size)
+    platform = _devices(model)[0].platform
+    copies = _CPU_COPIES if platform == "cpu" else 1
+    pairs = BLOCK**2 if Blocks.fits(slots, platform) else slots**2
+    at_once = min(slots, CHUNK) if platform == "cpu" else slots
+    reading = prompts * (heads * pairs + at_once * config.intermediate_size)
     choosing = rows * (heads * seen + config.vocab_size)
     return {
         f"the keys and values of {rows} {kind}": slot * (prompts * slots + rows * FIRST_SLOTS),

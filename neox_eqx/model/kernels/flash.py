@@ -5,6 +5,7 @@ import jax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
+from neox_eqx.model.keys_values import KV, KeysValues
 from neox_eqx.sharding.rules import sharding
 
 # The kernel's block sizes; the largest that divides T is taken.
@@ -12,7 +13,7 @@ _BLOCKS = (512, 256, 128)
 
 
 class Flash(eqx.Module):
-    """Stands for the mask of tokens that attend to earlier ones with the same id.
+    """For tokens without a past that attend to earlier ones with the same id.
 
     An id is the number of a document in its row, from 1; 0 is padding, which attends to padding.
     The kernel is JAX's for TPU. It runs on each device by itself, on the rows and the heads that
@@ -23,20 +24,18 @@ class Flash(eqx.Module):
     mesh: Mesh | None = eqx.field(static=True)
 
     @staticmethod
-    def fits(length: int, mesh: Mesh | None) -> bool:
+    def fits(length: int, platform: str) -> bool:
         """Whether the kernel takes rows of this length: on a TPU alone, multiples of 128."""
-        platform = mesh.devices.flat[0].platform if mesh else jax.default_backend()
         return platform == "tpu" and length % _BLOCKS[-1] == 0
 
     def attend(
-        self,
-        query: Float[Array, "B H T K"],
-        key: Float[Array, "B H T K"],
-        value: Float[Array, "B H T K"],
+        self, query: Float[Array, "B H T K"], segments: tuple[KeysValues, ...]
     ) -> Float[Array, "B H T K"]:
         """softmax(q kᵀ / sqrt(K)) v."""
+        (new,) = segments
+        assert isinstance(new, KV)
         if self.mesh is None:
-            return _kernel(query, key, value, self.ids)
+            return _kernel(query, new.key, new.value, self.ids)
         axes = ("rows", "heads", None, None)
         heads = sharding(self.mesh, query.shape, axes).spec
         rows = sharding(self.mesh, self.ids.shape, axes[:1] + (None,)).spec
@@ -48,7 +47,7 @@ class Flash(eqx.Module):
             out_specs=heads,
             check_vma=False,
         )
-        return kernel(query, key, value, self.ids)
+        return kernel(query, new.key, new.value, self.ids)
 
 
 def _kernel(

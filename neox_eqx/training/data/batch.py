@@ -3,7 +3,7 @@
 import equinox as eqx
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 
 class Batch(eqx.Module):
@@ -15,13 +15,6 @@ class Batch(eqx.Module):
     weights: Float[Array, "B T"]
     """What predicting this token counts in the loss: 0 in a prompt. The first token of a document
     is never predicted, whatever its weight."""
-
-    def mask(self) -> Bool[Array, "B T T"]:
-        """True where a token attends to another: an earlier one of its document, or itself."""
-        length = self.documents.shape[1]
-        same = self.documents[:, :, None] == self.documents[:, None]
-        real = self.documents[:, None] > 0
-        return same & real & jnp.tril(jnp.ones((length, length), bool))
 
     def positions(self) -> Int[Array, "B T"]:
         """The number of tokens before this one in its document."""

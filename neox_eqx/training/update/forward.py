@@ -2,18 +2,17 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from neox_eqx.model.adapt import dropping
 from neox_eqx.model.block import Block
 from neox_eqx.model.context import Context
 from neox_eqx.model.dropout import Dropout
-from neox_eqx.model.kernels.flash import Flash
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.prompt import Prompt
 from neox_eqx.model.rotary import Rotary
-from neox_eqx.model.segment import Segment
 from neox_eqx.model.stack import run_layers
+from neox_eqx.model.visible import Visible
 from neox_eqx.training.data.batch import Batch
 from neox_eqx.training.update.gather import gather
 from neox_eqx.training.update.recipe import Recipe
@@ -36,7 +35,9 @@ def hidden_states(
     rotary = Rotary.at(model.config, positions, positions.max(-1) + 1)
     table = gather(model.embed_in, mesh).weight
     x = jnp.where(batch.documents[..., None] > 0, _look_up(table, batch.tokens), 0)
-    context = model.context(rotary, _mask(model, batch, past), dropout)
+    whole = () if past is None else (jnp.ones((len(x), past.slots), bool),)
+    visible = Visible(batch.documents, whole, packed=True)
+    context = model.context(rotary, visible, dropout)
     x = context.place(x, "batch", None, "embed")
     if dropout is not None:
         x = dropout.drop_hidden(x, 0)
@@ -56,17 +57,6 @@ def hidden_states(
         remat=recipe.remat,
     )
     return gather(model.final_layer_norm, mesh)(x)
-
-
-def _mask(model: GPTNeoX, batch: Batch, past: Segment | None) -> Bool[Array, "B T U"] | Flash:
-    """Flash attention where there is neither dropout nor a past, which its kernel cannot do."""
-    if past is not None:
-        whole = jnp.ones((*batch.tokens.shape, past.slots), bool)
-        return jnp.concatenate([whole, batch.mask()], axis=-1)
-    length = batch.tokens.shape[1]
-    if model.config.attention_dropout == 0 and Flash.fits(length, model.mesh):
-        return Flash(batch.documents, model.mesh)
-    return batch.mask()
 
 
 @jax.custom_vjp
