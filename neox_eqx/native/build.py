@@ -85,7 +85,6 @@ def build(path: Path, compiler: Sequence[str]) -> None:
         library = folder / path.name
         _run([*compiler, "-shared", *objects, "-o", str(library)])
         _seal(library)
-        library.chmod(0o600)
         library.replace(path)
 
 

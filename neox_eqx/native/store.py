@@ -85,6 +85,7 @@ def _built(path: Path) -> ctypes.CDLL:
         _say("compiling products for this machine's processor, once; it takes some seconds")
     try:
         build.build(path, compiler)
+        path.chmod(0o600)
     except BuildError as error:
         failed.write_text(f"{error}", "utf-8")
         raise
