@@ -5,6 +5,7 @@ Without it all works in pure JAX. What is missing is said once, in a line on std
 
 import ctypes
 import os
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import jax
@@ -33,11 +34,7 @@ def instruction_set() -> str | None:
     if jax.default_backend() != "cpu":
         return None
     name = _loaded() if os.environ.get(SWITCH) != "0" else None
-    if jax.process_count() > 1:
-        with jax.ensure_compile_time_eval():
-            everywhere = multihost_utils.process_allgather(np.asarray(name is not None))
-        name = name if np.all(everywhere) else None
-    return name
+    return name if jax.process_count() == 1 or _all_have(name is not None) else None
 
 
 def is_available() -> bool:
@@ -55,6 +52,13 @@ def use(name: str = "", threads: int | None = None) -> str | None:
         return None
     chosen = library.neox_eqx_use(name.encode(), threads or len(os.sched_getaffinity(0)))
     return chosen.decode() if chosen else None
+
+
+def _all_have(it: bool) -> bool:
+    """Asked in a thread of its own: this one may be tracing, and then computes nothing."""
+    with ThreadPoolExecutor(1) as apart:
+        answers = apart.submit(multihost_utils.process_allgather, np.asarray(it)).result()
+    return bool(np.all(answers))
 
 
 def _loaded() -> str | None:

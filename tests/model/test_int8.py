@@ -12,12 +12,14 @@ from jax import lax
 from neox_eqx.model.formats import is_quantized, quantized
 from neox_eqx.model.int8 import Int8Linear, project_int8, quantize_rows
 from neox_eqx.model.kernels.any import dequantize
-from neox_eqx.model.kernels.cpu import DIGIT_ROWS
+from neox_eqx.model.kernels.cpu import DIGIT_ROWS, dot_int8_in_jax
 from neox_eqx.model.linear import FEW_ROWS, Linear, project
 from neox_eqx.model.neox import GPTNeoX
 from tests.hf_models import family, our_logits, padded_batch, stack_layers
 
 ROWS = [1, 3, DIGIT_ROWS, DIGIT_ROWS + 1, FEW_ROWS + 1]
+# By the library, where there is one, and without it.
+PRODUCTS = [project_int8, dot_int8_in_jax]
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
@@ -66,11 +68,12 @@ def test_a_row_of_zeros_gives_zeros() -> None:
     np.testing.assert_array_equal(linear(jnp.full((2, 8), 1e30)), np.zeros((2, 5)))
 
 
+@pytest.mark.parametrize("product", PRODUCTS)
 @pytest.mark.parametrize("rows", [2, DIGIT_ROWS + 1])
-def test_a_row_of_zeros_has_products_of_zero(rows: int) -> None:
+def test_a_row_of_zeros_has_products_of_zero(rows: int, product: Callable[..., jax.Array]) -> None:
     weight, scale = map(jnp.asarray, quantize_rows(normal(40, 96)))
     x = jnp.asarray(normal(rows, 96, seed=1)).at[1].set(0)
-    np.testing.assert_array_equal(project_int8(x, weight, scale)[1], np.zeros(40))
+    np.testing.assert_array_equal(product(x, weight, scale)[1], np.zeros(40))
 
 
 def relative_error(x: np.ndarray, weight: np.ndarray, actual: jax.Array) -> float:
@@ -80,12 +83,15 @@ def relative_error(x: np.ndarray, weight: np.ndarray, actual: jax.Array) -> floa
     return float((np.abs(np.asarray(actual, np.float64) - exact) / size).max())
 
 
+@pytest.mark.parametrize("product", PRODUCTS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("rows", ROWS)
-def test_products_are_those_of_numpy_with_the_rounded_weight(dtype: str, rows: int) -> None:
+def test_products_are_those_of_numpy_with_the_rounded_weight(
+    dtype: str, rows: int, product: Callable[..., jax.Array]
+) -> None:
     weight, scale = quantize_rows(normal(40, 96))
     x = jnp.asarray(normal(rows, 96, seed=1), dtype)
-    actual = jax.jit(project_int8)(x[:, None], jnp.asarray(weight), jnp.asarray(scale))
+    actual = jax.jit(product)(x[:, None], jnp.asarray(weight), jnp.asarray(scale))
     assert (actual.dtype, actual.shape) == (dtype, (rows, 1, 40))
     rounded = weight * scale.astype(np.float64)[:, None]
     # Measured 6.6e-8, and for 16 bits that of rounding the result once.
@@ -93,34 +99,43 @@ def test_products_are_those_of_numpy_with_the_rounded_weight(dtype: str, rows: i
     assert relative_error(np.asarray(x, np.float64), rounded, actual[:, 0]) <= limit
 
 
+@pytest.mark.parametrize("product", PRODUCTS)
 @pytest.mark.parametrize("rows", [1, DIGIT_ROWS])
-def test_three_digits_hold_a_row_to_a_part_in_2_to_the_24_of_its_largest_value(rows: int) -> None:
+def test_a_row_is_held_to_a_part_in_2_to_the_24_of_its_largest_value(
+    rows: int, product: Callable[..., jax.Array]
+) -> None:
     weight, scale = quantize_rows(normal(40, 96))
     x = normal(rows, 96, seed=1)
     x[0, 5] = 300.0
-    actual = np.asarray(project_int8(jnp.asarray(x), jnp.asarray(weight), jnp.asarray(scale)))
+    actual = np.asarray(product(jnp.asarray(x), jnp.asarray(weight), jnp.asarray(scale)))
     rounded = weight * scale.astype(np.float64)[:, None]
     largest = np.abs(x).max(-1, keepdims=True).astype(np.float64)
     error = np.abs(actual - x.astype(np.float64) @ rounded.T)
     assert (error <= 2**-24 * largest * np.abs(rounded).sum(-1)).all()
 
 
+@pytest.mark.parametrize("product", PRODUCTS)
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_what_is_no_number_shows_in_its_own_row_and_no_other(rows: int, bad: float) -> None:
+def test_what_is_no_number_shows_in_its_own_row_and_no_other(
+    rows: int, bad: float, product: Callable[..., jax.Array]
+) -> None:
     weight, scale = map(jnp.asarray, quantize_rows(normal(40, 96)))
     x = normal(rows + 1, 96, seed=1)[:rows]
-    clean = np.asarray(project_int8(jnp.asarray(x), weight, scale))
+    clean = np.asarray(product(jnp.asarray(x), weight, scale))
     x[0, 7] = bad
-    y = np.asarray(project_int8(jnp.asarray(x), weight, scale))
+    y = np.asarray(product(jnp.asarray(x), weight, scale))
     assert not np.isfinite(y[0]).any()
     np.testing.assert_array_equal(y[1:], clean[1:])
 
 
-def test_sums_that_int32_cannot_hold_are_not_made_in_it() -> None:
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_sums_that_int32_cannot_hold_are_not_made_in_it(
+    product: Callable[..., jax.Array],
+) -> None:
     size = 2**31 // 127**2 + 100
     weight, scale = quantize_rows(np.ones((2, size), np.float32))
-    y = project_int8(jnp.ones((1, size)), jnp.asarray(weight), jnp.asarray(scale))
+    y = product(jnp.ones((1, size)), jnp.asarray(weight), jnp.asarray(scale))
     np.testing.assert_allclose(y, size, rtol=1e-5)
 
 
@@ -162,9 +177,10 @@ def temporaries(step: Callable[..., jax.Array], rows: int) -> int:
     return analysis.temp_size_in_bytes
 
 
+@pytest.mark.parametrize("product", PRODUCTS)
 @pytest.mark.parametrize("rows", [1, DIGIT_ROWS, FEW_ROWS, 40])
-def test_no_float_copy_of_the_weight_is_made(rows: int) -> None:
-    assert temporaries(project_int8, rows) < 2**20
+def test_no_float_copy_of_the_weight_is_made(rows: int, product: Callable[..., jax.Array]) -> None:
+    assert temporaries(product, rows) < 2**20
 
 
 def test_a_float_copy_would_be_noticed() -> None:
