@@ -12,6 +12,8 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, GPTNeoXForCausalLM
 
 from neox_eqx import GenerationOptions, InputError, TextGenerator
@@ -74,6 +76,25 @@ def test_every_answer_is_transformers_to_the_whole_conversation_and_nothing_is_r
         assert len(pieces) > 5
     assert conversation.messages == messages
     assert conversation.tokens_read == expected < len(before)
+
+
+def test_to_what_a_template_writes_the_tokenizer_adds_no_special_tokens(
+    directory: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(directory, tmp_path, dirs_exist_ok=True)
+    configured = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(configured))
+    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    tokenizer.post_processor = TemplateProcessing("<bos> $A", special_tokens=[("<bos>", 0)])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    oracle, generator = AutoTokenizer.from_pretrained(tmp_path), TextGenerator.load(tmp_path)
+    messages = as_messages("Two cats")
+    for prompt, ids in (
+        ("Two cats", oracle("Two cats").input_ids),
+        (messages, oracle.apply_chat_template(messages, add_generation_prompt=True).input_ids),
+    ):
+        assert list(generator.request(prompt, GenerationOptions())[1].tokens) == ids
+        assert ids[0] == 0 != ids[1]
 
 
 def test_a_prompt_of_messages_is_what_the_template_writes(
