@@ -1,5 +1,6 @@
 """A recipe refuses numbers that cannot be meant, and names them."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -26,3 +27,17 @@ from neox_eqx.training.update.recipe import Recipe
 def test_a_number_out_of_range_is_named(own: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Recipe(**{"steps": 10, **own})
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"steps": 1, "accumulate": 1, "loss_chunk": 1},
+        {"warmup_steps": 9},
+        {"learning_rate": 1e-9, "eps": 1e-30, "clip_norm": 1e-3},
+        {"final_learning_rate": 0.0, "weight_decay": 0.0},
+        {"b1": 0.0, "b2": 0.999999},
+    ],
+)
+def test_numbers_just_within_their_range_are_taken(own: dict[str, Any]) -> None:
+    assert dataclasses.asdict(Recipe(**{"steps": 10, **own})).items() >= own.items()

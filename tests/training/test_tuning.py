@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -232,6 +233,19 @@ def test_a_prompt_begins_as_its_text_before_each_document(kind: str) -> None:
 def test_wrong_options_are_refused(wrong: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Tuning(**wrong)
+
+
+@pytest.mark.parametrize(
+    "least",
+    [
+        dict(lora_rank=1, lora_alpha=1e-3, lora_dropout=0.0),
+        dict(lora_rank=1, lora_dropout=0.999, lora_targets=("all-linear",)),
+        dict(prompt_tokens=1, prompt_text="a"),
+        dict(prefix_tokens=1, prompt_text="a"),
+    ],
+)
+def test_numbers_just_within_their_range_are_taken(least: dict[str, Any]) -> None:
+    assert dataclasses.asdict(Tuning(**least)).items() >= least.items()
 
 
 def test_models_that_cannot_be_tuned_are_refused() -> None:
