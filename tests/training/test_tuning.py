@@ -16,7 +16,7 @@ from neox_eqx.errors import InputError
 from neox_eqx.model.adapt import adapted, merge
 from neox_eqx.model.formats import quantized
 from neox_eqx.model.neox import GPTNeoX
-from neox_eqx.model.prompt import Prefix, SoftPrompt
+from neox_eqx.model.prompt import Prefix, SoftPrompt, read_prompt
 from neox_eqx.sharding.mesh import make_mesh
 from neox_eqx.training.data.batch import Batch
 from neox_eqx.training.update.optimizer import first_moments, update
@@ -161,6 +161,19 @@ def test_a_step_on_a_mesh_is_that_of_one_device(kind: str) -> None:
     }
     shares = {leaf.sharding.shard_shape(leaf.shape) for leaf in jax.tree.leaves(state.model)}
     assert shares == expected[kind]
+
+
+@pytest.mark.parametrize("kind", ["prompt", "prefix"])
+def test_a_prompt_on_a_mesh_is_read_as_on_one_device(kind: str) -> None:
+    model = our_model(CONFIG)
+    spread = dataclasses.replace(model, mesh=make_mesh(model.config, "data=1,model=2"))
+    one, segment = (
+        read_prompt(trainable(its, KINDS[kind], RECIPE)[0], its) for its in (model, spread)
+    )
+    # Measured 7e-7, of values up to 4.
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=3e-6), segment, one)
+    (key, *_) = jax.tree.leaves(segment)
+    assert key.sharding.shard_shape(key.shape)[1] == key.shape[1] // 2
 
 
 @pytest.mark.parametrize("kind", KINDS)
