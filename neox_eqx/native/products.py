@@ -17,9 +17,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Float, Float16, Float32, Int8, UInt8
+from jaxtyping import Array, Float, Float16, Float32, Int8, UInt8, UInt32
 
-from neox_eqx.native.library import PRODUCT
+from neox_eqx.native.library import PRODUCT, READ
 from neox_eqx.native.partition import Rule, partitioned
 from neox_eqx.native.tiles import GROUP, TILE, untiled
 
@@ -53,6 +53,11 @@ def dot_tiles(
     x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, missing)]) if missing else x
     form = _TILES_4 if tiles.shape[1] == 4 * scale.shape[1] else _TILES_8
     return _with_rows(form, x, tiles, scale)[..., :out]
+
+
+def read(x: Array) -> UInt32[Array, "1"]:
+    """The bitwise sum of x's 32-bit words: how long it takes is how fast memory is read."""
+    return jax.ffi.ffi_call(READ, jax.ShapeDtypeStruct((1,), jnp.uint32))(x)
 
 
 @dataclasses.dataclass(frozen=True)
