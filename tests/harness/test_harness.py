@@ -64,6 +64,22 @@ TASKS: dict[str, dict[str, Any]] = {
     },
 }
 
+# A process of a pod: what the harness is told, before it refuses its command.
+ASKED_IN_VAIN = """
+import json, os
+from pathlib import Path
+from neox_eqx import InputError
+from neox_eqx.cli.evaluate import main
+from neox_eqx.sharding.distributed import initialize
+
+initialize()
+try:
+    main(["--model", "no/model"])
+except InputError:
+    told = [os.environ["LOCAL_RANK"], os.environ["WANDB_MODE"]]
+    Path("told.json").write_text(json.dumps(told))
+"""
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -193,6 +209,17 @@ def test_on_several_hosts_the_first_writes_and_a_mistake_is_one_line(
     said = "".join(CHATTER.sub("", one.err) for one in ended)
     assert said.startswith("neox-eqx evaluate: error: ") and said.count("\n") == 1, said
     assert "model_args: there is no step; there are pretrained, revision, base, token" in said
+
+
+def test_the_harness_knows_that_one_process_of_several_writes(tmp_path: Path) -> None:
+    directories = [tmp_path / str(number) for number in range(2)]
+    for directory in directories:
+        directory.mkdir()
+    environments = [{**own, "WANDB_MODE": "offline"} for own in podrun_environments(2)]
+    ended = finish(start(["-c", ASKED_IN_VAIN], 2, directories, environments))
+    assert [one.status for one in ended] == [0, 0], ended
+    told = [json.loads((directory / "told.json").read_text()) for directory in directories]
+    assert told == [["0", "offline"], ["1", "disabled"]]
 
 
 @pytest.mark.filterwarnings("ignore")  # of the harness and what it imports
