@@ -13,9 +13,3 @@ def test_a_preset_that_the_memory_does_not_hold_is_refused(monkeypatch: pytest.M
     assert str(caught.value).startswith(
         "--preset polyglot-ko-12.8b: its parameters take 25.8 GB in float16, and 21.5 GB"
     )
-
-
-def test_what_is_measured_unless_told_otherwise_is_what_the_table_of_readme_says() -> None:
-    options = benchmark.Options(preset="pythia-160m", batch_size=8)
-    assert (options.prompt_len, options.gen_len, options.rounds) == (128, 64, 5)
-    assert (options.dtype, options.quantize, options.num_beams) == (None, None, 1)
