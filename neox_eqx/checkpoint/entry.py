@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -40,6 +40,14 @@ class Entry(Protocol):
         ...
 
 
+class Span(NamedTuple):
+    """Bytes of a file that are rows of a tensor, one after another."""
+
+    start: int
+    shape: tuple[int, ...]
+    nbytes: int
+
+
 @dataclasses.dataclass(frozen=True)
 class FileEntry:
     """A tensor at byte `start` of a file, `strides` elements from one index to the next."""
@@ -66,26 +74,46 @@ class FileEntry:
         rows = np.lib.stride_tricks.as_strided(elements, shape, strides, writeable=False)
         return rows[(slice(None), *index[1:])]
 
+    def span(self, index: tuple[slice, ...]) -> Span | None:
+        """Where in the file the part at `index` is, if it stands there as NumPy has it."""
+        sizes = [part.indices(size) for part, size in zip(index, self.shape, strict=True)]
+        shape = tuple(max(last - first, 0) for first, last, _ in sizes)
+        if not shape or self.strides != contiguous(self.shape) or shape[1:] != self.shape[1:]:
+            return None
+        first = self.start + sizes[0][0] * self.strides[0] * self.dtype.itemsize
+        return Span(first, shape, math.prod(shape) * self.dtype.itemsize)
+
+    def read_into(self, buffer: np.ndarray, index: tuple[slice, ...]) -> bool:
+        """Fills a buffer with the part at `index` in one read; False where it has to be changed."""
+        span = self.span(index)
+        if span is None or buffer.dtype != self.dtype or not buffer.flags.c_contiguous:
+            return False
+        self._read_bytes(buffer.reshape(-1).view(np.uint8).data, span.start)
+        return True
+
     def _read_elements(self, first: int, count: int) -> np.ndarray:
         elements = np.empty(count, self.dtype)
-        rest = elements.view(np.uint8).data
-        try:
-            self._read_into(rest, first)
-        except OSError as error:
-            raise InputError(f"{self.path}: cannot be read: {error.strerror}") from error
+        self._read_bytes(elements.view(np.uint8).data, self.start + first * self.dtype.itemsize)
         return elements
 
-    def _read_into(self, rest: memoryview, first: int) -> None:
-        with open(self.path, "rb", buffering=0) as file:
-            # No reading ahead: what follows may be another host's share.
-            if hasattr(os, "posix_fadvise"):
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
-            file.seek(self.start + first * self.dtype.itemsize)
-            while rest:
-                read = file.readinto(rest)
-                if not read:
-                    raise InputError(f"{self.path}: ends within {self.name}; get the file again")
-                rest = rest[read:]
+    def _read_bytes(self, rest: memoryview, start: int) -> None:
+        try:
+            with open(self.path, "rb", buffering=0) as file:
+                # No reading ahead: what follows may be another host's share.
+                if hasattr(os, "posix_fadvise"):
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+                file.seek(start)
+                while rest:
+                    read = file.readinto(rest)
+                    if not read:
+                        raise ends_within(self)
+                    rest = rest[read:]
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be read: {error.strerror}") from error
+
+
+def ends_within(entry: Entry) -> InputError:
+    return InputError(f"{entry.path}: ends within {entry.name}; get the file again")
 
 
 def check_name(path: Path, name: str) -> None:

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
-from neox_eqx.checkpoint.entry import Entry, blocks
+from neox_eqx.checkpoint.entry import Entry, FileEntry, blocks
+from neox_eqx.checkpoint.mapped import ALIGNMENT, mapped
 from neox_eqx.checkpoint.names import Parameter
 from neox_eqx.errors import InputError
 from neox_eqx.model.quantized import QuantizedLinear
@@ -22,6 +23,8 @@ def place(parameter: Parameter, tensors: dict[str, Entry]) -> jax.Array:
     shape, dtype, where = parameter.array.shape, parameter.array.dtype, parameter.array.sharding
 
     def read(index: Index) -> np.ndarray:
+        if (stored := _in_place(parameter, tensors, index)) is not None:
+            return stored
         buffer = _aligned_empty(_sizes(index), dtype)
         for entry, part, within in _tensors_at(parameter, tensors, buffer, index):
             _fill(part, entry, within)
@@ -97,6 +100,16 @@ def _tensors_at(
         yield tensors[name], layer, index[1:]
 
 
+def _in_place(parameter: Parameter, tensors: dict[str, Entry], index: Index) -> np.ndarray | None:
+    """A part of a parameter as it is in its file, where a CPU can use it there."""
+    entry, array = tensors[parameter.names[0]], parameter.array
+    is_as_stored = not parameter.stacked and entry.dtype == array.dtype
+    on_cpu = all(device.platform == "cpu" for device in array.sharding.addressable_devices)
+    if not (is_as_stored and on_cpu and isinstance(entry, FileEntry)):
+        return None
+    return mapped(entry, index) if _inside(entry, index) == index else None
+
+
 def _once(read: Callable[[Index], Part], shape: tuple[int, ...]) -> Callable[[Index | None], Part]:
     """Devices that hold the same part get what is read for the first of them."""
     parts: dict[tuple[tuple[int, int], ...], Part] = {}
@@ -131,10 +144,10 @@ def _by_rows(where: Sharding, shape: tuple[int, ...], first: int) -> Sharding:
 
 
 def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """A buffer that JAX takes over as it is: on a CPU it copies what is not at 64 bytes."""
+    """A buffer that JAX takes over as it is, on a CPU."""
     count = math.prod(shape) * dtype.itemsize
-    raw = np.empty(count + 64, np.uint8)
-    start = -raw.ctypes.data % 64
+    raw = np.empty(count + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
     return raw[start : start + count].view(dtype).reshape(shape)
 
 
@@ -154,6 +167,8 @@ def _fill(buffer: np.ndarray, entry: Entry, index: Index) -> None:
         buffer = buffer[tuple(slice(size) for size in _sizes(inside))]
         if buffer.size == 0:
             return
+    if isinstance(entry, FileEntry) and entry.read_into(buffer, inside):
+        return
     for first, block in blocks(entry, inside, buffer.dtype):
         buffer[first : first + len(block)] = block
 

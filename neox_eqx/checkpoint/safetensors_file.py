@@ -1,8 +1,7 @@
 """The tensors in a .safetensors file: where they are, and how to write one.
 
-The safetensors library is not used: it maps the file into memory, where every page that was read
-counts as the process's own until the file is closed, so that loading would peak at twice the model.
-Here a shard of a tensor costs the bytes of that shard alone.
+The safetensors library is not used: who copies out of its mapping has every page twice until the
+file is closed. Here a tensor is used where it is mapped, or a shard of it is read and never mapped.
 """
 
 import dataclasses
@@ -38,6 +37,8 @@ DTYPES: dict[str, np.dtype] = {
         "F64": np.float64,
     }.items()
 }
+# Bytes: what JAX takes without a copy on a CPU. The format asks for 8.
+_ALIGNMENT = 64
 # The format's own limit, which keeps a corrupt length from being taken for a header.
 MAX_HEADER_BYTES = 100_000_000
 # More than any checkpoint has; to multiply thousands of large dimensions would take minutes.
@@ -134,7 +135,8 @@ def encode_header(layout: Sequence[tuple[str, tuple[int, ...], np.dtype]]) -> by
         begin, end = end, end + math.prod(shape) * dtype.itemsize
         header[name] = {"dtype": codes[dtype], "shape": shape, "data_offsets": [begin, end]}
     encoded = json.dumps(header, separators=(",", ":")).encode()
-    encoded += b" " * (-len(encoded) % 8)  # So that the data are aligned in the file.
+    # So that tensors can be used where they are mapped, as their sizes mostly are multiples too.
+    encoded += b" " * (-(8 + len(encoded)) % _ALIGNMENT)
     return len(encoded).to_bytes(8, "little") + encoded
 
 
