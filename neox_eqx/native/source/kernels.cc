@@ -1,6 +1,7 @@
 // The instruction sets, from the fastest.
 #include "avx2.h"
 #include "avx512.h"
+#include "neon.h"
 #include "plain.h"
 #include "product.h"
 
@@ -23,6 +24,9 @@ const Kernels kAvx2 = {"avx2", has_avx2, avx2_by_rows, avx2_by_tiles, avx2_round
 #endif
 
 bool always() { return true; }
+#if defined(__aarch64__)
+const Kernels kNeon = {"neon", always, neon_by_rows, neon_by_tiles, neon_round};
+#endif
 const Kernels kPlain = {"plain", always, plain_by_rows, plain_by_tiles, plain_round};
 
 }  // namespace
@@ -30,6 +34,8 @@ const Kernels kPlain = {"plain", always, plain_by_rows, plain_by_tiles, plain_ro
 const Kernels* const kKernels[] = {
 #if defined(__x86_64__)
     &kAvx512, &kAvx2,
+#elif defined(__aarch64__)
+    &kNeon,
 #endif
     &kPlain, nullptr};
 
