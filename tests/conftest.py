@@ -8,6 +8,7 @@ from pathlib import Path
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["NEOX_EQX_PROGRAMS"] = "0"  # commands that tests start leave nothing in the user's home
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import jax

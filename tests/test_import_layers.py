@@ -17,6 +17,8 @@ LAYERS = (
     "hardware",
     "small_files",
     "unicode",
+    "user_cache",
+    "programs",
     "destination",
     "tokenizer",
     "field_types",

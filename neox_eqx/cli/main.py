@@ -51,7 +51,14 @@ def run_command(name: str, program: str | None = None, args: Sequence[str] | Non
         from neox_eqx.command_line import run_program
     except KeyboardInterrupt:
         os._exit(130)  # as run_program ends
-    run_program(called, lambda: _find(name)(called, given))
+
+    def start() -> None:
+        from neox_eqx.programs import keep_programs
+
+        keep_programs(called)
+        _find(name)(called, given)
+
+    run_program(called, start)
 
 
 def about() -> str:

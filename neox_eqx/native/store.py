@@ -3,8 +3,6 @@
 import contextlib
 import ctypes
 import fcntl
-import os
-import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +10,7 @@ from pathlib import Path
 from neox_eqx.native import build
 from neox_eqx.native.build import BuildError
 from neox_eqx.output import complain
+from neox_eqx.user_cache import NoFolder, own_folder
 
 
 def find(beside: Path = build.BESIDE) -> ctypes.CDLL:
@@ -32,35 +31,16 @@ def _from_cache() -> ctypes.CDLL:
     Raises:
         BuildError: it cannot be built, or could not at an earlier try.
     """
-    folder = _cache_folder()
-    path = folder / build.file_name()
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _check_owner(folder)
+        folder = own_folder("native")
+        path = folder / build.file_name()
         with _alone(folder / "lock"):
             library = _opened(path) or _built(path)
+    except NoFolder as error:
+        raise BuildError(f"{error}") from error
     except OSError as error:
         raise BuildError(f"{folder}: {error.strerror}") from error
     return library
-
-
-def _cache_folder() -> Path:
-    given = os.environ.get("XDG_CACHE_HOME")
-    try:
-        return (Path(given) if given else Path.home() / ".cache") / "neox_eqx" / "native"
-    except RuntimeError as error:
-        raise BuildError("there is no home directory to keep it in; set XDG_CACHE_HOME") from error
-
-
-def _check_owner(folder: Path) -> None:
-    """Refuses to run what others may have put there.
-
-    Raises:
-        BuildError: it is another user's, or others may write to it.
-    """
-    status = folder.stat()
-    if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise BuildError(f"others may write to {folder}; make it yours alone, or remove it")
 
 
 @contextlib.contextmanager
