@@ -9,7 +9,8 @@
 # make docs          the site, into site/; the script of its drawings comes by npm
 # make pin           writes the hashes of what the lists of requirements pin
 PYTHON ?= python3
-JOBS ?= 2
+# One more than cores: many tests wait for programs, which wait for each other.
+JOBS ?= 3
 SECONDS ?= 3600
 VERSIONS ?= newest
 BIN := .venv/bin
@@ -23,13 +24,17 @@ INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-
 # Python, as templates, stay as they are.
 COMPILE = $(BIN)/python -m compileall -qq -j 0 -x /tests/ .venv/lib || true
 
-.PHONY: demo test test-all package fuzz fuzz-hosts lint docs tpu-compiler pin
+.PHONY: demo test quick-tests test-all package fuzz fuzz-hosts lint docs tpu-compiler pin
 .DELETE_ON_ERROR:
 
 demo: $(READY)
 	$(BIN)/python generate.py
 
-test: lint $(TPU_COMPILER)
+# Both at once: the tests leave a core idle now and then.
+test: $(TPU_COMPILER)
+	$(MAKE) --no-print-directory --jobs 2 lint quick-tests
+
+quick-tests: $(TPU_COMPILER)
 	$(BIN)/python -m pytest -n $(JOBS) -m "not slow and not optimised" --quick-compile
 	$(BIN)/python -m pytest -n $(JOBS) -m "not slow and optimised"
 

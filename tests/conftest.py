@@ -1,11 +1,16 @@
 """Settings of the whole test run. They act on import, before any test imports the package."""
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 # Read when jax starts its backend; a user who sets XLA_FLAGS chooses the devices.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+# The programs that tests start share what they compile. A worker of the tests has this directory
+# from the process that began, and does without it itself: most that it compiles, nobody else does.
+os.environ["TESTS_PROGRAMS"] = os.environ.pop("JAX_COMPILATION_CACHE_DIR", "")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["NEOX_EQX_PROGRAMS"] = "0"  # commands that tests start leave nothing in the user's home
@@ -32,6 +37,7 @@ if jax.__version_info__ < (0, 12):
     # has no such flag any more.
     QUICK += " --xla_cpu_use_fusion_emitters=false"
 
+PROGRAMS = os.environ.pop("TESTS_PROGRAMS")
 MAPS = Path("/proc/self/maps")
 
 
@@ -39,17 +45,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--quick-compile",
         action="store_true",
-        help="let XLA optimise nothing in the tests' own processes: it takes a quarter of the time",
+        help="let XLA optimise nothing: it takes a quarter of the time",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Starts XLA with what it compiles how; programs that tests start compile as users' do."""
-    flags = os.environ["XLA_FLAGS"]
+    """Starts XLA with what it compiles how, for this process and for those that tests start."""
     if config.getoption("--quick-compile"):
-        os.environ["XLA_FLAGS"] = f"{flags} {QUICK}"
+        os.environ["XLA_FLAGS"] += f" {QUICK}"
     jax.devices()
-    os.environ["XLA_FLAGS"] = flags
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = PROGRAMS or tempfile.mkdtemp(prefix="programs-")
+
+
+def pytest_unconfigure() -> None:
+    """The process that began, and not one of its workers, removes what they all compiled."""
+    if not PROGRAMS:
+        shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 @pytest.fixture(scope="module", autouse=True)

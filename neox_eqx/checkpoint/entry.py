@@ -135,15 +135,16 @@ def extent(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
 
 
 def blocks(
-    entry: Entry, index: tuple[slice, ...], dtype: np.dtype
+    entry: Entry, index: tuple[slice, ...], dtype: np.dtype, *, granule: int = 1
 ) -> Iterator[tuple[int, np.ndarray]]:
     """The part of a tensor at `index`, cast, in blocks of rows, each with its first row's number.
 
-    What is too large for float16 becomes infinite there, as it does in torch.
+    Every block but the last is of a multiple of `granule` rows. What is too large for float16
+    becomes infinite there, as it does in torch.
     """
     start, stop, _ = index[0].indices(entry.shape[0])
     # Blocks are of whole chunks, where a tensor is stored in chunks.
-    granule = getattr(entry, "granule", 1)
+    granule = math.lcm(granule, getattr(entry, "granule", 1))
     rows = BLOCK_ELEMENTS // max(1, math.prod(entry.shape[1:]))
     step = max(1, rows // granule) * granule
     for first in range(start, stop, step):

@@ -69,8 +69,9 @@ def load(
     that they divide over model, and `layout=2d`, which splits the weights along data too.
 
     `quantize="int8"` rounds the weights of the layers, and of a head that is not the embedding, to
-    8 bits with a scale for each row; all else and the computation are in `dtype`. It may also be a
-    class of your own, see `neox_eqx.model.quantized`.
+    8 bits with a scale for each row, and `"int4"` to 4 bits with a scale for each 32 numbers of a
+    row; all else and the computation are in `dtype`. It may also be a class of your own, see
+    `neox_eqx.model.quantized`.
 
     `rules` are a table that says where parameters lie on the mesh, as `TRAINING_RULES` does; by
     default it is the layout's.
@@ -78,7 +79,7 @@ def load(
     Raises:
         InputError: the checkpoint is absent, incomplete or corrupt, in any process. All missing,
             unexpected and mis-shaped tensors are named at once, before memory is taken for any.
-            What is to be int8 holds NaN or infinity.
+            What is to be rounded holds NaN or infinity.
 
     Examples:
         >>> model = load("EleutherAI/pythia-70m")  # doctest: +SKIP

@@ -45,7 +45,8 @@ def place_quantized(
     Raises:
         InputError: there is NaN or infinity in it.
     """
-    *rows_shape, columns = layer.shape
+    *layers, out, columns = layer.shape
+    rows_shape = (*layers, -(-out // layer.rows_together))
     zeros = layer.encode(np.zeros((1, columns), np.float32))
     fields = {name: getattr(layer, name) for name in zeros}
     depth = len(rows_shape)
@@ -55,7 +56,8 @@ def place_quantized(
             name: _aligned_empty((*_sizes(rows), *field.shape[depth:]), np.dtype(field.dtype))
             for name, field in fields.items()
         }
-        index = (*rows, slice(0, columns))
+        own_rows = slice(*(layer.rows_together * end for end in (rows[-1].start, rows[-1].stop)))
+        index = (*rows[:-1], own_rows, slice(0, columns))
         parts = [_tensors_at(weight, tensors, buffer, index) for buffer in buffers.values()]
         for of_tensor in zip(*parts, strict=True):
             (entry, _, within), *_ = of_tensor
@@ -63,8 +65,8 @@ def place_quantized(
             _fill_quantized(own, type(layer), entry, within, zeros)
         return buffers
 
-    read_once = _once(read, tuple(rows_shape))
-    as_matrix = _by_rows(layer.weight.sharding, layer.shape, first=1 if weight.stacked else 0)
+    read_once = _once(read, rows_shape)
+    as_matrix = _by_rows(layer.weight.sharding, rows_shape, first=1 if weight.stacked else 0)
     as_rows = as_matrix
     if isinstance(as_matrix, NamedSharding):
         as_rows = NamedSharding(as_matrix.mesh, PartitionSpec(*as_matrix.spec[:depth]))
@@ -181,9 +183,10 @@ def _fill_quantized(
     zeros: dict[str, np.ndarray],
 ) -> None:
     """As `_fill`, of whole rows in their form, in which `zeros` are a row of zeros."""
-    rows, columns = _sizes(index)
+    columns = _sizes(index)[1]
     inside = _inside(entry, index)
-    for first, block in blocks(entry, inside, np.dtype(np.float32)):
+    whole = form.rows_together
+    for first, block in blocks(entry, inside, np.dtype(np.float32), granule=whole):
         if not np.isfinite(block).all():
             raise InputError(
                 f"{entry.path}: {entry.name} holds NaN or infinity, which {form.name} has not; "
@@ -192,7 +195,8 @@ def _fill_quantized(
         if block.shape[1] < columns:
             block = np.pad(block, ((0, 0), (0, columns - block.shape[1])))
         for name, encoded in form.encode(block).items():
-            buffers[name][first : first + len(block)] = encoded
-    outside = slice(_sizes(inside)[0], rows)
+            start = first // form.rows_together
+            buffers[name][start : start + len(encoded)] = encoded
+    filled = -(-_sizes(inside)[0] // form.rows_together)
     for name, row in zeros.items():
-        buffers[name][outside] = row
+        buffers[name][filled:] = row

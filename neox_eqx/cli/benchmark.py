@@ -64,8 +64,8 @@ class Options:
     are added as a text grows, so it costs nothing; a cache allocated for them all would show."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Of parameters and computation; float32 on a CPU, bfloat16 on an accelerator."""
-    quantize: Literal["int8"] | None = None
-    """Round the weights of the layers, and of a head that is not the embedding, to 8 bits."""
+    quantize: Literal["int8", "int4"] | None = None
+    """Round the weights of the layers, and of a head that is not the embedding, to 8 or 4 bits."""
     rounds: int = 5
     """Timed rounds after one to warm up."""
     against: Literal["transformers"] | None = None

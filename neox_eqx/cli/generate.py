@@ -56,8 +56,8 @@ class Options:
     """Of parameters and computation; float32 on a CPU, bfloat16 on an accelerator."""
     soft_prompt: Path | None = None
     """A directory with a soft prompt or a prefix, of neox-eqx train or PEFT, for every prompt."""
-    quantize: Literal["int8"] | None = None
-    """Round the weights of the layers, and of a head that is not the embedding, to 8 bits."""
+    quantize: Literal["int8", "int4"] | None = None
+    """Round the weights of the layers, and of a head that is not the embedding, to 8 or 4 bits."""
     mesh: str = "auto"
     """Devices to spread rows and model over, as data=2,model=4 or as neox-eqx plan prints it."""
     batch_size: int = 8

@@ -52,8 +52,8 @@ class Options:
     """1d splits weights along model alone, 2d along data too, which pays on many chips."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Of parameters and computation."""
-    quantize: Literal["int8"] | None = None
-    """Weights in 8 bits, as neox-eqx generate takes it."""
+    quantize: Literal["int8", "int4"] | None = None
+    """Weights in 8 or 4 bits, as neox-eqx generate takes it."""
     train: bool = False
     """Compile an update of all parameters by --batch-size texts of --prompt-len tokens instead."""
     json: Path | None = None

@@ -54,8 +54,8 @@ class Options:
     origin: tyro.conf.OmitArgPrefixes[TextOriginOptions] = TextOriginOptions()
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Of parameters and computation; float32 on a CPU, bfloat16 on an accelerator."""
-    quantize: Literal["int8"] | None = None
-    """Round the weights of the layers, and of a head that is not the embedding, to 8 bits."""
+    quantize: Literal["int8", "int4"] | None = None
+    """Round the weights of the layers, and of a head that is not the embedding, to 8 or 4 bits."""
     mesh: str = "auto"
     """Devices to spread rows and model over, as data=2,model=4 or as neox-eqx plan prints it."""
 

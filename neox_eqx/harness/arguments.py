@@ -18,7 +18,7 @@ ARGUMENTS = {
     "dtype": "float32, bfloat16 or float16, or auto, as config.json says; by default float32 on a "
     "CPU and bfloat16 on an accelerator",
     "mesh": 'devices to spread rows and model over, as "data=2,model=4", in quotes',
-    "quantize": "int8 rounds the weights of the layers",
+    "quantize": "int8 or int4 rounds the weights of the layers",
     "max_length": "positions to use, by default all that the model has",
     "prefix_token_id": "stands before a text without a context; by default BOS, or EOS",
     "add_bos_token": "True begins every text with BOS, False adds no special token to any; by "

@@ -5,19 +5,25 @@ from typing import Any
 import jax
 
 from neox_eqx.errors import InputError
+from neox_eqx.model.int4 import Int4Linear
+from neox_eqx.model.int4_rows import Int4Rows
 from neox_eqx.model.int8 import Int8Linear
 from neox_eqx.model.linear import Linear
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.quantized import QuantizedLinear
 from neox_eqx.shown import shown
 
-FORMATS = {form.name: form for form in (Int8Linear,)}
+FORMATS = {form.name: form for form in (Int8Linear, Int4Linear)}
+ON_ACCELERATORS = {form.name: form for form in (Int4Rows,)}
+"""Those that lie differently where the device is no CPU."""
 Form = str | type[QuantizedLinear]
 """A name in FORMATS, or a class of one's own."""
 
 
-def form_of(quantize: Form) -> type[QuantizedLinear]:
+def form_of(quantize: Form, platform: str | None = None) -> type[QuantizedLinear]:
     """The class of a form that is given by name or as the class itself.
+
+    `platform` is what JAX calls the kind of device, by default the one that this process has.
 
     Raises:
         InputError: there is no form of this name.
@@ -28,7 +34,8 @@ def form_of(quantize: Form) -> type[QuantizedLinear]:
         raise InputError(
             f"quantize {shown(quantize)} is not supported; it is {', '.join(FORMATS)}, or left out"
         )
-    return FORMATS[quantize]
+    on_cpu = (platform or jax.default_backend()) == "cpu"
+    return FORMATS[quantize] if on_cpu else ON_ACCELERATORS.get(quantize, FORMATS[quantize])
 
 
 def form_name(quantize: Form) -> str:

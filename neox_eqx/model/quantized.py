@@ -23,14 +23,17 @@ class QuantizedLinear(Linear):
 
     name: ClassVar[str]
     """What `load(quantize=...)` calls it."""
+    rows_together: ClassVar[int] = 1
+    """How many rows of the weight one entry of the arrays along their axis of rows stands for."""
 
     @classmethod
     @abc.abstractmethod
     def encode(cls, weight: Numbers) -> dict[str, Numbers]:
         """The arrays that stand for a float32 weight (..., out, in), each under its field's name.
 
-        Each begins with the axes (..., out), and what it has for a row depends on that row of the
-        weight alone: a checkpoint is read in blocks of rows. NumPy gives NumPy, JAX gives JAX.
+        Each begins with the axes (..., out / `rows_together`, rounded up), and what an entry has
+        depends on its own rows of the weight alone: a checkpoint is read in blocks of rows. NumPy
+        gives NumPy, JAX gives JAX.
         """
 
     @abc.abstractmethod

@@ -25,7 +25,7 @@ BESIDE = Path(__file__).parent / "built"
 # a batch.
 FLAGS = (
     *("-std=c++17", "-O3", "-DNDEBUG", "-fPIC", "-fvisibility=hidden"),
-    *("-ffp-contract=off", "-fno-math-errno", "-w"),
+    *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-w"),
 )
 _SECONDS = 300
 """After which a compiler is given up; it takes about nine on one core."""

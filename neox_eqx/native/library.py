@@ -21,6 +21,7 @@ SWITCH = "NEOX_EQX_NATIVE"
 """The variable that turns the library off with 0, or names an instruction set."""
 PRODUCT = f"neox_eqx_product_{sources_key()}"
 READ = f"neox_eqx_read_{sources_key()}"
+ENCODE = f"neox_eqx_encode_{sources_key()}"
 """What XLA calls the functions. A program that was compiled for others does not find these."""
 
 
@@ -82,6 +83,10 @@ def _library() -> ctypes.CDLL | None:
         return None
     library.neox_eqx_use.argtypes = [ctypes.c_char_p, ctypes.c_int64]
     library.neox_eqx_use.restype = ctypes.c_char_p
-    for name, function in ((PRODUCT, library.neox_eqx_product), (READ, library.neox_eqx_read)):
+    for name, function in (
+        (PRODUCT, library.neox_eqx_product),
+        (READ, library.neox_eqx_read),
+        (ENCODE, library.neox_eqx_encode),
+    ):
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(function), platform="cpu")
     return library

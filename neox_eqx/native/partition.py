@@ -20,8 +20,8 @@ class Rule:
 
     text: str
     """As in einsum; see jax.experimental.custom_partitioning."""
-    summed: str
-    """The letter of what is summed."""
+    summed: tuple[str, ...]
+    """The letters of what is summed."""
     specs: Callable[[MeshAxes, MeshAxes], tuple[PartitionSpec, ...]]
     """Those of a weight's arrays, whose N and K are along these axes of the mesh."""
     sizes: tuple[tuple[str, int], ...] = ()
@@ -63,7 +63,7 @@ def partitioned(product: Product, rule: Rule) -> Product:
     split.def_partition(
         partition,
         sharding_rule=rule.text,
-        reduction_factors=(rule.summed,),
+        reduction_factors=rule.summed,
         **dict(rule.sizes),
     )
     return split

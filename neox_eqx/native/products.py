@@ -78,16 +78,18 @@ def _dense_rows(weight: Array, scale: Array | None = None) -> Float32[Array, "ou
 
 def _rule_of_tiles(bits: int) -> Rule:
     return Rule(
-        "m (g e), n (g s) l, n g r -> m (n r)",
-        "g",
+        # What is summed is `k` in x and `g` in the weight, which alone says how it is split: the
+        # numbers of x may divide over devices where the groups do not.
+        "m k, n (g s) l, n g r -> m (n r)",
+        ("k", "g"),
         lambda n, k: (PartitionSpec(n, k, None), PartitionSpec(n, k, None)),
-        (("e", GROUP), ("s", bits)),
+        (("s", bits),),
     )
 
 
-_ROWS_16 = _Form(Rule("m k, n k -> m n", "k", lambda n, k: (PartitionSpec(n, k),)), _dense_rows)
+_ROWS_16 = _Form(Rule("m k, n k -> m n", ("k",), lambda n, k: (PartitionSpec(n, k),)), _dense_rows)
 _ROWS_8 = _Form(
-    Rule("m k, n k, n -> m n", "k", lambda n, k: (PartitionSpec(n, k), PartitionSpec(n))),
+    Rule("m k, n k, n -> m n", ("k",), lambda n, k: (PartitionSpec(n, k), PartitionSpec(n))),
     _dense_rows,
 )
 _TILES_4 = _Form(_rule_of_tiles(4), untiled, TILE)

@@ -15,7 +15,7 @@ from neox_eqx.generation.decoding.sampling import Sampler
 from neox_eqx.generation.lengths import bucket
 from neox_eqx.generation.options.generation_options import GenerationOptions
 from neox_eqx.generation.vocabulary import Vocabulary
-from neox_eqx.model.formats import Form
+from neox_eqx.model.formats import Form, form_of
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.segment import Segment
 from neox_eqx.planning.message import Workload
@@ -40,7 +40,8 @@ def abstract_model(
     config: GPTNeoXConfig, mesh: Mesh, asked: Arrangement, dtype: str, quantize: Form | None
 ) -> GPTNeoX:
     """The model as `load` would place it on `mesh`, with shapes in place of arrays."""
-    shapes = arranged_shapes(config, jnp.dtype(dtype), mesh, asked, stacked=True, quantize=quantize)
+    form = None if quantize is None else form_of(quantize, "tpu")
+    shapes = arranged_shapes(config, jnp.dtype(dtype), mesh, asked, stacked=True, quantize=form)
     shardings = parameter_shardings(shapes, mesh, LAYOUTS[shapes.layout])
     return jax.tree.map(_placed, shapes, shardings)
 

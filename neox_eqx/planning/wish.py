@@ -114,7 +114,7 @@ class Wish:
         size: float = 2 if self.dtype == "bfloat16" else 4
         if self.quantize:
             row = jax.ShapeDtypeStruct((1, self.config.hidden_size), jnp.float32)
-            arrays = jax.eval_shape(form_of(self.quantize).encode, row).values()
+            arrays = jax.eval_shape(form_of(self.quantize, "tpu").encode, row).values()
             size = sum(array.size * array.dtype.itemsize for array in arrays) / row.size
         return int(parameter_count(self.config) * size)
 

@@ -1,7 +1,6 @@
 """The benchmark of training: both systems take the same steps, and its products are all of them."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from neox_eqx.training.update.recipe import Recipe
 from neox_eqx.training.update.state import TrainState
 from neox_eqx.training.update.step import train_step
 from tests.hf_models import config_json
+from tests.one_device import one_device
 
 ROOT = Path(__file__).parents[2]
 TINY = "--preset pythia-14m --layers 2 --vocab-size 512 --batch-size 2 --length 32".split()
@@ -27,9 +27,12 @@ TINY = "--preset pythia-14m --layers 2 --vocab-size 512 --batch-size 2 --length 
 
 def benchmark(*options: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "benchmarks/train.py", *TINY, *options]
-    inherited = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     return subprocess.run(
-        command, cwd=ROOT, env=inherited | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+        command,
+        cwd=ROOT,
+        env=one_device() | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
     )
 
 

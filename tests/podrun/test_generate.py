@@ -13,13 +13,18 @@ import jax
 import pytest
 
 from neox_eqx import DEMO_MODEL, PRESETS, GPTNeoX, save
+from tests.one_device import one_device
 from tests.podrun.hosts import Hosts
 from tests.podrun.launch import Launch, wait_until
 
 ROOT = Path(__file__).parents[2]
 VENV = str(Path(sys.executable).parent.parent)
 # Two devices on each host: eight in all.
-ON_CPU = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2", "XLA_FLAGS": ""}
+ON_CPU = {
+    "JAX_PLATFORMS": "cpu",
+    "JAX_NUM_CPU_DEVICES": "2",
+    "XLA_FLAGS": one_device()["XLA_FLAGS"],
+}
 MESH = ("--mesh", "data=2,model=4")
 START_SECONDS = 90  # until four processes share two cores' time to import, load and compile
 

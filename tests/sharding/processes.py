@@ -1,7 +1,6 @@
 """Several processes of one program on this machine, joined as podrun joins those of a pod."""
 
 import dataclasses
-import os
 import signal
 import socket
 import subprocess
@@ -9,6 +8,8 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+from tests.one_device import one_device
 
 ROOT = Path(__file__).parents[2]
 DEVICES = 2
@@ -49,7 +50,6 @@ def start(
 ) -> list[subprocess.Popen[str]]:
     """`count` processes of a Python program with two devices each, in a directory each."""
     environments = environments or podrun_environments(count)
-    inherited = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     shared = {
         "PYTHONPATH": str(ROOT),
         "JAX_PLATFORMS": "cpu",
@@ -63,7 +63,7 @@ def start(
             stderr=subprocess.PIPE,
             text=True,
             cwd=directories[number] if directories else None,
-            env={**inherited, **shared, **environments[number]},
+            env={**one_device(), **shared, **environments[number]},
         )
         for number in range(count)
     ]

@@ -3,6 +3,7 @@
 #include <cstring>
 #include <string>
 
+#include "encode.h"
 #include "product.h"
 #include "threads.h"
 #include "xla/ffi/api/ffi.h"
@@ -120,6 +121,21 @@ ffi::Error product(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer w, ffi
   return ffi::Error();
 }
 
+ffi::Error encode(ffi::ThreadPool pool, ffi::AnyBuffer w, ffi::Result<ffi::AnyBuffer> codes,
+                  ffi::Result<ffi::AnyBuffer> scales) {
+  if (w.dimensions().size() != 2) return wrong("the weight has not two axes");
+  const int64_t rows = w.dimensions()[0], columns = w.dimensions()[1], tiles = rows / kTile;
+  if (rows % kTile || columns % kGroup) return wrong("tiles are of 16 rows and groups of 32");
+  if (!is(w, ffi::F32, {rows, columns}) || !is(*codes, ffi::U8, {tiles, columns / 8, 64}) ||
+      !is(*scales, ffi::F16, {tiles, columns / kGroup, kTile}))
+    return wrong("a weight of other types or shapes");
+  parallel(pool, most_threads.load(), tiles, [&](int64_t tile) {
+    encode4(w.typed_data<float>(), columns, tile, codes->typed_data<uint8_t>(),
+            static_cast<uint16_t*>(scales->untyped_data()));
+  });
+  return ffi::Error();
+}
+
 // The bitwise sum of all bytes, four at a time: what reading them takes.
 ffi::Error read(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::ResultBuffer<ffi::U32> y) {
   constexpr int64_t kChunk = 1 << 18;
@@ -159,6 +175,14 @@ XLA_FFI_DEFINE_HANDLER(read_handler, read,
                            .Arg<ffi::AnyBuffer>()
                            .Ret<ffi::Buffer<ffi::U32>>());
 
+XLA_FFI_DEFINE_HANDLER(encode_handler, encode,
+                       ffi::Ffi::Bind()
+                           .Ctx<ffi::ThreadPool>()
+                           .Arg<ffi::AnyBuffer>()
+                           .Ret<ffi::AnyBuffer>()
+                           .Ret<ffi::AnyBuffer>());
+
+EXPORT XLA_FFI_Error* neox_eqx_encode(XLA_FFI_CallFrame* frame) { return (*encode_handler)(frame); }
 EXPORT XLA_FFI_Error* neox_eqx_product(XLA_FFI_CallFrame* frame) { return (*product_handler)(frame); }
 EXPORT XLA_FFI_Error* neox_eqx_read(XLA_FFI_CallFrame* frame) { return (*read_handler)(frame); }
 

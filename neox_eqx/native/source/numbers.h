@@ -28,6 +28,25 @@ static inline float from_float16(uint16_t h) {
   return from_bits(sign | to_bits(float(fraction) * 0x1p-24f));
 }
 
+// To the nearest whole number, halves to even, for numbers below 2^22: in a form that compilers make
+// vectors of.
+static inline float to_whole(float x) {
+  constexpr float kShift = 12582912.0f;  // 1.5 * 2^23
+  return (x + kShift) - kShift;
+}
+
+// The nearest, halves to even; infinity above the largest.
+static inline uint16_t to_float16(float value) {
+  uint32_t bits = to_bits(value);
+  const uint32_t sign = (bits >> 16) & 0x8000;
+  bits &= 0x7fffffff;
+  if (bits > 0x7f800000) return uint16_t(sign | 0x7e00);
+  if (bits >= 0x47800000) return uint16_t(sign | 0x7c00);
+  if (bits < 0x38800000) return uint16_t(sign | uint32_t(to_whole(from_bits(bits) * 0x1p24f)));
+  bits += 0xfff + ((bits >> 13) & 1);
+  return uint16_t(sign | ((bits - 0x38000000) >> 13));
+}
+
 // How a group of x is rounded: its scale, and by what its numbers are multiplied. `largest` are the
 // bits of its largest absolute value; as integers they are in the order of the numbers, and
 // infinity and NaN come last.
