@@ -78,7 +78,10 @@ class Int4Linear(QuantizedLinear):
         tiles, groups, _, size = self.weight.shape
         arrays = (x, self.weight.reshape(tiles, groups * STEPS, size), self.scale)
         in_jax = partial(_product, self.size)
-        on_cpu = partial(_product_by_library, self.size) if library.is_available() else in_jax
+        by_library = partial(_product_by_library, self.size)
+        # Inputs that are no whole groups may lie on a mesh in ways that the library's do not.
+        fits = self.size[1] % GROUP == 0
+        on_cpu = by_library if library.is_available() and fits else in_jax
         return lax.platform_dependent(*arrays, cpu=on_cpu, default=in_jax)
 
     def axes_of(self, name: str) -> Axes:

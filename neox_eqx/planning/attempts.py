@@ -22,6 +22,8 @@ def environment() -> dict[str, str]:
     Raises:
         InputError: libtpu is not installed.
     """
+    # libtpu ends a process with a flag of XLA's for CPUs.
+    flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if "xla_cpu_" not in flag]
     paths = [path for path in (os.environ.get("PYTHONPATH"),) if path]
     found = importlib.util.find_spec("libtpu")
     if found is None or found.origin is None:  # absent, or just a folder of that name
@@ -34,6 +36,7 @@ def environment() -> dict[str, str]:
     return os.environ | {
         "PYTHONPATH": os.pathsep.join(paths),
         "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": " ".join(flags),
         # A TPU's process has no products for a CPU, and traces none.
         "NEOX_EQX_NATIVE": "0",
         # It uses no TPU, so it need not be the only process, nor ask what TPU this is.
