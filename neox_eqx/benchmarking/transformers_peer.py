@@ -118,7 +118,7 @@ class _FirstTokenClock:
 def _state(model: GPTNeoX) -> "dict[str, torch.Tensor]":
     state = {}
     for parameter in parameters(model):
-        layers = np.asarray(parameter.array.astype(model.dtype))
+        layers = np.asarray(parameter.array).astype(model.dtype)
         for name, array in zip(
             parameter.names, layers if parameter.stacked else [layers], strict=True
         ):

@@ -99,7 +99,8 @@ def _dtype(model: GPTNeoX) -> jnp.dtype:
     return dtype if exact else model.dtype
 
 
-def _is_exact(array: jax.Array, dtype: jnp.dtype) -> bool:
+def _is_exact(array: jax.Array | jax.ShapeDtypeStruct, dtype: jnp.dtype) -> bool:
+    assert isinstance(array, jax.Array)
     same = array.dtype == dtype
     return same or bool((array.astype(dtype).astype(array.dtype) == array).all())
 

@@ -59,13 +59,10 @@ class Int4Linear(QuantizedLinear):
         absolute value gets code 0, or would get a lower one if there were; and of each try's codes
         the scale is what fits them best.
         """
-        layers, full = weight.shape[:-2], filled(weight, rows=TILE)
-        if library.is_available():
-            codes, scale = encoded(jnp.asarray(full).reshape(-1, full.shape[-1]))
-            if isinstance(weight, np.ndarray):
-                codes, scale = np.asarray(codes), np.asarray(scale)
-        else:
-            codes, scale = _encoded(full.reshape(-1, full.shape[-1]))
+        layers = tuple(weight.shape[:-2])
+        full = filled(weight, rows=TILE)
+        rows = full.reshape(-1, full.shape[-1])
+        codes, scale = _encoded(rows)
         tiles, groups, _ = scale.shape
         where = (*layers, tiles // int(np.prod(layers, dtype=int)), groups)
         return {
@@ -110,12 +107,15 @@ def _product(
     return everywhere.dot(x, untiled(tiles, scale)[:out, :columns].astype(x.dtype))
 
 
-def _encoded(weight: Numbers) -> tuple[Numbers, Numbers]:
-    """What `native.encode` gives, without the library."""
-    groups = weight.reshape(len(weight), -1, GROUP)
-    scale = best_scale(groups)
-    codes = (rounded(groups, scale.astype(np.float32)) + ZERO).astype(np.uint8)
-    return tiled(codes.reshape(weight.shape), scale, bits=4)
+def _encoded(rows: Numbers) -> tuple[Numbers, Numbers]:
+    """Codes and scales of whole tiles and groups, in the library's layout."""
+    if not library.is_available():
+        groups = rows.reshape(len(rows), -1, GROUP)
+        scale = best_scale(groups)
+        codes = (rounded(groups, scale.astype(np.float32)) + ZERO).astype(np.uint8)
+        return tiled(codes.reshape(rows.shape), scale, bits=4)
+    both = encoded(jnp.asarray(rows))
+    return both if isinstance(rows, jax.Array) else tuple(map(np.asarray, both))  # type: ignore[return-value]
 
 
 def filled(weight: Numbers, *, rows: int) -> Numbers:

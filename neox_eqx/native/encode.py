@@ -21,4 +21,5 @@ def encoded(
         ),
         vmap_method="sequential",
     )
-    return call(weight)
+    codes, scale = call(weight)
+    return codes, scale

@@ -11,6 +11,8 @@ byte is number 4j + b. Scales are (out/16, in/32, 16). What is missing of the la
 the last 32 numbers is there, with the code of zero, and rows that are missing have scales of 0.
 """
 
+from typing import TypeVar
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +23,7 @@ TILE = 16
 GROUP = 32
 """Numbers of a row with one scale."""
 
-Numbers = np.ndarray | jax.Array
+Numbers = TypeVar("Numbers", np.ndarray, jax.Array)
 
 
 def tiled(codes: Numbers, scale: Numbers, *, bits: int) -> tuple[Numbers, Numbers]:
