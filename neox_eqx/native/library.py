@@ -51,7 +51,8 @@ def use(name: str = "", threads: int | None = None) -> str | None:
     library = _library()
     if library is None:
         return None
-    chosen = library.neox_eqx_use(name.encode(), threads or len(os.sched_getaffinity(0)))
+    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    chosen = library.neox_eqx_use(name.encode(), threads or own or 1)
     return chosen.decode() if chosen else None
 
 

@@ -53,10 +53,10 @@ def partitioned(product: Product, rule: Rule) -> Product:
         return mesh, on_device, NamedSharding(mesh, PartitionSpec(m, n)), operands
 
     # JAX binds arguments by the signature, which no *args must have.
-    def two(x, weight):  # type: ignore[no-untyped-def]
+    def two(x, weight):
         return product(x, weight)
 
-    def three(x, weight, scale):  # type: ignore[no-untyped-def]
+    def three(x, weight, scale):
         return product(x, weight, scale)
 
     split = custom_partitioning(two if len(rule.specs(None, None)) == 1 else three)
