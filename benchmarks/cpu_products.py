@@ -99,12 +99,13 @@ def _in_form(form: str, values: np.ndarray) -> tuple[np.ndarray, ...]:
     scale = (abs(groups).max(-1) / (2 ** (bits - 1) - 1)).astype(np.float16)
     codes = (groups / scale[..., None]).round() + 2 ** (bits - 1)
     codes = codes.clip(0, 2**bits - 1).reshape(full.shape).astype(np.uint8)
-    return tiles.tiled(codes, scale, bits=bits)
+    return tuple(np.asarray(array) for array in tiles.tiled(codes, scale, bits=bits))
 
 
 def _product(form: str, out: int) -> Callable[..., jax.Array]:
-    of_tiles = functools.partial(products.dot_tiles, out=out)
-    known = {"float32": dot, "int8": products.dot_int8, "tiles8": of_tiles, "tiles4": of_tiles}
+    if form.startswith("tiles"):
+        return functools.partial(products.dot_tiles, out=out)
+    known = {"float32": dot, "int8": products.dot_int8}
     return known.get(form, products.dot_16_bits)
 
 
