@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from neox_eqx.native import library
+from neox_eqx.native import library, products
 from tests.native.weights import FORMS, normal, rounded, weight
 
 # Measured 4.4e-7: float32 sums of 300 numbers that are not small.
@@ -171,3 +171,11 @@ def test_the_handler_refuses_what_it_would_read_outside_of(instruction_sets: lis
         for arguments in calls:
             with pytest.raises(Exception, match=message):
                 jax.block_until_ready(call(*arguments))
+
+
+def test_all_words_are_read(instruction_sets: list[str]) -> None:
+    generator = np.random.default_rng(0)
+    for size in (0, 1, 127, 128, 300_001, 2**18 * 3):
+        words = generator.integers(0, 2**32, size, np.uint32)
+        found = jax.jit(products.read)(jnp.asarray(words))
+        assert int(found[0]) == np.bitwise_xor.reduce(words, initial=0)

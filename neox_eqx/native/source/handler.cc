@@ -136,24 +136,31 @@ ffi::Error encode(ffi::ThreadPool pool, ffi::AnyBuffer w, ffi::Result<ffi::AnyBu
   return ffi::Error();
 }
 
-// The bitwise sum of all bytes, four at a time: what reading them takes.
+// The bitwise sum of `count` words, as eight streams: faster than one after the other.
+uint32_t sum_of_words(const uint32_t* data, int64_t count) {
+  constexpr int64_t kStreams = 8, kAhead = 1024;
+  const int64_t each = count / kStreams / 16 * 16;
+  uint32_t own[16] = {};
+  for (int64_t i = 0; i < each; i += 16)
+    for (int64_t s = 0; s < kStreams; s++) {
+      const uint32_t* words = data + s * each + i;
+      __builtin_prefetch(words + kAhead, 0, 2);
+      for (int l = 0; l < 16; l++) own[l] ^= words[l];
+    }
+  for (int64_t i = kStreams * each; i < count; i++) own[0] ^= data[i];
+  for (int l = 1; l < 16; l++) own[0] ^= own[l];
+  return own[0];
+}
+
+// The bitwise sum of all words of x: what reading them takes.
 ffi::Error read(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::ResultBuffer<ffi::U32> y) {
   constexpr int64_t kChunk = 1 << 18;
   if (y->element_count() != 1) return wrong("the result of reading is one number");
   const auto size = int64_t(x.size_bytes()) / 4;
   std::atomic<uint32_t> all{0};
   parallel(pool, most_threads.load(), (size + kChunk - 1) / kChunk, [&](int64_t c) {
-    const uint32_t* data = static_cast<const uint32_t*>(x.untyped_data()) + c * kChunk;
-    const int64_t count = std::min(kChunk, size - c * kChunk);
-    uint32_t own[16] = {};
-    int64_t i = 0;
-    for (; i + 16 <= count; i += 16) {
-      __builtin_prefetch(data + i + 2048, 0, 2);
-      for (int l = 0; l < 16; l++) own[l] ^= data[i + l];
-    }
-    for (; i < count; i++) own[0] ^= data[i];
-    for (int l = 1; l < 16; l++) own[0] ^= own[l];
-    all.fetch_xor(own[0]);
+    const auto data = static_cast<const uint32_t*>(x.untyped_data()) + c * kChunk;
+    all.fetch_xor(sum_of_words(data, std::min(kChunk, size - c * kChunk)));
   });
   *y->typed_data() = all.load();
   return ffi::Error();
