@@ -55,6 +55,11 @@ def test_heads_of_zeros_change_nothing(directory: Path) -> None:
     dense = padded.layers[0].attention.dense
     assert dense.weight.shape == (64, 128) and not np.asarray(dense.weight)[:, 64:].any()
     np.testing.assert_array_equal(dense.scale, alone.layers[0].attention.dense.scale)
+    # Their product with zeros of `dense` shows nothing of what they hold, unless that is NaN.
+    heads = padded.layers[0].attention.query_key_value
+    weight, scale = quantize_rows(jnp.zeros((192, 64)))
+    np.testing.assert_array_equal(heads.weight[192:], weight)
+    np.testing.assert_array_equal(heads.scale[192:], scale)
     ids, valid = padded_batch(96)
     difference = our_logits(padded, ids, valid) - our_logits(alone, ids, valid)
     assert np.abs(difference[valid]).max() <= 5e-6
