@@ -104,3 +104,16 @@ def test_no_process_uses_what_another_lacks(instruction_sets: list[str]) -> None
     environments = processes.podrun_environments(2)
     environments[1]["NEOX_EQX_NATIVE"] = "0"
     assert used(environments) == ["used: None"] * 2
+
+
+@pytest.mark.slow
+def test_the_tests_of_weights_in_few_bits_pass_without_the_library() -> None:
+    files = ["tests/model/test_int8.py", "tests/model/test_sixteen_bits.py"]
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files],
+        cwd=ROOT,
+        env={**os.environ, "NEOX_EQX_NATIVE": "0"},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stdout[-2000:]
