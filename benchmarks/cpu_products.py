@@ -105,7 +105,7 @@ def _in_form(form: str, values: np.ndarray) -> tuple[np.ndarray, ...]:
 def _product(form: str, out: int) -> Callable[..., jax.Array]:
     if form.startswith("tiles"):
         return functools.partial(products.dot_tiles, out=out)
-    known = {"float32": dot, "int8": products.dot_int8}
+    known: dict[str, Callable[..., jax.Array]] = {"float32": dot, "int8": products.dot_int8}
     return known.get(form, products.dot_16_bits)
 
 

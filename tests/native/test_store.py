@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -168,3 +169,29 @@ def test_other_sources_another_interface_or_another_machine_has_another_name() -
     machine = os.uname().machine.lower()
     assert machine in name and build.sources_key() in name
     assert library.PRODUCT.endswith(build.sources_key())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compiler", [True, False])
+def test_an_install_in_place_compiles_it_and_one_without_a_compiler_goes_through(
+    tmp_path: Path, compiler: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if compiler and not shutil.which("c++"):
+        pytest.skip("there is no C++ compiler")
+    checkout = tmp_path / "checkout"
+    shutil.copytree(
+        ROOT / "neox_eqx",
+        checkout / "neox_eqx",
+        ignore=shutil.ignore_patterns("built", "__pycache__"),
+    )
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "podrun"):
+        shutil.copy(ROOT / name, checkout)
+    monkeypatch.delenv("CXX", raising=False)
+    if not compiler:
+        monkeypatch.setenv("PATH", str(tmp_path))
+    code = "from setuptools import build_meta; build_meta.build_editable('..')"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=checkout, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    path = checkout / "neox_eqx" / "native" / "built" / build.file_name()
+    assert path.exists() == compiler
+    assert build.is_whole(path) if compiler else "no C++ compiler" in ran.stdout
