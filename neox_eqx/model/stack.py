@@ -59,6 +59,8 @@ def _unrolled(
 ) -> tuple[Stream, tuple[Any, ...]]:
     """Fastest on a CPU."""
     kept = []
+    if isinstance(x, jax.core.Tracer):
+        run = jax.jit(run)  # traced once for all layers, which XLA then lays out one by one
     for index, block in enumerate(layers):
         x, new = run(x, block, tuple(segment.layer(index) for segment in past), index)
         kept.append(new)
