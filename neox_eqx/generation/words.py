@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 import equinox as eqx
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
+from neox_eqx.generation.arrays import array
 from neox_eqx.generation.history import NOTHING, History
 from neox_eqx.generation.lengths import bucket
 
@@ -41,7 +41,7 @@ class Words(eqx.Module):
         for row, words in enumerate(rows):
             for place, word in enumerate(words):
                 ids[row, place, length - len(word) :] = word
-        return cls(jnp.asarray(ids))
+        return cls(array(ids))
 
     @property
     def last(self) -> Int[Array, "R W"]:

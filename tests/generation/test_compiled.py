@@ -70,6 +70,37 @@ def test_new_lengths_values_and_seeds_compile_nothing() -> None:
     assert seen
 
 
+def test_a_batch_runs_two_programs_and_nothing_beside_them() -> None:
+    """A cold process loads all of them before the first token."""
+    _, model = family("pythia-70m")
+    (prompt,) = random_prompts(model.config.vocab_size, (7,))
+    options = dict(temperature=0.7, top_k=3, repetition_penalty=1.1, max_new_tokens=9)
+    jax.clear_caches()
+    with compilations() as seen:
+        ours(model, [request(prompt, **options)])
+    assert len(seen) == 2
+
+
+def test_the_layers_are_traced_once_for_all_of_them() -> None:
+    calls = []
+
+    class Counted(eqx.Module):
+        mlp: eqx.Module
+
+        def __call__(self, x: Any, context: Any) -> Any:
+            calls.append(x)
+            return self.mlp(x, context)  # type: ignore[operator]
+
+    _, model = family("pythia-70m")
+    layers = tuple(
+        eqx.tree_at(lambda block: block.mlp, block, Counted(block.mlp)) for block in model.layers
+    )
+    model = eqx.tree_at(lambda model: model.layers, model, layers)
+    jax.eval_shape(model, jnp.zeros((1, 4), int), jnp.ones((1, 4), bool))
+    assert len(model.layers) > 1
+    assert len(calls) == 1
+
+
 def started(
     model: GPTNeoX, limit: int = 40, eos: tuple[int, ...] = (1,), **own: Any
 ) -> tuple[Any, ...]:

@@ -9,6 +9,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
+from neox_eqx.generation.arrays import array
 from neox_eqx.generation.decoding.rows import Rows
 from neox_eqx.generation.decoding.strategy import Choice, Results, Strategy
 from neox_eqx.generation.history import History
@@ -82,16 +83,16 @@ class BeamSearch(Strategy):
         return cls(
             processors=processors_of(rows, vocabulary, batch_mates),
             warpers=warpers_of(rows, at_least=at_least, batch_mates=batch_mates) if draws else (),
-            greedy=jnp.asarray(greedy),
-            seed=jnp.asarray([options.seed for options in requests], jnp.uint32),
-            length_penalty=jnp.asarray([o.length_penalty for o in requests], jnp.float32),
-            early_stopping=jnp.asarray(modes, jnp.int32),
-            limit=jnp.asarray(limits, jnp.int32),
+            greedy=array(greedy),
+            seed=array([options.seed for options in requests], np.uint32),
+            length_penalty=array([o.length_penalty for o in requests], np.float32),
+            early_stopping=array(modes, np.int32),
+            limit=array(limits, np.int32),
             ending=Ending.of(candidates, np.repeat(limits, number), vocabulary, batch_mates),
             beams=beams,
             candidates=number,
             draws=draws,
-            renormalize=jnp.asarray([o.renormalize_logits for o in requests])
+            renormalize=array([o.renormalize_logits for o in requests])
             if any(options.renormalize_logits for options in (*requests, *batch_mates))
             else None,
         )

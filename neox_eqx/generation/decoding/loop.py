@@ -5,9 +5,11 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Int
 
+from neox_eqx.generation.arrays import array
 from neox_eqx.generation.decoding.rows import pad_rows
 from neox_eqx.generation.decoding.state import State
 from neox_eqx.generation.decoding.strategy import Strategy
@@ -83,11 +85,11 @@ def advance(
     clock, last = int(state.clock), state.rows.slots - 1
     if clock == last:
         grown = double_slots(state)
-        for array in jax.tree.leaves(state.generated.kv):
-            array.delete()  # whoever holds the state would keep them beside the larger ones
+        for full in jax.tree.leaves(state.generated.kv):
+            full.delete()  # whoever holds the state would keep them beside the larger ones
         state, last = grown, grown.rows.slots - 1
     until = last if stride is None else min(clock + stride, last)
-    return decode(model, past, state, strategy, jnp.int32(until))
+    return decode(model, past, state, strategy, array(until, np.int32))
 
 
 def decode_all(
@@ -100,6 +102,6 @@ def decode_all(
 ) -> Iterator[State]:
     """Yields the state, and then that after each `advance`, until all rows are done."""
     yield state
-    while bool(state.going_on()):
+    while state.is_going_on():
         state = advance(model, past, state, strategy, stride)
         yield state

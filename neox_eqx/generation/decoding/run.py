@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from neox_eqx.errors import InputError
+from neox_eqx.generation.arrays import array
 from neox_eqx.generation.decoding.beams import BeamSearch
 from neox_eqx.generation.decoding.loop import decode_all, read_prompts
 from neox_eqx.generation.decoding.not_a_number import not_numbers
@@ -144,7 +145,7 @@ def pad_prompts(
         check_tokens(prompt, vocab_size)
         tokens[row, : len(prompt)] = prompt
         valid[row, : len(prompt)] = True
-    return jnp.asarray(tokens), jnp.asarray(valid)
+    return array(tokens), array(valid)
 
 
 def check_tokens(prompt: Sequence[int], vocab_size: int) -> None:

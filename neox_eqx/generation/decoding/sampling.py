@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
+from neox_eqx.generation.arrays import array
 from neox_eqx.generation.decoding.rows import Rows
 from neox_eqx.generation.decoding.strategy import Choice, Results, Strategy
 from neox_eqx.generation.history import History
@@ -55,9 +56,9 @@ class Sampler(Strategy):
         return cls(
             processors=processors_of(rows, vocabulary, batch_mates),
             warpers=() if all(is_greedy) else warpers_of(rows, batch_mates=batch_mates),
-            greedy=jnp.asarray(greedy),
-            seed=jnp.asarray([options.seed for options in rows], jnp.uint32),
-            sample=jnp.asarray(numbers, jnp.int32),
+            greedy=array(greedy),
+            seed=array([options.seed for options in rows], np.uint32),
+            sample=array(numbers, np.int32),
             ending=Ending.of(rows, np.repeat(limits, samples), vocabulary, batch_mates),
             has_greedy=any(is_greedy),
             has_drawn=not all(is_greedy),

@@ -93,3 +93,7 @@ class State(eqx.Module):
     def going_on(self) -> Bool[Array, ""]:
         """Some row is not done."""
         return ~self.rows.done.all()
+
+    def is_going_on(self) -> bool:
+        """As `going_on`, once the state is there, and without a program for it."""
+        return not (jax.device_get(self.rows.finish) > 0).all()

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from neox_eqx.generation.arrays import array
 from neox_eqx.generation.history import NOTHING, History
 from neox_eqx.generation.lengths import bucket
 from neox_eqx.generation.options.resolved_options import ResolvedOptions
@@ -62,7 +62,7 @@ def processors_of(
     chain: list[Processor] = []
     eos, every = vocabulary.eos, (*rows, *batch_mates)
     if vocabulary.allowed is not None:
-        chain.append(AllowedTokens(jnp.asarray(vocabulary.allowed)))
+        chain.append(AllowedTokens(array(vocabulary.allowed)))
     if any(row.sequence_bias for row in every):
         chain.append(_sequence_bias(rows, batch_mates))
     if _differ(every, "repetition_penalty", 1):
@@ -103,7 +103,7 @@ def warpers_of(rows: Rows, *, at_least: int = 1, batch_mates: Rows = ()) -> tupl
     if _differ(every, "temperature", 1):
         # At these bounds the distribution is at its limit, and float32 still divides.
         divisor = [min(max(row.temperature, 1e-30), 1e30) if row.temperature else 1 for row in rows]
-        chain.append(Temperature(jnp.asarray(divisor, jnp.float32)))
+        chain.append(Temperature(array(divisor, np.float32)))
     if _differ(every, "top_k", 0):
         add(TopK(_ints(rows, "top_k"), bucket(max(row.top_k for row in every))))
     if _differ(every, "top_p", 1):
@@ -124,11 +124,11 @@ def _differ(rows: Rows, name: str, neutral: float) -> bool:
 
 
 def _floats(rows: Rows, name: str) -> jax.Array:
-    return jnp.asarray([getattr(row, name) for row in rows], jnp.float32)
+    return array([getattr(row, name) for row in rows], np.float32)
 
 
 def _ints(rows: Rows, name: str) -> jax.Array:
-    return jnp.asarray([min(getattr(row, name), _INT_MAX) for row in rows], jnp.int32)
+    return array([min(getattr(row, name), _INT_MAX) for row in rows], np.int32)
 
 
 def _sequence_bias(rows: Rows, batch_mates: Rows) -> SequenceBias:
@@ -138,17 +138,15 @@ def _sequence_bias(rows: Rows, batch_mates: Rows) -> SequenceBias:
     bias = np.zeros(words.last.shape, np.float32)
     for number, row in enumerate(rows):
         bias[number, : len(row.sequence_bias)] = [value for _, value in row.sequence_bias]
-    return SequenceBias(words, jnp.asarray(bias))
+    return SequenceBias(words, array(bias))
 
 
 def _min_length(rows: Rows, eos: Sequence[int]) -> MinLength:
     return MinLength(
         # transformers overrides min_length where there are min_new_tokens, be it 0.
-        jnp.asarray(
-            [row.min_length if row.min_new_tokens is None else 0 for row in rows], jnp.int32
-        ),
-        jnp.asarray([row.min_new_tokens or 0 for row in rows], jnp.int32),
-        jnp.asarray(eos, jnp.int32),
+        array([row.min_length if row.min_new_tokens is None else 0 for row in rows], np.int32),
+        array([row.min_new_tokens or 0 for row in rows], np.int32),
+        array(eos, np.int32),
     )
 
 
@@ -157,9 +155,9 @@ def _decay(rows: Rows, eos: Sequence[int]) -> ExponentialDecayLengthPenalty:
     # log 0 is -inf, of which 0 tokens would make NaN; exp(-100) is as good as a factor of 0.
     logs = [math.log(factor) if factor else -100.0 for factor in factors]
     return ExponentialDecayLengthPenalty(
-        jnp.asarray([min(start, _INT_MAX) for start in starts], jnp.int32),
-        jnp.asarray(logs, jnp.float32),
-        jnp.asarray(eos, jnp.int32),
+        array([min(start, _INT_MAX) for start in starts], np.int32),
+        array(logs, np.float32),
+        array(eos, np.int32),
     )
 
 
@@ -169,4 +167,4 @@ def _id_lists(rows: Rows, batch_mates: Rows, name: str) -> jax.Array:
     for number, row in enumerate(rows):
         own = getattr(row, name)
         ids[number, : len(own)] = own
-    return jnp.asarray(ids)
+    return array(ids)

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from neox_eqx.errors import InputError
+from neox_eqx.generation.arrays import array
 from neox_eqx.generation.history import History
 from neox_eqx.generation.options.resolved_options import ResolvedOptions
 from neox_eqx.generation.stopping.stop_strings import StopStrings
@@ -53,8 +54,8 @@ class Ending(eqx.Module):
         if any(strings) and not vocabulary.token_bytes:
             raise InputError("stop: has a text; give token_bytes, or the ids of its tokens")
         return cls(
-            jnp.asarray(vocabulary.eos, jnp.int32),
-            jnp.asarray(limits, jnp.int32),
+            array(vocabulary.eos, np.int32),
+            array(limits, np.int32),
             Words.of(sequences, other_sequences) if any((*sequences, *other_sequences)) else None,
             StopStrings.of(strings, vocabulary.token_bytes, other_strings)
             if any((*strings, *other_strings))

@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Int, Int32
 
+from neox_eqx.generation.arrays import array
 from neox_eqx.generation.history import History
 from neox_eqx.generation.lengths import bucket, power_of_two
 from neox_eqx.generation.vocabulary import TokenBytes
@@ -52,7 +53,7 @@ class StopStrings(eqx.Module):
             start[row, : len(texts)] = [first_of[text.encode()] for text in texts]
         longest = max(len(text.encode()) for texts in every for text in texts)
         table = _table(strings, _most_states(every, len(rows)), token_bytes)
-        return cls(table, jnp.asarray(start), bucket(longest))
+        return cls(table, array(start), bucket(longest))
 
     def are_complete(self, history: History) -> Bool[Array, " R"]:
         """Whether the newest token completes one of the row's strings."""
@@ -84,7 +85,7 @@ def _table(strings: tuple[bytes, ...], states: int, token_bytes: TokenBytes) -> 
     table = np.zeros((len(token_bytes) + 1, states), np.int32)
     for string, first in _first_states(strings).items():
         table[:, first : first + len(string)] = 2 * first + _transitions(string, token_bytes)
-    return jnp.asarray(table)
+    return array(table)
 
 
 def _first_states(strings: Sequence[bytes]) -> dict[bytes, int]:
