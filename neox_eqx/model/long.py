@@ -5,14 +5,16 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int
 
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.segment import Segment
+from neox_eqx.model.visible import end
 from neox_eqx.sharding.rules import platform_of
 
-CHUNK = 2048
-"""The most tokens of a row that are read at once on a CPU."""
+CHUNK = 512
+"""The most tokens of a row that are read at once on a CPU. Layers take longer for 2,048 at once,
+whose activations its caches do not hold."""
 
 
 def read_long(
@@ -23,32 +25,32 @@ def read_long(
 ) -> tuple[Float[Array, "B T D"], Segment]:
     """As `model(tokens, valid, past)`, with no more of a layer in memory than a chunk's.
 
-    An accelerator's kernels take a whole text, and no past. Of rope_type dynamic all keys depend
-    on the length of the whole.
+    Chunks after the last token of all rows are not read. An accelerator's kernels take a whole
+    text, and no past. Of rope_type dynamic all keys depend on the length of the whole.
     """
     rows, length = tokens.shape
     is_dynamic = model.config.rope_parameters.rope_type == "dynamic"
     if length <= CHUNK or is_dynamic or platform_of(model.mesh) != "cpu":
         return model(tokens, valid, past)
     count = -(-length // CHUNK)
-    chunk = -(-length // count)
+    size = -(-length // count)
+    missing = ((0, 0), (0, count * size - length))
+    tokens, valid = jnp.pad(tokens, missing), jnp.pad(valid, missing)
 
     def read(
-        earlier: Segment, own: tuple[Int[Array, "B t"], Bool[Array, "B t"], Int[Array, ""]]
-    ) -> tuple[Segment, Float[Array, "B t D"]]:
-        tokens, valid, start = own
-        hidden, new = model(tokens, valid, (*past, earlier))
+        index: Int[Array, ""], so_far: tuple[Segment, Float[Array, "B U D"]]
+    ) -> tuple[Segment, Float[Array, "B U D"]]:
+        segment, hidden = so_far
+        own = (lax.dynamic_slice_in_dim(x, index * size, size, axis=1) for x in (tokens, valid))
+        read, new = model(*own, (*past, segment))
         # Adds 0, so that XLA reads all that is earlier before it writes, in place.
-        start = start + jnp.minimum(jnp.isinf(hidden).sum(), 0)
-        return earlier.write(new, start).constrain(model.mesh), hidden
+        start = index * size + jnp.minimum(jnp.isinf(read).sum(), 0)
+        written = segment.write(new, start).constrain(model.mesh)
+        return written, lax.dynamic_update_slice_in_dim(hidden, read, start, axis=1)
 
-    def chunks(x: Shaped[Array, "B T"]) -> Shaped[Array, "n B t"]:
-        padded = jnp.pad(x, ((0, 0), (0, count * chunk - length)))
-        return padded.reshape(rows, count, chunk).swapaxes(0, 1)
-
-    nothing = model.empty_segment(rows, count * chunk).constrain(model.mesh)
-    starts = chunk * jnp.arange(count)
-    segment, hidden = lax.scan(read, nothing, (chunks(tokens), chunks(valid), starts))
-    whole = hidden.swapaxes(0, 1).reshape(rows, count * chunk, -1)
+    nothing = model.empty_segment(rows, count * size).constrain(model.mesh)
+    no_hidden = jnp.zeros((rows, count * size, model.config.hidden_size), model.dtype)
+    stop = -(-end(valid) // size)
+    segment, hidden = lax.fori_loop(0, stop, read, (nothing, no_hidden))
     kv = jax.tree.map(lambda x: x[..., :length, :], segment.kv)
-    return whole[:, :length], Segment(kv, segment.valid[:, :length])
+    return hidden[:, :length], Segment(kv, segment.valid[:, :length])

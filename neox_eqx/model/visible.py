@@ -1,7 +1,10 @@
 """What new tokens attend to, told without a number for each pair of tokens."""
 
+import dataclasses
+
 import equinox as eqx
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Bool, Int, Shaped
 
 
@@ -20,27 +23,53 @@ class Visible(eqx.Module):
 
     def mask(self) -> Bool[Array, "B T U"]:
         """For all pairs, of the past segments and the new tokens one after the other."""
-        tokens = jnp.arange(self.ids.shape[1])
-        masks = [self.between(which, tokens) for which in range(len(self.past) + 1)]
-        return jnp.concatenate(masks, axis=-1)
+        rows, length = self.ids.shape
+        tokens = jnp.arange(length)
+        own = _own(self.ids, tokens, self.ids, tokens)
+        past = (
+            jnp.broadcast_to(seen[:, None], (rows, length, seen.shape[1])) for seen in self.past
+        )
+        return jnp.concatenate([*past, own], axis=-1)
 
-    def between(
-        self, which: int, tokens: Int[Array, " t"], slots: Int[Array, " s"] | None = None
-    ) -> Bool[Array, "B t s"]:
-        """Whether these new tokens attend to these slots, all by default, of segment `which`: the
-        new tokens' own is the one after the past. Slots and tokens after the last are padding."""
+    def pad(self, block: int) -> "Visible":
+        """With tokens and slots up to a multiple of `block`, to which nothing attends."""
+
+        def whole(x: Shaped[Array, "B S"]) -> Shaped[Array, "B s"]:
+            return jnp.pad(x, ((0, 0), (0, -x.shape[1] % block)))
+
+        return dataclasses.replace(self, ids=whole(self.ids), past=tuple(map(whole, self.past)))
+
+    def of_block(
+        self, which: int, tokens: Int[Array, ""], slots: Int[Array, ""], block: int
+    ) -> Bool[Array, "B #t s"]:
+        """The mask of the block of new tokens `tokens` and the block of slots `slots`, of `block`
+        each, in segment `which`; the new tokens' own is the one after the past."""
+
+        def take(x: Shaped[Array, "B S"], at: Int[Array, ""]) -> Shaped[Array, "B s"]:
+            return lax.dynamic_slice_in_dim(x, at * block, block, axis=1)
+
         if which < len(self.past):
-            seen = _at(self.past[which], slots)
-            return jnp.broadcast_to(seen[:, None], (len(seen), len(tokens), seen.shape[1]))
-        slots = tokens if slots is None else slots
-        own, seen = _at(self.ids, tokens)[:, :, None], _at(self.ids, slots)[:, None]
-        return (own == seen) & (seen > 0) & (slots <= tokens[:, None])
+            return take(self.past[which], slots)[:, None]
+        within = jnp.arange(block)
+        places = tokens * block + within, slots * block + within
+        return _own(take(self.ids, tokens), places[0], take(self.ids, slots), places[1])
 
     def end(self, which: int) -> Int[Array, ""]:
         """The number of slots of a past segment up to the last that any row sees."""
-        seen = self.past[which].any(0)
-        return jnp.where(seen, jnp.arange(1, len(seen) + 1), 0).max(initial=0)
+        return end(self.past[which])
 
 
-def _at(x: Shaped[Array, "B S"], slots: Int[Array, " s"] | None) -> Shaped[Array, "B s"]:
-    return x if slots is None else jnp.take(x, slots, axis=1, mode="fill", fill_value=0)
+def end(seen: Bool[Array, "B S"]) -> Int[Array, ""]:
+    """The number of slots up to the last that is seen in any row."""
+    return jnp.where(seen.any(0), jnp.arange(1, seen.shape[1] + 1), 0).max(initial=0)
+
+
+def _own(
+    ids: Int[Array, "B t"],
+    tokens: Int[Array, " t"],
+    other_ids: Int[Array, "B s"],
+    other_tokens: Int[Array, " s"],
+) -> Bool[Array, "B t s"]:
+    """Whether new tokens, with ids and places, attend to other new tokens."""
+    same = (ids[:, :, None] == other_ids[:, None]) & (other_ids > 0)[:, None]
+    return same & (other_tokens <= tokens[:, None])

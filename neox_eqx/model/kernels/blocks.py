@@ -40,7 +40,7 @@ class Blocks(eqx.Module):
         """softmax(q kᵀ / sqrt(K)) v over the slots of all segments."""
         length = query.shape[2]
         query, segments = jax.tree.map(_whole_blocks, (query, segments))
-        return _attend(query, segments, self.visible)[:, :, :length]
+        return _attend(query, segments, self.visible.pad(BLOCK))[:, :, :length]
 
 
 class _Sums(eqx.Module):
@@ -157,8 +157,7 @@ def _scores(
 ) -> Float32[Array, "B H T S"]:
     """Of a block of queries and one of slots; the lowest number where it does not attend."""
     scores = kv.scores(query).astype(jnp.float32) * query.shape[-1] ** -0.5
-    within = jnp.arange(BLOCK)
-    seen = visible.between(which, at * BLOCK + within, slots * BLOCK + within)
+    seen = visible.of_block(which, at, slots, BLOCK)
     return jnp.where(seen[:, None], scores, _LOWEST)
 
 
