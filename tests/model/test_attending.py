@@ -78,8 +78,7 @@ def run(way: Attending, query: jax.Array, segments: tuple[KV, ...]) -> jax.Array
     return way.attend(query, segments)
 
 
-@pytest.mark.parametrize("together", [1, 2])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("case", "together"), [*zip(CASES, (1, 1, 2, 1), strict=True)])
 def test_blocks_attend_as_all_scores_at_once(case: str, together: int) -> None:
     visible, shapes = CASES[case]
     sizes = (*shapes, (ROWS, LENGTH))

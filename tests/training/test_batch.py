@@ -41,11 +41,12 @@ def test_the_first_token_of_a_document_and_padding_are_not_learnt() -> None:
     np.testing.assert_array_equal(targets[:, :-1], batch.tokens[:, 1:])
 
 
-@pytest.mark.parametrize("name", ["parallel", "sequential"])
-def test_packed_documents_give_what_they_give_in_rows_of_their_own(name: str) -> None:
+@pytest.mark.parametrize(("name", "times"), [("parallel", 1), ("sequential", 1), ("parallel", 30)])
+def test_packed_documents_give_what_they_give_in_rows_of_their_own(name: str, times: int) -> None:
+    """The longest row attends in blocks, its documents alone with all scores at once."""
     _, model = pair(CONFIGS[name])
     random = np.random.default_rng(0)
-    lengths = [5, 9, 2, 7, 1]
+    lengths = [times * length for length in (5, 9, 2, 7, 1)]
     texts = [random.integers(0, model.config.vocab_size, length) for length in lengths]
     packed, apart = np.zeros((3, 1, sum(lengths))), np.zeros((3, len(lengths), max(lengths)))
     start = 0

@@ -32,9 +32,9 @@ class Blocks(eqx.Module):
 
     @staticmethod
     def fits(length: int, platform: str) -> bool:
-        """Whether so many new tokens attend in this way. For few, all scores take little; and what
+        """Whether so many new tokens attend in this way. For fewer all scores are as fast; and what
         the compiler for TPUs makes of the loops was not seen."""
-        return platform != "tpu" and length >= 2 * BLOCK
+        return platform != "tpu" and length > BLOCK
 
     def attend(self, query: Query, segments: Segments) -> Query:
         """softmax(q kᵀ / sqrt(K)) v over the slots of all segments."""
