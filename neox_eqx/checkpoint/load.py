@@ -20,6 +20,7 @@ from neox_eqx.checkpoint.place import place, place_quantized
 from neox_eqx.checkpoint.ties import settle_tying
 from neox_eqx.errors import InputError
 from neox_eqx.model.formats import Form, form_of
+from neox_eqx.model.int8_cache import cache_of
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.quantized import QuantizedLinear
 from neox_eqx.sharding.distributed import agreed, check_equal
@@ -38,6 +39,7 @@ class LoadOptions:
     stacked: bool | None = None
     mesh: Mesh | str | None = None
     quantize: Form | None = None
+    cache_bits: int | None = None
     rules: Mapping[str, str] | None = None
 
 
@@ -50,6 +52,7 @@ def load(
     stacked: bool | None = None,
     mesh: Mesh | str | None = None,
     quantize: Form | None = None,
+    cache_bits: int | None = None,
     rules: Mapping[str, str] | None = None,
 ) -> GPTNeoX:
     """The model of a checkpoint directory in Hugging Face's or native layout, or of a Hub id.
@@ -73,6 +76,8 @@ def load(
     row; all else and the computation are in `dtype`. It may also be a class of your own, see
     `neox_eqx.model.quantized`.
 
+    `cache_bits=8` keeps keys and values in 8 bits, with a scale for each head and token.
+
     `rules` are a table that says where parameters lie on the mesh, as `TRAINING_RULES` does; by
     default it is the layout's.
 
@@ -88,7 +93,7 @@ def load(
         origin = find(source, revision=revision, base=base)
     return load_checkpoint(
         Checkpoint.open(origin),
-        LoadOptions(dtype=dtype, stacked=stacked, mesh=mesh, quantize=quantize, rules=rules),
+        LoadOptions(dtype, stacked, mesh, quantize, cache_bits, rules),
     )
 
 
@@ -117,6 +122,7 @@ def _arranged(checkpoint: Checkpoint, options: LoadOptions) -> tuple[GPTNeoX, di
     dtype = _dtype(default if options.dtype is None else options.dtype)
     stacked = not on_cpu if options.stacked is None else options.stacked
     mesh, form = options.mesh, None if options.quantize is None else form_of(options.quantize)
+    cache = cache_of(options.cache_bits)
 
     with agreed():
         tensors = fitting(checkpoint)
@@ -127,15 +133,14 @@ def _arranged(checkpoint: Checkpoint, options: LoadOptions) -> tuple[GPTNeoX, di
         mesh = make_mesh(config, mesh) if isinstance(mesh, str) else checked_mesh(config, mesh)
     sizes = (dict(mesh.shape), asked.heads_of(config), asked.layout)
     if jax.process_count() > 1:
-        how = (config, dtype, stacked, *sizes, form and form.name)
+        how = (config, dtype, stacked, *sizes, form and form.name, options.cache_bits)
         check_equal(
             f"{checkpoint.directory}, its configuration or tensors,", (*how, fingerprint(tensors))
         )
     shapes = arranged_shapes(config, dtype, mesh, asked, stacked=stacked, quantize=form)
     if on_cpu and options.dtype is None:
         shapes = as_stored(shapes, tensors)
-    if mesh.size == 1:
-        shapes = dataclasses.replace(shapes, mesh=None)
+    shapes = dataclasses.replace(shapes, cache=cache, mesh=mesh if mesh.size > 1 else None)
     return _placed(shapes, mesh, options.rules), tensors
 
 

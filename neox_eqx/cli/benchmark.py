@@ -29,6 +29,7 @@ from neox_eqx.generation.options.generation_options import GenerationOptions
 from neox_eqx.generation.options.values import check_number
 from neox_eqx.generation.stopping.ending import ERROR
 from neox_eqx.model.formats import quantized
+from neox_eqx.model.int8_cache import cache_of
 from neox_eqx.planning.wish import LARGEST_BATCH
 from neox_eqx.presets import preset
 from neox_eqx.sizes import size_text
@@ -66,6 +67,8 @@ class Options:
     """Of parameters and computation; float32 on a CPU, bfloat16 on an accelerator."""
     quantize: Literal["int8", "int4"] | None = None
     """Round the weights of the layers, and of a head that is not the embedding, to 8 or 4 bits."""
+    cache_bits: Literal[8] | None = None
+    """Keep keys and values in 8 bits."""
     rounds: int = 5
     """Timed rounds after one to warm up."""
     against: Literal["transformers"] | None = None
@@ -119,8 +122,8 @@ def _check(options: Options) -> None:
         check_number("--cache-len", options.cache_len, int, least, LARGEST_BATCH)
     if options.against and options.top_p is not None:
         raise InputError("--against compares equal tokens; leave out --top-p")
-    if options.against and options.quantize:
-        raise InputError("--against compares the same weights; leave out --quantize")
+    if options.against and (options.quantize or options.cache_bits):
+        raise InputError("--against compares the same bits; leave out --quantize and --cache-bits")
     if options.against:
         check_installed()
     if options.json and not options.json.parent.is_dir():
@@ -221,6 +224,7 @@ def _model(options: Options) -> GPTNeoX:
             **options.origin.arguments,
             dtype=options.dtype,
             quantize=options.quantize,
+            cache_bits=options.cache_bits,
         )
     on_cpu = jax.default_backend() == "cpu"
     # As what `load` makes of a checkpoint in float16, as most of them are.
@@ -233,6 +237,7 @@ def _model(options: Options) -> GPTNeoX:
         model = GPTNeoX.init(config, dtype=jnp.dtype(dtype), stacked=not on_cpu, key=key)
         if as_stored:
             model = jax.tree.map(lambda x: x if x.ndim > 1 else x.astype(jnp.float32), model)
+        model = dataclasses.replace(model, cache=cache_of(options.cache_bits))
         return quantized(model, options.quantize) if options.quantize else model
 
     key = jax.random.key(0)

@@ -58,6 +58,8 @@ class Options:
     """A directory with a soft prompt or a prefix, of neox-eqx train or PEFT, for every prompt."""
     quantize: Literal["int8", "int4"] | None = None
     """Round the weights of the layers, and of a head that is not the embedding, to 8 or 4 bits."""
+    cache_bits: Literal[8] | None = None
+    """Keep keys and values in 8 bits."""
     mesh: str = "auto"
     """Devices to spread rows and model over, as data=2,model=4 or as neox-eqx plan prints it."""
     batch_size: int = 8
@@ -129,6 +131,7 @@ def _generator(options: Options, origin: Origin | None = None) -> TextGenerator:
         dtype=options.dtype,
         mesh=options.mesh,
         quantize=options.quantize,
+        cache_bits=options.cache_bits,
         mask_unknown_tokens=options.mask_unknown_tokens,
         bitwise=options.bitwise,
         soft_prompt=options.soft_prompt,

@@ -54,6 +54,8 @@ class Options:
     """Of parameters and computation."""
     quantize: Literal["int8", "int4"] | None = None
     """Weights in 8 or 4 bits, as neox-eqx generate takes it."""
+    cache_bits: Literal[8] | None = None
+    """Keys and values in 8 bits."""
     train: bool = False
     """Compile an update of all parameters by --batch-size texts of --prompt-len tokens instead."""
     json: Path | None = None
@@ -109,6 +111,7 @@ def _wishes(options: Options) -> list[Wish]:
             options.dtype,
             options.quantize,
             options.train,
+            options.cache_bits,
         )
         for topology in options.topology
     ]

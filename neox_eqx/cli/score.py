@@ -56,6 +56,8 @@ class Options:
     """Of parameters and computation; float32 on a CPU, bfloat16 on an accelerator."""
     quantize: Literal["int8", "int4"] | None = None
     """Round the weights of the layers, and of a head that is not the embedding, to 8 or 4 bits."""
+    cache_bits: Literal[8] | None = None
+    """Keep keys and values in 8 bits."""
     mesh: str = "auto"
     """Devices to spread rows and model over, as data=2,model=4 or as neox-eqx plan prints it."""
 
@@ -77,6 +79,7 @@ def main(options: Options) -> None:
             dtype=options.dtype,
             mesh=options.mesh,
             quantize=options.quantize,
+            cache_bits=options.cache_bits,
         )
         pairs = encode_lines(generator, texts)
         with agreed():

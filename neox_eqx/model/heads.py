@@ -16,7 +16,7 @@ so that all of them are one product with it.
 
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from neox_eqx.model.kernels.tpu import TILE_ROWS
 
@@ -32,7 +32,7 @@ def heads_together(heads: int, mesh: Mesh) -> int:
     return max(count for count in range(1, TILE_ROWS + 1) if of_device % count == 0)
 
 
-def side_by_side(x: Float[Array, "B H S K"], together: int) -> Float[Array, "B G S C"]:
+def side_by_side(x: Shaped[Array, "B H S K"], together: int) -> Shaped[Array, "B G S C"]:
     """Keys or values with `together` heads in each group, C = `together` * K."""
     if together == 1:
         return x

@@ -131,8 +131,10 @@ def _batched(form: _Form) -> Callable[..., Array]:
 
     @custom_vmap
     def call(*arrays: Array) -> Array:
-        # Where shard_map tells what varies over devices, each of them computes by itself.
-        return (on_device if any(map(_varying, arrays)) else on_mesh)(*arrays)
+        # Where shard_map tells what varies over devices, each of them computes by itself. A single
+        # tile or group is not split, and JAX has no rule for it.
+        alone = any(map(_varying, arrays)) or (form.tile > 1 and 1 in arrays[-1].shape[:2])
+        return (on_device if alone else on_mesh)(*arrays)
 
     @call.def_vmap
     def of_batch(size: int, batched: Sequence[bool], *arrays: Array) -> tuple[Array, bool]:

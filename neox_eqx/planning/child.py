@@ -4,6 +4,7 @@ It reads a line of JSON for each `message.Question`, as `attempts.Compiler` writ
 with a line for the `message.Answer`.
 """
 
+import dataclasses
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from typing import Any
 import jax
 
 from neox_eqx.errors import InputError
+from neox_eqx.model.int8_cache import cache_of
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.planning.chips import Chip, Topology
 from neox_eqx.planning.facts import (
@@ -51,6 +53,7 @@ def answer(question: Question) -> Answer:
     else:
         asked = Arrangement.parse(question.mesh)
         model = abstract_model(config, mesh, asked, question.dtype, question.quantize)
+        model = dataclasses.replace(model, cache=cache_of(question.cache_bits))
         weights = local_bytes(model)
         program = {"decode": _decode, "prefill": _prefill}[question.program]
         compile_it = partial(program, model, load, chip)

@@ -25,7 +25,7 @@ def decode_facts(model: GPTNeoX, compiled: Compiled, chip: Chip) -> Facts:
     _, _, state, *_ = compiled.arguments
     cache = cache_bytes(compiled)
     # Each key and each value is multiplied and added once.
-    attention = 2 * cache / model.dtype.itemsize
+    attention = 2 * cache / model.slot_bytes * _slot_numbers(model)
     return _facts(
         model,
         compiled,
@@ -40,20 +40,23 @@ def decode_facts(model: GPTNeoX, compiled: Compiled, chip: Chip) -> Facts:
 def prefill_facts(model: GPTNeoX, compiled: Compiled, chip: Chip) -> Facts:
     _, tokens, *_ = compiled.arguments
     rows, length = tokens.shape[0] / _mesh(model).shape["data"], tokens.shape[1]
-    config = model.config
-    heads = model.num_heads / _mesh(model).shape["model"]
-    kept = 2 * config.num_hidden_layers * rows * heads * length * config.head_dim
+    slots = rows * length / _mesh(model).shape["model"]
     # Of each pair of tokens the later one attends to the earlier one.
-    attention = kept * length
+    attention = slots * _slot_numbers(model) * length
     return _facts(
         model,
         compiled,
         read_program(compiled.program.as_text()),
         chip,
-        minimum=weights_read(model) + int(kept * model.dtype.itemsize),
+        minimum=weights_read(model) + int(slots * model.slot_bytes),
         flops=2 * tokens.size * _matrix_elements(model, head=False) + attention,
         aliased=0,
     )
+
+
+def _slot_numbers(model: GPTNeoX) -> int:
+    """The keys and values of one token of a row, in all layers, as numbers."""
+    return 2 * model.config.num_hidden_layers * model.num_heads * model.config.head_dim
 
 
 def train_facts(compiled: Compiled, chip: Chip) -> Facts:

@@ -34,6 +34,7 @@ class Question:
     config: GPTNeoXConfig
     dtype: str
     quantize: Form | None
+    cache_bits: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -53,6 +54,7 @@ class Question:
             config=GPTNeoXConfig.from_hf(values["config"]),
             dtype=values["dtype"],
             quantize=_form(values.get("quantize")),
+            cache_bits=values.get("cache_bits"),
         )
 
 

@@ -74,6 +74,7 @@ class Plan:
             "reason": self.reason,
             "dtype": wish.dtype,
             "quantize": form_name(wish.quantize) if wish.quantize else None,
+            "cache_bits": wish.cache_bits,
             "batch_size": wish.batch_size,
             "prompt_len": wish.prompt_len,
             "gen_len": None if wish.train else wish.gen_len,
@@ -141,6 +142,7 @@ def _attempt(
         config=wish.config,
         dtype=wish.dtype,
         quantize=wish.quantize,
+        cache_bits=wish.cache_bits,
     )
     answer = Answer.from_json(compiler.ask(question.to_json()))
     facts = answer.facts if answer.bytes <= wish.topology.chip.hbm_bytes else None

@@ -37,6 +37,7 @@ def table(name: str, plans: list[Plan]) -> str:
     notes = [_name(plan.wish.topology) for plan in plans if plan.wish.topology.rented_as]
     notes.append("Bytes and collectives are those of one chip; times are bounds, not predictions.")
     dtype = f"{wish.dtype}, {form_name(wish.quantize)} weights" if wish.quantize else wish.dtype
+    dtype += ", int8 keys and values" if wish.cache_bits else ""
     return "\n".join([f"{name}, {dtype}: {work}", "", lines, "", *reasons, *notes])
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
 from neox_eqx.model.formats import Form, form_of
+from neox_eqx.model.int8_cache import cache_of
 from neox_eqx.planning.chips import Topology
 from neox_eqx.planning.message import ProgramName
 from neox_eqx.presets import parameter_count
@@ -40,6 +41,7 @@ class Wish:
     dtype: str = "bfloat16"
     quantize: Form | None = None
     train: bool = False
+    cache_bits: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "prompt_len", "gen_len"):
@@ -51,8 +53,12 @@ class Wish:
         asked = Arrangement.parse(self.mesh)
         if "layout" in self.mesh and self.layout not in ("auto", asked.layout):
             raise InputError(f"--mesh {self.mesh} and --layout {self.layout} contradict each other")
-        if self.train and (self.quantize or asked.heads or "2d" in (asked.layout, self.layout)):
-            raise InputError("--train is without --quantize, added heads and layout 2d")
+        cache_of(self.cache_bits)
+        few_bits = self.quantize or self.cache_bits
+        if self.train and (few_bits or asked.heads or "2d" in (asked.layout, self.layout)):
+            raise InputError(
+                "--train is without --quantize, --cache-bits, added heads and layout 2d"
+            )
         context = self.config.context_length
         if self.positions > context:
             names = "--prompt-len is" if self.train else "--prompt-len and --gen-len are"

@@ -70,6 +70,7 @@ class TextGenerator:
         dtype: str | None = None,
         mesh: Mesh | str | None = None,
         quantize: str | None = None,
+        cache_bits: int | None = None,
         mask_unknown_tokens: bool = False,
         bitwise: bool = False,
         soft_prompt: str | Path | None = None,
@@ -82,10 +83,10 @@ class TextGenerator:
         says; `tokenizer` is a directory or Hub id to take the tokenizer from instead. An `Origin`,
         which `find` gave, says all of this itself.
         `dtype` is that of the parameters and of the computation: float32 on a CPU and bfloat16
-        on an accelerator unless given. `mesh` and `quantize` are those of `load`. `soft_prompt`
-        is a directory of PEFT's format with a soft prompt, or a prefix of keys and values, which
-        stands before every prompt and takes positions of the context. `template` names the chat
-        template of a model that has none of its own, as dolly or kullm.
+        on an accelerator unless given. `mesh`, `quantize` and `cache_bits` are those of `load`.
+        `soft_prompt` is a directory of PEFT's format with a soft prompt, or a prefix of keys and
+        values, which stands before every prompt and takes positions of the context. `template`
+        names the chat template of a model that has none of its own, as dolly or kullm.
 
         Raises:
             InputError: something is missing or broken; the message names the file.
@@ -105,7 +106,7 @@ class TextGenerator:
         check_equal(what, (words.to_str(), defaults))
         # Before the model, which may take minutes to load.
         prompts = [agreed_prompt(soft_prompt, directory / "config.json")] if soft_prompt else []
-        options = LoadOptions(dtype=dtype, mesh=mesh, quantize=quantize)
+        options = LoadOptions(dtype=dtype, mesh=mesh, quantize=quantize, cache_bits=cache_bits)
         model = load_checkpoint(Checkpoint.open(origin), options)
         past = tuple(read_prompt(prompt, model) for prompt in prompts)
         return cls(

@@ -19,12 +19,14 @@ from tests.generation.completions import ours, random_prompts, request, tokens
 from tests.hf_models import config_json, hf_model, our_logits, padded_batch
 
 
-@pytest.fixture(scope="module", params=["whole tiles", "odd sizes"])
+@pytest.fixture(scope="module", params=["whole tiles", "odd sizes", "one group"])
 def directory(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Checkpoints that transformers saved; one's sizes are no multiples of 16 rows or 32 inputs."""
     place = tmp_path_factory.mktemp("saved")
     if request.param == "whole tiles":
         config = config_json(128, 4, rotary_pct=0.25, use_parallel_residual=True)
+    elif request.param == "one group":
+        config = config_json(32, 4, rotary_pct=0.25, use_parallel_residual=True)
     else:
         config = config_json(40, 4, rotary_pct=0.5, use_parallel_residual=False, vocab_size=101)
     hf_model(config).save_pretrained(place)

@@ -31,7 +31,12 @@ print(double(21), double(0.5), counts["hits"], counts["misses"])
 
 
 def environment(**changes: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name != programs.SWITCH}
+    others = (
+        programs.SWITCH,
+        "JAX_COMPILATION_CACHE_DIR",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS",
+    )
+    kept = {name: value for name, value in os.environ.items() if name not in others}
     return kept | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)} | changes
 
 

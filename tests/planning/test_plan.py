@@ -112,7 +112,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     ),
     (
         ["--preset", "pythia-70m", "--topology", "v5e:2x2", "--train", "--layout", "2d"],
-        "--train is without --quantize, added heads and layout 2d",
+        "--train is without --quantize, --cache-bits, added heads and layout 2d",
     ),
     (
         ["--preset", "pythia-70m", "--topology", "v5e:2x2", "--json", "."],
