@@ -61,7 +61,7 @@ class Options:
     """Examine `--model` on 500 held-out problems of `--kinds`."""
     model: str = str(DEMO_MODEL)
     """Checkpoint to examine."""
-    quantize: Literal["int8"] | None = None
+    quantize: Literal["int8", "int4"] | None = None
     """Round its weights to 8 bits first."""
     kinds: tuple[str, ...] = PRETRAINING_KINDS
     """Kinds of problems, of those in demo/word_problems.py."""

@@ -131,9 +131,8 @@ def _batched(form: _Form) -> Callable[..., Array]:
 
     @custom_vmap
     def call(*arrays: Array) -> Array:
-        # Where shard_map tells what varies over devices, each of them computes by itself. A single
-        # tile or group is not split, and JAX has no rule for it.
-        alone = any(map(_varying, arrays)) or (form.tile > 1 and 1 in arrays[-1].shape[:2])
+        # Where shard_map tells what varies over devices, each of them computes by itself.
+        alone = any(map(_varying, arrays)) or not _may_be_split(form, arrays[-1])
         return (on_device if alone else on_mesh)(*arrays)
 
     @call.def_vmap
@@ -149,6 +148,15 @@ def _batched(form: _Form) -> Callable[..., Array]:
         return lax.map(lambda own: call(*own), tuple(each)), True
 
     return call
+
+
+def _may_be_split(form: _Form, scale: Array) -> bool:
+    """Whether tiles and groups divide over devices, whatever the mesh; JAX 0.10.2 fails on others.
+
+    It has no rule for a single one either. All devices then compute with the whole weight.
+    """
+    counts = scale.shape[:2]
+    return form.tile == 1 or (1 not in counts and not any(n % jax.device_count() for n in counts))
 
 
 def _varying(array: Array) -> frozenset[str]:

@@ -114,7 +114,7 @@ def test_a_tied_head_stays_float(checkpoint: Path, tensors: Tensors) -> None:
     np.testing.assert_array_equal(model.logits(hidden), load(checkpoint).logits(hidden))
 
 
-@pytest.mark.parametrize("wrong", ["int4", "", "INT8"])
+@pytest.mark.parametrize("wrong", ["int3", "", "INT8"])
 def test_another_kind_is_refused_in_one_line(checkpoint: Path, wrong: str) -> None:
     with pytest.raises(InputError) as caught:
         load(checkpoint, quantize=wrong)

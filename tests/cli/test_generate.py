@@ -201,7 +201,7 @@ def mistakes(model: Path, place: Path) -> dict[str, tuple[list[str | Path], str]
         "nan option": ([*to_file, "--temperature", "nan"], "temperature must be a number"),
         "no batch": ([*to_file, "--batch-size", "0"], "batch_size must be"),
         "dtype": ([*to_file, "--dtype", "int8"], "invalid choice 'int8'"),
-        "quantize": ([*to_file, "--quantize", "int4"], "invalid choice 'int4'"),
+        "quantize": ([*to_file, "--quantize", "int3"], "invalid choice 'int3'"),
         "no prompt": (["--model", model], "no prompt; give --prompt TEXT or --prompt-file FILE"),
         "no model": (["--model", place / "absent", *ask[2:]], "absent: no such directory"),
         "no checkpoint": (

@@ -95,7 +95,7 @@ def test_there_are_five_questions_to_try_it_on() -> None:
         (("--kinds", "riddle"), "riddle"),
         (("--steps", "5"), "steps"),
         (("--output", "scripts"), "not empty"),
-        (("--evaluate", "--quantize", "int4"), "--quantize"),
+        (("--evaluate", "--quantize", "int3"), "--quantize"),
         (("--evaluate", "--model", "no/such/directory/at/all"), "no/such/directory"),
     ],
 )
