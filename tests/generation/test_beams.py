@@ -28,9 +28,10 @@ from neox_eqx.errors import InputError
 from neox_eqx.generation.decoding import state as state_module
 from neox_eqx.generation.decoding.beams import BeamSearch
 from neox_eqx.generation.decoding.loop import decode, read_prompts
-from neox_eqx.generation.decoding.run import Row, pad_prompts
+from neox_eqx.generation.decoding.run import Row, pad_prompts, run
 from neox_eqx.generation.options.generation_options import GenerationOptions
 from neox_eqx.generation.processors.chain import warpers_of
+from neox_eqx.generation.vocabulary import NO_VOCABULARY
 from tests.generation.completions import ENDLESS, Prompts, ours, random_prompts, request
 from tests.generation.test_requests import drawn_options, seeds, their_settings
 from tests.hf_models import family
@@ -265,6 +266,12 @@ def test_a_search_on_a_mesh_finds_the_same(tmp_path: Path) -> None:
     assert [row.tokens for row in spread] == [row.tokens for row in alone]
     scores = [[row.score for row in rows] for rows in (spread, alone)]
     np.testing.assert_allclose(*scores, atol=1e-5)
+
+
+def test_a_search_gives_its_rows_once_and_at_its_end_however_often_it_is_asked() -> None:
+    _, model = family("pythia-70m")
+    asked = [request(prompt, max_new_tokens=NEW, num_beams=3) for prompt in PROMPTS]
+    assert list(run(model, asked, NO_VOCABULARY, stride=2)) == [ours(model, asked)]
 
 
 def test_a_search_whose_options_leave_too_few_texts_says_so() -> None:
