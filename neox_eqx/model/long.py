@@ -41,8 +41,10 @@ def read_long(
         index: Int[Array, ""], so_far: tuple[Segment, Float[Array, "B U D"]]
     ) -> tuple[Segment, Float[Array, "B U D"]]:
         segment, hidden = so_far
-        own = (lax.dynamic_slice_in_dim(x, index * size, size, axis=1) for x in (tokens, valid))
-        read, new = model(*own, (*past, segment))
+        own, is_real = (
+            lax.dynamic_slice_in_dim(x, index * size, size, axis=1) for x in (tokens, valid)
+        )
+        read, new = model(own, is_real, (*past, segment))
         # Adds 0, so that XLA reads all that is earlier before it writes, in place.
         start = index * size + jnp.minimum(jnp.isinf(read).sum(), 0)
         written = segment.write(new, start).constrain(model.mesh)

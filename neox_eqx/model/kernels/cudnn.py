@@ -1,5 +1,7 @@
 """Attention by cuDNN's kernel on NVIDIA's GPUs."""
 
+from typing import Literal
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -22,7 +24,7 @@ class CuDNN(eqx.Module):
     order: Int[Array, "B T"]
     """The places of a row's real tokens, then those of padding."""
     lengths: Int[Array, " B"]
-    implementation: str = eqx.field(static=True, default="cudnn")
+    implementation: Literal["cudnn", "xla"] = eqx.field(static=True, default="cudnn")
 
     @classmethod
     def of(cls, visible: Visible) -> "CuDNN":
@@ -44,16 +46,18 @@ class CuDNN(eqx.Module):
         (new,) = segments
         assert isinstance(new, KV)
         first = self.order[:, :, None, None]
-        arrays = (
+        query, key, value = (
             jnp.take_along_axis(x.swapaxes(1, 2), first, axis=1)
             for x in (query, new.key, new.value)
         )
         output = jax.nn.dot_product_attention(
-            *arrays,
+            query,
+            key,
+            value,
             is_causal=True,
             query_seq_lengths=self.lengths,
             key_value_seq_lengths=self.lengths,
-            implementation=self.implementation,  # type: ignore[arg-type]
+            implementation=self.implementation,
         )
         back = jnp.argsort(self.order, axis=1)[:, :, None, None]
         return jnp.take_along_axis(output, back, axis=1).swapaxes(1, 2)
