@@ -41,7 +41,7 @@ def keep_programs(program: str) -> None:
     Where nothing can be kept the command goes on without.
     """
     named = os.environ.get(SWITCH)
-    if named == "0" or jax.config.jax_compilation_cache_dir:
+    if named == "0" or jax.config.values["jax_compilation_cache_dir"]:
         return
     try:
         place = owned(Path(named)) if named else own_folder("programs")
