@@ -62,7 +62,7 @@ class Options:
     model: str = str(DEMO_MODEL)
     """Checkpoint to examine."""
     quantize: Literal["int8", "int4"] | None = None
-    """Round its weights to 8 bits first."""
+    """Round its weights to 8 or 4 bits first."""
     kinds: tuple[str, ...] = PRETRAINING_KINDS
     """Kinds of problems, of those in demo/word_problems.py."""
     steps: int = 5000
