@@ -59,7 +59,7 @@ class Int4Linear(QuantizedLinear):
         absolute value gets code 0, or would get a lower one if there were; and of each try's codes
         the scale is what fits them best.
         """
-        layers = tuple(weight.shape[:-2])
+        layers: tuple[int, ...] = weight.shape[:-2]
         full = filled(weight, rows=TILE)
         rows = full.reshape(-1, full.shape[-1])
         codes, scale = _encoded(rows)

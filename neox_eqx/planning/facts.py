@@ -16,6 +16,7 @@ from neox_eqx.planning.collectives import Collective
 from neox_eqx.planning.message import Facts
 from neox_eqx.planning.program import Program, read_program
 from neox_eqx.planning.programs import Compiled
+from neox_eqx.sizes import dtype_bits
 
 # The time between neighbouring chips, whatever the payload: jax-ml.github.io/scaling-book, "TPUs".
 HOP_SECONDS = 1e-6
@@ -85,8 +86,8 @@ def weights_read(model: GPTNeoX) -> int:
 
 
 def local_bytes(tree: Any) -> int:
-    """Bytes of the arrays' shards on one chip."""
-    return sum(_local_size(leaf) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    """Bytes of the arrays' shards on one chip, which holds two numbers of 4 bits in a byte."""
+    return sum(_local_size(leaf) * dtype_bits(leaf.dtype) // 8 for leaf in jax.tree.leaves(tree))
 
 
 def cache_bytes(compiled: Compiled) -> int:

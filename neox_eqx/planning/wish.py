@@ -13,6 +13,7 @@ from neox_eqx.planning.chips import Topology
 from neox_eqx.planning.message import ProgramName
 from neox_eqx.presets import parameter_count
 from neox_eqx.sharding.mesh import Arrangement
+from neox_eqx.sizes import dtype_bits
 
 # Meshes to try of each layout, with the largest model axes: with a smaller one a chip has more to
 # read (1d) or to send (2d).
@@ -121,7 +122,7 @@ class Wish:
         if self.quantize:
             row = jax.ShapeDtypeStruct((1, self.config.hidden_size), jnp.float32)
             arrays = jax.eval_shape(form_of(self.quantize, "tpu").encode, row).values()
-            size = sum(array.size * array.dtype.itemsize for array in arrays) / row.size
+            size = sum(array.size * dtype_bits(array.dtype) / 8 for array in arrays) / row.size
         return int(parameter_count(self.config) * size)
 
 
