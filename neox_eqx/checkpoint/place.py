@@ -1,6 +1,7 @@
 """A parameter on its way from the tensors of a checkpoint to its devices."""
 
 import math
+import mmap
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -16,6 +17,9 @@ from neox_eqx.model.quantized import QuantizedLinear
 
 Index = tuple[slice, ...]
 Part = TypeVar("Part")
+
+_HUGE = 2**22
+"""Bytes from which NumPy asks for huge pages."""
 
 
 def place(parameter: Parameter, tensors: dict[str, Entry]) -> jax.Array:
@@ -146,10 +150,18 @@ def _by_rows(where: Sharding, shape: tuple[int, ...], first: int) -> Sharding:
 
 
 def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """A buffer that JAX takes over as it is, on a CPU."""
+    """A buffer that JAX takes over as it is, on a CPU.
+
+    A large one is not NumPy's, which asks for huge pages: where memory is in pieces, Linux moves
+    these about first, and loading took ten times as long.
+    """
     count = math.prod(shape) * dtype.itemsize
-    raw = np.empty(count + ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
+    if count < _HUGE:
+        raw = np.empty(count + ALIGNMENT, np.uint8)
+        start = -raw.ctypes.data % ALIGNMENT
+    else:
+        pages = mmap.mmap(-1, count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        raw, start = np.frombuffer(pages, np.uint8), 0
     return raw[start : start + count].view(dtype).reshape(shape)
 
 

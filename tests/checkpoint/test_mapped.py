@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from neox_eqx import GPTNeoX, GPTNeoXConfig, InputError, load, save
-from neox_eqx.checkpoint import mapped
+from neox_eqx.checkpoint import mapped, place
 from neox_eqx.checkpoint.files import read_file
 from neox_eqx.checkpoint.fit import model_shapes
 from neox_eqx.checkpoint.names import parameters
@@ -108,6 +108,15 @@ def test_what_is_not_aligned_for_jax_is_read(saved: Path, model: GPTNeoX, by: in
     loaded = load(saved)
     assert_same_numbers(loaded, model)
     assert not ranges(saved / "model.safetensors")
+
+
+def test_large_matrices_that_are_not_aligned_are_read_too(tmp_path: Path) -> None:
+    config = GPTNeoXConfig.from_hf({**CONFIG.to_hf(), "vocab_size": 20_000})
+    model = GPTNeoX.init(config, dtype=jnp.dtype("bfloat16"), key=jax.random.key(1))
+    assert model.embed_in.weight.nbytes > place._HUGE
+    save(model, tmp_path / "saved", ())
+    moved(tmp_path / "saved", 8)
+    assert_same_numbers(load(tmp_path / "saved"), model)
 
 
 def test_torch_files_stay_in_place_too(saved: Path, model: GPTNeoX) -> None:
