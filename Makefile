@@ -31,10 +31,10 @@ demo: $(READY)
 	$(BIN)/python generate.py
 
 # Both at once: the tests leave a core idle now and then.
-test: $(TPU_COMPILER)
+test: $(TEST_READY) $(TPU_COMPILER)
 	$(MAKE) --no-print-directory --jobs 2 lint quick-tests
 
-quick-tests: $(TPU_COMPILER)
+quick-tests: $(TEST_READY) $(TPU_COMPILER)
 	$(BIN)/python -m pytest -n $(JOBS) -m "not slow and not optimised" --quick-compile
 	$(BIN)/python -m pytest -n $(JOBS) -m "not slow and optimised"
 

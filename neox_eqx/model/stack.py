@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -60,7 +61,9 @@ def _unrolled(
     """Fastest on a CPU."""
     kept = []
     if isinstance(x, jax.core.Tracer):
-        run = jax.jit(run)  # traced once for all layers, which XLA then lays out one by one
+        # Traced once for all layers, which XLA then lays out one by one. Not by jax.jit: a module
+        # that replaced one of ours may have functions among its leaves.
+        run = eqx.filter_jit(run)
     for index, block in enumerate(layers):
         x, new = run(x, block, tuple(segment.layer(index) for segment in past), index)
         kept.append(new)

@@ -50,6 +50,15 @@ class Nothing(eqx.Module):
         return jnp.zeros_like(x), KV(zeros, zeros)
 
 
+class PerToken(eqx.Module):
+    """A network of Equinox's own, which has its activation, a function, among its leaves."""
+
+    network: eqx.nn.MLP
+
+    def __call__(self, x: jax.Array, context: Context) -> jax.Array:
+        return jax.vmap(jax.vmap(self.network))(x)
+
+
 class Halved(MLP):
     """A part that derives from ours, and is called all the same."""
 
@@ -114,3 +123,13 @@ def test_a_layer_without_attention_reads_each_token_alone() -> None:
     requests = [request([5, 6, 7], max_new_tokens=5), request([7], max_new_tokens=5)]
     one, other = tokens(ours(blind, requests))
     assert one == other
+
+
+def test_a_network_with_a_function_among_its_leaves_is_compiled_too() -> None:
+    model = family(PARALLEL)[1]
+    size = model.config.hidden_size
+    network = eqx.nn.MLP(size, size, 8, depth=1, key=jax.random.key(0))
+    replaced = eqx.tree_at(lambda m: m.layers[1].mlp, model, PerToken(network))
+    ids, valid = padded_batch(80)
+    eager = replaced.logits(replaced(jnp.asarray(ids), jnp.asarray(valid))[0])
+    np.testing.assert_allclose(our_logits(replaced, ids, valid), eager, atol=2e-5)
