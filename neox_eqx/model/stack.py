@@ -6,6 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -60,12 +61,15 @@ def _unrolled(
 ) -> tuple[Stream, tuple[Any, ...]]:
     """Fastest on a CPU."""
     kept = []
-    if isinstance(x, jax.core.Tracer):
+    is_traced = isinstance(x, jax.core.Tracer)
+    if is_traced:
         # Traced once for all layers, which XLA then lays out one by one. Not by jax.jit: a module
         # that replaced one of ours may have functions among its leaves.
         run = eqx.filter_jit(run)
     for index, block in enumerate(layers):
-        x, new = run(x, block, tuple(segment.layer(index) for segment in past), index)
+        # As an array, whose value is nothing to trace anew for.
+        number = np.asarray(index) if is_traced else index
+        x, new = run(x, block, tuple(segment.layer(index) for segment in past), number)
         kept.append(new)
     return x, tuple(kept)
 
