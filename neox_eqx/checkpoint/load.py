@@ -93,7 +93,14 @@ def load(
         origin = find(source, revision=revision, base=base)
     return load_checkpoint(
         Checkpoint.open(origin),
-        LoadOptions(dtype, stacked, mesh, quantize, cache_bits, rules),
+        LoadOptions(
+            dtype=dtype,
+            stacked=stacked,
+            mesh=mesh,
+            quantize=quantize,
+            cache_bits=cache_bits,
+            rules=rules,
+        ),
     )
 
 

@@ -8,9 +8,8 @@ from jax import lax
 from jaxtyping import Array, Float, Float32, Int8
 
 from neox_eqx.model.kernels import cpu, tpu
-from neox_eqx.model.kernels.any import dot_int8
+from neox_eqx.model.kernels.any import dot_int8, is_few
 from neox_eqx.model.kernels.cpu import LARGEST, TINY
-from neox_eqx.model.linear import is_few
 from neox_eqx.model.quantized import Numbers, QuantizedLinear
 from neox_eqx.sharding.rules import Axes
 

@@ -7,7 +7,6 @@ vmapped: a cache write vmapped over rows becomes a scatter, where a batched one 
 `dynamic_update_slice`.
 """
 
-import math
 from functools import partial
 
 import equinox as eqx
@@ -17,8 +16,7 @@ from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 from neox_eqx.model.kernels import cpu, tpu
-from neox_eqx.model.kernels.any import dot
-from neox_eqx.model.kernels.cpu import FEW_ROWS
+from neox_eqx.model.kernels.any import dot, is_few
 from neox_eqx.sharding.rules import Placed
 
 
@@ -66,8 +64,3 @@ def project(x: Float[Array, "*B in"], weight: Float[Array, "out in"]) -> Float[A
         return dot(x, weight)
     on_tpu = partial(tpu.with_full_tiles, dot) if is_few(x) else dot
     return lax.platform_dependent(x, weight, cpu=cpu.dot, tpu=on_tpu, default=dot)
-
-
-def is_few(x: Float[Array, "*B in"]) -> bool:
-    """Whether x has so few rows that a product with it takes as long as reading the weight."""
-    return math.prod(x.shape[:-1]) <= FEW_ROWS

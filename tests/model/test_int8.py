@@ -11,9 +11,9 @@ from jax import lax
 
 from neox_eqx.model.formats import is_quantized, quantized
 from neox_eqx.model.int8 import Int8Linear, project_int8, quantize_rows
-from neox_eqx.model.kernels.any import dequantize
+from neox_eqx.model.kernels.any import FEW_ROWS, dequantize
 from neox_eqx.model.kernels.cpu import DIGIT_ROWS, dot_int8_in_jax
-from neox_eqx.model.linear import FEW_ROWS, Linear, project
+from neox_eqx.model.linear import Linear, project
 from neox_eqx.model.neox import GPTNeoX
 from tests.hf_models import family, our_logits, padded_batch, stack_layers
 

@@ -15,8 +15,6 @@ from jaxtyping import Array, Float, Float32, Int8, Int32
 from neox_eqx.model.kernels import any as everywhere
 from neox_eqx.native import library, products
 
-FEW_ROWS = 16
-"""Up to so many rows a product is bound by reading the weights; measured on two x86 cores."""
 DIGIT_ROWS = 8
 """Up to so many rows `_dot_digits` is faster than float32; measured on two x86 cores."""
 LARGEST = 127
@@ -30,9 +28,9 @@ def dot(x: Float[Array, "*B in"], weight: Float[Array, "out in"]) -> Float[Array
     """x Wᵀ in x's dtype, with float32 sums where either is in 16 bits and the rows are few."""
     if has_kernel(weight):
         return products.dot_16_bits(x, weight).astype(x.dtype)
-    if math.prod(x.shape[:-1]) <= FEW_ROWS:
+    if everywhere.is_few(x):
         return dot_few_rows(x, weight)
-    return everywhere.dot(x, weight.astype(x.dtype))
+    return everywhere.dot(x, weight)
 
 
 def has_kernel(weight: Float[Array, "out in"]) -> bool:
