@@ -111,6 +111,15 @@ def test_pipe_is_refused_before_it_is_waited_for(tmp_path: Path) -> None:
         read_states(tmp_path / "a.pt")
 
 
+@pytest.mark.parametrize(
+    "module", [[torch.ones(3)], torch.ones(3), "x"], ids=["list", "one", "text"]
+)
+def test_module_of_a_training_run_that_is_no_dict_is_named(tmp_path: Path, module: object) -> None:
+    torch.save({"module": module}, tmp_path / "a.pt")
+    with pytest.raises(InputError, match="a.pt: its module is no dict of tensors; save the ch"):
+        read_states(tmp_path / "a.pt")
+
+
 @pytest.mark.parametrize("member", ["byteorder", "data.pkl", ".data/version"])
 def test_file_that_would_unpack_to_much_is_refused_unread(tmp_path: Path, member: str) -> None:
     torch.save({"a": torch.ones(1)}, tmp_path / "small.bin")

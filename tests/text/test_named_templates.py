@@ -163,6 +163,8 @@ def test_messages_out_of_turn_are_named(
         ([{"role": "user", "content": ["Q"]}], "message 1: content must be a text, not "),
         ([{"role": "user", "content": "\ud800"}], "message 1: content .* is not valid Unicode"),
         ([{"role": "user", "content": "Q", "x": object()}], "message 1: x must be made of texts"),
+        ([*ASKED, {**ASKED[0], "x": [{"y": [object()]}]}], "message 2: x must be made of texts"),
+        ([{"role": "user", "content": "Q", "x": {1: 2}}], "message 1: x must be made of texts"),
         ([7], "message 1: must be an object"),
     ],
 )

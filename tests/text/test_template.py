@@ -139,6 +139,16 @@ def test_a_conversation_is_written_as_transformers_writes_it(directory: Path, na
             assert template.render(messages, add_generation_prompt=prompt) == expected
 
 
+def test_what_else_a_message_says_reaches_the_template_as_it_is(directory: Path) -> None:
+    configure(directory, chat_template=MARKED)
+    call = {"name": "add", "arguments": {"of": [1, 2.5, None, True, "고마워요", []], "to": (3,)}}
+    messages = [ASKED[0] | {"tool_calls": [call, call], "weight": 0.5, "is_last": False}]
+    oracle = AutoTokenizer.from_pretrained(directory)
+    expected = oracle.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert load_template(directory, None).render(messages) == expected
+    assert '"of": [1, 2.5, null, true, "고마워요", []], "to": [3]' in expected
+
+
 @pytest.mark.parametrize(
     "source",
     [
