@@ -46,7 +46,7 @@ class Loops:
         condition = self.computations[loop.called("condition")]
         test = self._origin(_Value(condition, condition.root))
         direction = re.search(r"\bdirection=(\w+)", test.instruction.attributes)
-        if test.instruction.opcode != "compare" or not direction:
+        if not direction:  # no comparison
             return None
         left, right = self._operands(test)
         mirrored = _MIRRORED.get(direction[1], direction[1])

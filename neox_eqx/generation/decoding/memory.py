@@ -56,7 +56,7 @@ def bytes_needed(
     requests: Sequence[Request],
     *,
     batch_mates: Sequence[ResolvedOptions] = (),
-    tokens_spelled: int = 0,
+    tokens_spelled: int,
 ) -> dict[str, int]:
     """Bytes for each purpose when the rows choose their second token; they may grow from there."""
     options = [request.options for request in requests]
