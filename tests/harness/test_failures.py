@@ -1,15 +1,21 @@
 """Requests that the model gives no numbers for: the least there is answers them, and is told."""
 
+import functools
+import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from lm_eval.api.instance import Instance
+from lm_eval.tasks import TaskManager
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 
 from neox_eqx import DEMO_MODEL
+from neox_eqx.cli import evaluate
 from neox_eqx.errors import InputError
 from neox_eqx.harness import adapter
 from neox_eqx.harness.failures import Failures
@@ -19,13 +25,19 @@ NAN = "Z"
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> adapter.NeoXLM:
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that reads this token as NaN."""
     directory: Path = tmp_path_factory.mktemp("model") / "nan"
     shutil.copytree(DEMO_MODEL, directory)
     tensors = load_file(directory / "model.safetensors")
     (token,) = Tokenizer.from_file(str(directory / "tokenizer.json")).encode(NAN).ids
     tensors["gpt_neox.embed_in.weight"][token] = np.nan
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    return directory
+
+
+@pytest.fixture(scope="module")
+def model(directory: Path) -> adapter.NeoXLM:
     return adapter.NeoXLM(str(directory), dtype="float32", mesh="data=1,model=1", batch_size=2)
 
 
@@ -34,6 +46,7 @@ def failures(monkeypatch: pytest.MonkeyPatch) -> Failures:
     """Of one test alone."""
     own = Failures()
     monkeypatch.setattr(adapter, "FAILURES", own)
+    monkeypatch.setattr(evaluate, "FAILURES", own)
     return own
 
 
@@ -78,3 +91,28 @@ def test_a_model_that_fails_at_all_requests_is_not_evaluated(
     asked = requests("loglikelihood", (NAN, " has"), (f"Tom {NAN}", " has"))
     with pytest.raises(InputError, match="^2 of 2 requests failed, the first: the model's logits"):
         model.loglikelihood(asked, disable_tqdm=True)
+
+
+@pytest.mark.filterwarnings("ignore")  # of the harness and what it imports
+def test_the_command_writes_its_results_and_then_says_that_requests_failed(
+    directory: Path, failures: Failures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents = [{"context": "Tom"}, {"context": NAN}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(own) + "\n" for own in documents))
+    source = {"data_files": {"test": "a.jsonl"}, "cache_dir": str(tmp_path / "cache")}
+    task = {
+        **{"task": "legs", "dataset_path": "json", "dataset_kwargs": source, "test_split": "test"},
+        **{"output_type": "loglikelihood", "doc_to_text": "{{context}}", "doc_to_target": "has"},
+        "metric_list": [{"metric": "acc"}],
+    }
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(task))
+    # Without the harness's own tasks, whose files take ten seconds to read.
+    local = functools.partialmethod(TaskManager.__init__, include_defaults=False)
+    monkeypatch.setattr(TaskManager, "__init__", local)
+    monkeypatch.setattr(sys, "argv", ["neox-eqx"])
+    monkeypatch.chdir(tmp_path)
+    args = f"--model_args pretrained={directory} --tasks legs --include_path . --output_path out"
+    with pytest.raises(InputError, match="^1 of 2 requests failed, the first: the model's logits"):
+        evaluate.main(args.split())
+    (results,) = tmp_path.rglob("results_*.json")
+    assert json.loads(results.read_text())["results"]["legs"]["acc,none"] <= 0.5
