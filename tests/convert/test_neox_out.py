@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from neox_eqx.checkpoint import entry as entry_module
 from neox_eqx.convert.neox.read import read_neox
-from neox_eqx.convert.neox.write import Layout
+from neox_eqx.convert.neox.write import STEP, Layout
 from neox_eqx.convert.read import read_source
 from neox_eqx.convert.source import Source
 from neox_eqx.errors import InputError
@@ -91,6 +92,16 @@ def test_settings_alone_give_the_model_back(tmp_path: Path) -> None:
     assert {key: back[key] for key in source.config_json.keys() - untold} == {
         key: value for key, value in source.config_json.items() if key not in untold
     }
+
+
+def test_settings_begin_with_the_shape_of_the_model_and_end_with_the_run(tmp_path: Path) -> None:
+    root = write(saved(tmp_path / "hf", model(parallel=True)), tmp_path / "x", 2, "pipeline")
+    settings = yaml.safe_load((root / STEP / "configs" / "gpt-neox.yml").read_text("utf-8"))
+    names = list(settings)
+    assert names[:3] == ["num_layers", "hidden_size", "num_attention_heads"]
+    assert names[-1] == "finetune" and settings["finetune"] is True
+    of_run = ["model_parallel_size", "pipe_parallel_size", "make_vocab_size_divisible_by"]
+    assert names[-4:-1] == of_run and [settings[name] for name in of_run] == [2, 1, 48]
 
 
 def test_tied_model_with_a_head_of_its_own_is_written_untied(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from neox_eqx.text.generation_config import (
     bos_token_id,
     eos_token_ids,
     read_generation_config,
+    settings_file,
 )
 from tests.generation.completions import ours
 from tests.hf_models import config_json, hf_model
@@ -33,6 +34,14 @@ def written(directory: Path, fields: Any) -> Path:
 
 def test_a_checkpoint_without_the_file_has_no_defaults(tmp_path: Path) -> None:
     assert read_generation_config(tmp_path) == {}
+
+
+def test_settings_from_a_config_become_the_file_that_transformers_would_write() -> None:
+    settings = {"eos_token_id": [0, 2], "max_new_tokens": 5, "repetition_penalty": 1.5}
+    ((name, text),) = settings_file(settings)
+    assert name == "generation_config.json"
+    assert text == GenerationConfig(**settings).to_json_string(ignore_metadata=True)
+    assert settings_file({"bos_token_id": 1, "eos_token_id": 2}) == []  # config.json has them
 
 
 def test_every_setting_that_transformers_knows_is_applied_warned_of_or_irrelevant() -> None:
