@@ -21,6 +21,9 @@ ACTIVATIONS = (
     "swish",
     "quick_gelu",
 )
+QUANTIZATION = "quantization_config"
+"""The key of config.json that says in what form weights are."""
+_METHOD = "neox_eqx"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,8 +122,7 @@ class GPTNeoXConfig:
             raise InputError(
                 f"model_type is {shown(hf.get('model_type'))}; neox_eqx runs 'gpt_neox' models only"
             )
-        if hf.get("quantization_config"):
-            raise InputError("quantization_config is not supported; use the unquantised checkpoint")
+        weights_form(hf)
         values = {**hf, "rope_parameters": RopeParameters.from_hf(hf)}
         if isinstance(values.get("eos_token_id"), list):
             values["eos_token_id"] = tuple(values["eos_token_id"])
@@ -153,3 +155,26 @@ class GPTNeoXConfig:
         if isinstance(self.eos_token_id, tuple):
             values["eos_token_id"] = list(self.eos_token_id)
         return {"architectures": ["GPTNeoXForCausalLM"], "model_type": "gpt_neox", **values}
+
+
+def quantization_config(form: str) -> dict[str, str]:
+    """What config.json says of weights that are in few bits as this package has them.
+
+    transformers, which cannot read them, refuses a method that it does not know.
+    """
+    return {"quant_method": _METHOD, "form": form}
+
+
+def weights_form(hf: Mapping[str, Any]) -> str | None:
+    """The name of the form in few bits that a config.json says its weights are in, if any.
+
+    Raises:
+        InputError: they are quantised by others.
+    """
+    stated = hf.get(QUANTIZATION)
+    if not stated:
+        return None
+    form = stated.get("form") if isinstance(stated, Mapping) else None
+    if not isinstance(form, str) or stated.get("quant_method") != _METHOD:
+        raise InputError(f"{QUANTIZATION} is not supported; use the unquantised checkpoint")
+    return form

@@ -6,10 +6,15 @@ from pathlib import Path
 
 from neox_eqx.checkpoint.adapter import merged
 from neox_eqx.checkpoint.entry import Entry
+from neox_eqx.checkpoint.few_bits import joined
 from neox_eqx.checkpoint.files import read_entries
 from neox_eqx.checkpoint.origin import Origin
-from neox_eqx.config import GPTNeoXConfig
+from neox_eqx.config import GPTNeoXConfig, weights_form
+from neox_eqx.errors import InputError
+from neox_eqx.model.formats import Form, form_name, form_of
+from neox_eqx.model.quantized import QuantizedLinear
 from neox_eqx.sharding.distributed import agreed
+from neox_eqx.small_files import read_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +26,9 @@ class Checkpoint:
     config: GPTNeoXConfig
     entries: Sequence[Entry]
     """The tensors, with those of a LoRA adapter merged into them."""
+    form: str | None = None
+    """The name of the form in few bits that the weights of the files are in."""
+    has_adapter: bool = False
 
     @classmethod
     def open(cls, origin: Origin) -> "Checkpoint":
@@ -35,8 +43,38 @@ class Checkpoint:
     @classmethod
     def open_here(cls, origin: Origin) -> "Checkpoint":
         """As `open`, in this process alone."""
-        config = GPTNeoXConfig.from_file(origin.directory / "config.json")
-        entries = read_entries(origin.directory)
+        shape = cls.without_tensors(origin)
+        entries: list[Entry] = read_entries(origin.directory)
+        if shape.form is not None:
+            entries = joined(entries, shape.config, form_of(shape.form))
         if origin.adapter is not None:
-            entries = merged(origin.adapter, entries, tied=config.tie_word_embeddings)
-        return cls(origin.directory, config, entries)
+            entries = merged(origin.adapter, entries, tied=shape.config.tie_word_embeddings)
+        return dataclasses.replace(shape, entries=entries)
+
+    @classmethod
+    def without_tensors(cls, origin: Origin) -> "Checkpoint":
+        """What config.json alone says.
+
+        Raises:
+            InputError: it is absent or broken.
+        """
+        path = origin.directory / "config.json"
+        config, form = GPTNeoXConfig.from_file(path), weights_form(read_json(path))
+        return cls(origin.directory, config, (), form, origin.adapter is not None)
+
+    def form_to_hold(self, asked: Form | None) -> type[QuantizedLinear] | None:
+        """The form that the model is to have its weights in; None for numbers.
+
+        It is that of the files if none is asked for. A weight with LoRA's product added is in none.
+
+        Raises:
+            InputError: the files have them in another one.
+        """
+        if asked is None:
+            return form_of(self.form) if self.form and not self.has_adapter else None
+        if self.form is not None and form_name(asked) != self.form:
+            raise InputError(
+                f"{self.directory}: has its weights in {self.form}, and quantize asks for "
+                f"{form_name(asked)}; leave it out, or take the checkpoint that this was made from"
+            )
+        return form_of(asked)

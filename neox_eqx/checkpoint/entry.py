@@ -142,15 +142,22 @@ def blocks(
     Every block but the last is of a multiple of `granule` rows. What is too large for float16
     becomes infinite there, as it does in torch.
     """
-    start, stop, _ = index[0].indices(entry.shape[0])
+    start = index[0].indices(entry.shape[0])[0]
+    for rows in row_ranges(entry, index[0], granule=granule):
+        block = entry.read((rows, *index[1:]))
+        with np.errstate(over="ignore"):
+            yield rows.start - start, block.astype(dtype, copy=False)
+
+
+def row_ranges(entry: Entry, rows: slice, *, granule: int = 1) -> Iterator[slice]:
+    """The rows of a tensor in blocks, all but the last of a multiple of `granule` rows."""
+    start, stop, _ = rows.indices(entry.shape[0])
     # Blocks are of whole chunks, where a tensor is stored in chunks.
     granule = math.lcm(granule, getattr(entry, "granule", 1))
-    rows = BLOCK_ELEMENTS // max(1, math.prod(entry.shape[1:]))
-    step = max(1, rows // granule) * granule
+    in_block = BLOCK_ELEMENTS // max(1, math.prod(entry.shape[1:]))
+    step = max(1, in_block // granule) * granule
     for first in range(start, stop, step):
-        block = entry.read((slice(first, min(first + step, stop)), *index[1:]))
-        with np.errstate(over="ignore"):
-            yield first - start, block.astype(dtype, copy=False)
+        yield slice(first, min(first + step, stop))
 
 
 def row_blocks(entry: Entry) -> Iterator[np.ndarray]:

@@ -19,7 +19,7 @@ from neox_eqx.checkpoint.origin import find
 from neox_eqx.checkpoint.place import place, place_quantized
 from neox_eqx.checkpoint.ties import settle_tying
 from neox_eqx.errors import InputError
-from neox_eqx.model.formats import Form, form_of
+from neox_eqx.model.formats import Form
 from neox_eqx.model.int8_cache import cache_of
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.quantized import QuantizedLinear
@@ -74,7 +74,7 @@ def load(
     `quantize="int8"` rounds the weights of the layers, and of a head that is not the embedding, to
     8 bits with a scale for each row, and `"int4"` to 4 bits with a scale for each 32 numbers of a
     row; all else and the computation are in `dtype`. It may also be a class of your own, see
-    `neox_eqx.model.quantized`.
+    `neox_eqx.model.quantized`. A checkpoint that is in few bits itself is left in them.
 
     `cache_bits=8` keeps keys and values in 8 bits, with a scale for each head and token.
 
@@ -84,7 +84,8 @@ def load(
     Raises:
         InputError: the checkpoint is absent, incomplete or corrupt, in any process. All missing,
             unexpected and mis-shaped tensors are named at once, before memory is taken for any.
-            What is to be rounded holds NaN or infinity.
+            What is to be rounded holds NaN, infinity or a number that is too large; or is in
+            another form already.
 
     Examples:
         >>> model = load("EleutherAI/pythia-70m")  # doctest: +SKIP
@@ -128,8 +129,8 @@ def _arranged(checkpoint: Checkpoint, options: LoadOptions) -> tuple[GPTNeoX, di
     default = "float32" if on_cpu else "bfloat16"
     dtype = _dtype(default if options.dtype is None else options.dtype)
     stacked = not on_cpu if options.stacked is None else options.stacked
-    mesh, form = options.mesh, None if options.quantize is None else form_of(options.quantize)
-    cache = cache_of(options.cache_bits)
+    mesh, cache = options.mesh, cache_of(options.cache_bits)
+    form = checkpoint.form_to_hold(options.quantize)
 
     with agreed():
         tensors = fitting(checkpoint)

@@ -9,6 +9,8 @@ import re
 
 import jax
 
+from neox_eqx.config import GPTNeoXConfig
+from neox_eqx.model.linear import Linear
 from neox_eqx.model.neox import GPTNeoX
 
 HEAD = "embed_out.weight"
@@ -41,6 +43,17 @@ def parameters(model: GPTNeoX) -> list[Parameter]:
     """
     leaves = jax.tree_util.tree_leaves_with_path(model)
     return [_parameter(model, dotted(path), array) for path, array in leaves]
+
+
+def linears(config: GPTNeoXConfig) -> dict[str, tuple[int, int]]:
+    """The weights of the model's Linears, which are those that few bits are for, and their shapes.
+
+    A head that is the embedding is not one of them.
+    """
+    shapes = jax.eval_shape(lambda: GPTNeoX.init(config, key=jax.random.key(0)))
+    paths = jax.tree_util.tree_leaves_with_path(shapes, is_leaf=lambda x: isinstance(x, Linear))
+    weights = {f"{dotted(path)}.weight": x.shape for path, x in paths if isinstance(x, Linear)}
+    return {name if name == HEAD else f"gpt_neox.{name}": own for name, own in weights.items()}
 
 
 def dotted(path: tuple) -> str:

@@ -9,10 +9,11 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
-from neox_eqx.checkpoint.entry import Entry, FileEntry, blocks
+from neox_eqx.checkpoint.entry import Entry, FileEntry, blocks, row_ranges
+from neox_eqx.checkpoint.few_bits import FewBits
 from neox_eqx.checkpoint.mapped import ALIGNMENT, mapped
 from neox_eqx.checkpoint.names import Parameter
-from neox_eqx.errors import InputError
+from neox_eqx.checkpoint.rounded import check_numbers
 from neox_eqx.model.quantized import QuantizedLinear
 
 Index = tuple[slice, ...]
@@ -47,7 +48,7 @@ def place_quantized(
     and shardings. Rows are read as a whole, each once, as a form may need all of a row.
 
     Raises:
-        InputError: there is NaN or infinity in it.
+        InputError: there is a number in it that the form has not.
     """
     *layers, out, columns = layer.shape
     rows_shape = (*layers, -(-out // layer.rows_together))
@@ -195,20 +196,29 @@ def _fill_quantized(
     zeros: dict[str, np.ndarray],
 ) -> None:
     """As `_fill`, of whole rows in their form, in which `zeros` are a row of zeros."""
-    columns = _sizes(index)[1]
     inside = _inside(entry, index)
-    whole = form.rows_together
-    for first, block in blocks(entry, inside, np.dtype(np.float32), granule=whole):
-        if not np.isfinite(block).all():
-            raise InputError(
-                f"{entry.path}: {entry.name} holds NaN or infinity, which {form.name} has not; "
-                "load it without quantize"
-            )
-        if block.shape[1] < columns:
-            block = np.pad(block, ((0, 0), (0, columns - block.shape[1])))
-        for name, encoded in form.encode(block).items():
-            start = first // form.rows_together
+    for first, arrays in _encoded(form, entry, inside, columns=_sizes(index)[1]):
+        start = first // form.rows_together
+        for name, encoded in arrays.items():
             buffers[name][start : start + len(encoded)] = encoded
     filled = -(-_sizes(inside)[0] // form.rows_together)
     for name, row in zeros.items():
         buffers[name][filled:] = row
+
+
+def _encoded(
+    form: type[QuantizedLinear], entry: Entry, inside: Index, *, columns: int
+) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """The rows of a tensor in their form, in blocks, each with its first row's number.
+
+    What is in few bits is not rounded again.
+    """
+    if isinstance(entry, FewBits) and entry.form.name == form.name:
+        for rows in row_ranges(entry, inside[0], granule=form.rows_together):
+            yield rows.start - inside[0].start, form.from_file(entry.rows(rows), columns)
+        return
+    wide = np.dtype(np.float32)
+    for first, block in blocks(entry, inside, wide, granule=form.rows_together):
+        check_numbers(entry, form, block)
+        missing = columns - block.shape[1]
+        yield first, form.encode(np.pad(block, ((0, 0), (0, missing))) if missing else block)

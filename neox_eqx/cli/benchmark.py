@@ -28,7 +28,7 @@ from neox_eqx.generation.decoding.run import Request, pad_prompts, strategy_of
 from neox_eqx.generation.options.generation_options import GenerationOptions
 from neox_eqx.generation.options.values import check_number
 from neox_eqx.generation.stopping.ending import ERROR
-from neox_eqx.model.formats import quantized
+from neox_eqx.model.formats import is_quantized, quantized
 from neox_eqx.model.int8_cache import cache_of
 from neox_eqx.planning.wish import LARGEST_BATCH
 from neox_eqx.presets import preset
@@ -83,6 +83,8 @@ Generate = Callable[[np.ndarray], Round]
 def main(options: Options) -> None:
     _check(options)
     model = _model(options)
+    if options.against and not options.quantize and is_quantized(model):
+        raise InputError(f"--against compares the same bits, and {options.model} is in few bits")
     longest, context = options.prompt_len + options.gen_len, model.config.context_length
     if longest > context:
         raise InputError(f"--prompt-len and --gen-len are {longest} positions of {context}")

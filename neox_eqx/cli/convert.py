@@ -37,6 +37,10 @@ class Options:
     dtype: Literal["same", "float32", "bfloat16", "float16"] = "same"
     """Of the parameters in the result; same keeps that of each tensor, and of a LoRA adapter is
     float32."""
+    quantize: Literal["int8", "int4"] | None = None
+    """To the native layout: round the weights of the layers and of the head to 8 or 4 bits."""
+    text: Path | None = None
+    """A file of text on which the certificate compares the rounded model with the source."""
     max_shard_size: str = "5GB"
     """Largest file of a result in Hugging Face's layout."""
     neox: tyro.conf.OmitArgPrefixes[NeoxOptions] = NeoxOptions()
@@ -62,6 +66,8 @@ def main(options: Options) -> None:
         options.destination,
         to=options.to,
         dtype=options.dtype,
+        quantize=options.quantize,
+        text=options.text,
         max_shard_bytes=parse_size(options.max_shard_size),
         tensor_parallel=options.tensor_parallel,
         neox_layout=options.neox_layout,
@@ -74,6 +80,8 @@ def main(options: Options) -> None:
 
 def _print(destination: Path, certificate: dict[str, Any]) -> None:
     print(f"{destination}: {len(certificate['tensors'])} tensors, each read back and compared")
+    if "quantization" in certificate:
+        _print_change(certificate["quantization"])
     forward = certificate["forward"]
     if "skipped" in forward:
         print(f"not held against transformers: {forward['skipped']}")
@@ -82,6 +90,23 @@ def _print(destination: Path, certificate: dict[str, Any]) -> None:
         f"logits within {forward['largest_logit_difference']:.1e} of transformers' "
         f"(their rms is {forward['logit_rms']:.1e}); "
         f"{forward['greedy_tokens_agreeing']} of {forward['greedy_tokens']} greedy tokens agree"
+    )
+
+
+def _print_change(change: dict[str, Any]) -> None:
+    worst = change["largest_relative_error"]
+    print(
+        f"{change['form']} weights are off by {change['relative_error']:.2%} of their rms, at most "
+        f"by {worst['of']:.2%} in {worst['tensor']}"
+    )
+    text = change["text"]
+    if "skipped" in text:
+        print(f"logits and perplexity are not compared: {text['skipped']}")
+        return
+    print(
+        f"perplexity of {text['tokens']} tokens: {text['perplexity']:.4f}, and "
+        f"{text['source_perplexity']:.4f} before; logits off by {text['logit_difference_rms']:.1e} "
+        f"(their rms is {text['logit_rms']:.1e})"
     )
 
 

@@ -14,9 +14,9 @@ from typing import Literal
 import tyro
 from tqdm import tqdm
 
+from neox_eqx.checkpoint.checkpoint import Checkpoint
 from neox_eqx.checkpoint.origin import OriginOptions
 from neox_eqx.command_line import parse
-from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
 from neox_eqx.planning.attempts import Compiler
 from neox_eqx.planning.chips import Topology
@@ -95,10 +95,13 @@ def _wishes(options: Options) -> list[Wish]:
         raise InputError("give either --model or --preset")
     if options.preset is not None:
         options.origin.check_unused("--preset")
-        config = preset(options.preset)
+        config, quantize = preset(options.preset), options.quantize
     else:
-        directory = options.origin.find(options.model or "", config_only=True).directory
-        config = GPTNeoXConfig.from_file(directory / "config.json")
+        checkpoint = Checkpoint.without_tensors(
+            options.origin.find(options.model or "", config_only=True)
+        )
+        config, form = checkpoint.config, checkpoint.form_to_hold(options.quantize)
+        quantize = form and form.name
     return [
         Wish(
             config,
@@ -109,7 +112,7 @@ def _wishes(options: Options) -> list[Wish]:
             options.mesh,
             options.layout,
             options.dtype,
-            options.quantize,
+            quantize,
             options.train,
             options.cache_bits,
         )

@@ -1,4 +1,4 @@
-"""A checkpoint whose parameters are of another dtype than they are stored in."""
+"""A checkpoint whose parameters are held otherwise than they are stored."""
 
 import dataclasses
 from pathlib import Path
@@ -7,8 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from neox_eqx.checkpoint.entry import Entry
-from neox_eqx.checkpoint.names import stored_name
+from neox_eqx.checkpoint.few_bits import FewBits
+from neox_eqx.checkpoint.fit import fitting
+from neox_eqx.checkpoint.names import linears, stored_name
+from neox_eqx.checkpoint.rounded import RoundedWeight
+from neox_eqx.checkpoint.ties import settle_tying
+from neox_eqx.config import QUANTIZATION, quantization_config
 from neox_eqx.convert.source import Source
+from neox_eqx.model.formats import form_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,9 +48,41 @@ def cast(source: Source, dtype: str) -> Source:
         return source
     wanted = jnp.dtype(dtype)
     entries = [
-        CastEntry(entry, wanted)
-        if stored_name(entry.name) is not None and entry.dtype != wanted
-        else entry
-        for entry in source.entries
+        CastEntry(entry, wanted) if _is_cast(entry, wanted) else entry for entry in source.entries
     ]
     return dataclasses.replace(source, entries=entries)
+
+
+def _is_cast(entry: Entry, wanted: np.dtype) -> bool:
+    is_parameter = stored_name(entry.name) is not None
+    return is_parameter and entry.dtype != wanted and not isinstance(entry, FewBits)
+
+
+def rounded(source: Source, quantize: str) -> Source:
+    """`source` with the weights of its Linears in this form.
+
+    Raises:
+        InputError: there is no form of this name, or they are in another one.
+    """
+    if source.form is not None:
+        source.checkpoint.form_to_hold(quantize)
+        return source
+    form, tensors = form_of(quantize), fitting(source.checkpoint)
+    config = settle_tying(source.checkpoint.config, tensors, np.dtype(np.float32))
+    names = {tensors[name].name for name in linears(config)}
+    entries = [RoundedWeight(own, form) if own.name in names else own for own in source.entries]
+    stated = source.config_json | {QUANTIZATION: quantization_config(form.name)}
+    return dataclasses.replace(source, entries=entries, config_json=stated)
+
+
+def in_numbers(source: Source) -> Source:
+    """`source` with the float32 numbers that its weights in few bits stand for."""
+    if not any(isinstance(entry, FewBits) for entry in source.entries):
+        return source
+    float32 = np.dtype(np.float32)
+    entries = [
+        CastEntry(own, float32) if isinstance(own, FewBits) else own for own in source.entries
+    ]
+    gone = (QUANTIZATION, "dtype", "torch_dtype")  # and float32 is stated, being the most common
+    stated = {key: value for key, value in source.config_json.items() if key not in gone}
+    return dataclasses.replace(source, entries=entries, config_json=stated)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from neox_eqx.checkpoint.entry import Entry
+from neox_eqx.checkpoint.few_bits import FewBits
 from neox_eqx.checkpoint.fit import fitting
 from neox_eqx.convert.hashes import describe_all, describe_file, describe_tensor
 from neox_eqx.convert.source import Source
@@ -78,7 +79,8 @@ def _compare_tensors(source: Source, wanted: Source, result: Source) -> dict[str
     counterparts = _counterparts(wanted, result)
     stored = describe_tensors(source.entries)
     pairs = zip(source.entries, wanted.entries, strict=True)
-    cast = describe_tensors(new for old, new in pairs if new is not old)
+    changed = {new.name: new for old, new in pairs if new is not old}
+    cast = describe_tensors(changed.values())
     written = describe_tensors(result.entries)
     tensors: dict[str, dict[str, Any]] = {}
     for entry in source.entries:
@@ -89,8 +91,16 @@ def _compare_tensors(source: Source, wanted: Source, result: Source) -> dict[str
         if other:
             tensors[name]["result"] = written[other]
         if name in cast:
-            tensors[name]["cast"] = f"{entry.dtype.name} to the nearest {cast[name]['dtype']}"
+            tensors[name]["cast"] = _change(entry, changed[name])
     return tensors
+
+
+def _change(old: Entry, new: Entry) -> str:
+    if isinstance(new, FewBits):
+        return f"{old.dtype.name} rounded to {new.form.name}"
+    if isinstance(old, FewBits):
+        return f"{old.form.name} as {new.dtype.name}"
+    return f"{old.dtype.name} to the nearest {new.dtype.name}"
 
 
 def _counterparts(wanted: Source, result: Source) -> dict[str, str]:

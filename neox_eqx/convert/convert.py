@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from neox_eqx.checkpoint.origin import TextOriginOptions, copy_companions
-from neox_eqx.convert.cast import cast
+from neox_eqx.convert.cast import cast, in_numbers, rounded
 from neox_eqx.convert.certificate import certify, write_certificate
+from neox_eqx.convert.change import change, tokens_of
 from neox_eqx.convert.config_out import result_config, to_text
 from neox_eqx.convert.forward import compare
 from neox_eqx.convert.hashes import describe_text
@@ -14,8 +15,9 @@ from neox_eqx.convert.native_out import write_native
 from neox_eqx.convert.neox.read import NeoxOptions
 from neox_eqx.convert.neox.write import write_neox
 from neox_eqx.convert.read import read_source
-from neox_eqx.convert.source import CONFIG, Layout, read_tensors
+from neox_eqx.convert.source import CONFIG, Layout, Source, read_tensors
 from neox_eqx.destination import new_directory
+from neox_eqx.errors import InputError
 
 
 def convert(
@@ -24,6 +26,8 @@ def convert(
     *,
     to: Layout,
     dtype: Literal["same", "float32", "bfloat16", "float16"] = "same",
+    quantize: str | None = None,
+    text: Path | None = None,
     max_shard_bytes: int = 5 * 10**9,
     tensor_parallel: int = 1,
     neox_layout: Literal["pipeline", "sequential"] = "pipeline",
@@ -35,19 +39,24 @@ def convert(
 
     Only a block of one tensor is in memory at a time. With `verify`, the model is compared with
     transformers in float32, where both fit into memory. `destination` must be absent or empty,
-    and comes into being whole. "same" is float32 for a LoRA adapter, which is merged in it.
+    and comes into being whole. "same" is float32 for a LoRA adapter, which is merged in it, and for
+    weights in few bits where the result has them as numbers. With `quantize`, a name in FORMATS,
+    the weights of the layers and of the head are rounded to few bits, and the certificate says how
+    far they are off, and how the model changes on the `text` in a file if there is one.
     `origin` and `neox` are those of `read_source`.
 
     Raises:
         InputError: the source is incomplete or cannot be represented, or the destination cannot
             be written; nothing is left of it then.
     """
+    _check_options(to, quantize, text)
     original = read_source(source, origin, neox)
     if original.adapter is not None and dtype == "same":
         dtype = "float32"  # in which it is merged
-    wanted = cast(original, dtype)
+    wanted = _wanted(original, to, dtype, quantize)
     with new_directory(Path(destination)) as directory:
         copy_companions(original.companions, directory)
+        tokens = None if text is None else tokens_of(text, directory)
         if to == "neox":
             write_neox(wanted, directory, tensor_parallel=tensor_parallel, layout=neox_layout)
             result, last = read_source(directory), {}
@@ -62,6 +71,8 @@ def convert(
         certificate = certify(original, wanted, result, directory)
         for name, text in last.items():
             certificate["result"]["files"][name] = describe_text(text)
+        if quantize is not None:
+            certificate["quantization"] = change(original, result, quantize, tokens)
         certificate["forward"] = (
             compare(original, wanted, result, directory) if verify else {"skipped": "--no-verify"}
         )
@@ -70,3 +81,18 @@ def convert(
         for name, text in last.items():
             (directory / name).write_text(text, encoding="utf-8")
     return certificate
+
+
+def _check_options(to: Layout, quantize: str | None, text: Path | None) -> None:
+    if quantize is None and text is not None:
+        raise InputError("--text is what a rounded model is measured on; add --quantize")
+    if quantize is not None and to != "native":
+        raise InputError("weights in few bits are in the native layout alone; take --to native")
+
+
+def _wanted(original: Source, to: Layout, dtype: str, quantize: str | None) -> Source:
+    """The source as it is to be written; what is in few bits stays so where the layout has that."""
+    if quantize is not None:
+        return cast(rounded(original, quantize), dtype)
+    keeps = to == "native" and dtype == "same"
+    return original if keeps else cast(in_numbers(original), dtype)

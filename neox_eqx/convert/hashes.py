@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from neox_eqx.checkpoint.entry import Entry, row_blocks
+from neox_eqx.checkpoint.few_bits import FewBits
 from neox_eqx.errors import InputError
 from neox_eqx.small_files import check_file
 
@@ -44,11 +45,15 @@ def describe_text(text: str) -> dict[str, Any]:
 
 
 def describe_tensor(entry: Entry) -> dict[str, Any]:
-    """Dtype of a tensor and SHA-256 of its values: little-endian, row by row, in that dtype."""
+    """Dtype of a tensor and SHA-256 of its values: little-endian, row by row, in that dtype.
+
+    Of one in few bits they are the numbers that its codes stand for.
+    """
     digest = hashlib.sha256()
     for block in row_blocks(entry):
         digest.update(block.reshape(-1).view("u1").data)
-    return {"dtype": entry.dtype.name, "sha256": digest.hexdigest()}
+    form = {"form": entry.form.name} if isinstance(entry, FewBits) else {}
+    return {"dtype": entry.dtype.name, **form, "sha256": digest.hexdigest()}
 
 
 def describe_all(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neox_eqx.checkpoint.entry import Entry
+from neox_eqx.checkpoint.few_bits import FewBits
 from neox_eqx.checkpoint.native import CHUNK_BYTES, PARAMETERS
 from neox_eqx.errors import InputError
 
@@ -42,13 +43,21 @@ def write_native(entries: Sequence[Entry], directory: Path) -> None:
             return []
 
     registry = ocp.type_handlers.create_type_handler_registry((_Leaf, Handler()))
-    tree = {entry.name: _Leaf(entry) for entry in entries}
+    tree = {part.name: _Leaf(part) for entry in entries for part in _parts(entry)}
     with _quiet():
         handler = ocp.PyTreeCheckpointHandler(
             use_ocdbt=False, use_zarr3=True, type_handler_registry=registry
         )
         with ocp.Checkpointer(handler) as checkpointer:
             checkpointer.save(directory.resolve() / PARAMETERS, tree)
+
+
+def _parts(entry: Entry) -> Iterator[Entry]:
+    """The tensors that it is stored as."""
+    if isinstance(entry, FewBits):
+        yield from entry.parts.values()
+    else:
+        yield entry
 
 
 @contextlib.contextmanager

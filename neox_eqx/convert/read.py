@@ -14,6 +14,7 @@ from neox_eqx.checkpoint.origin import (
     tokenizer_files,
 )
 from neox_eqx.config import GPTNeoXConfig
+from neox_eqx.convert.cast import in_numbers
 from neox_eqx.convert.neox.files import find_step
 from neox_eqx.convert.neox.read import NeoxOptions, read_neox
 from neox_eqx.convert.source import CONFIG, Source, read_tensors, weight_file
@@ -65,7 +66,8 @@ def _with_adapter(opened: Source, adapter: Path) -> Source:
     tied = GPTNeoXConfig.from_hf(opened.config_json).tie_word_embeddings
     entries = merged(adapter, opened.entries, tied=tied)
     files = (*opened.files, adapter / ADAPTER_CONFIG, adapter_file(adapter))
-    return dataclasses.replace(opened, entries=entries, files=files, adapter=adapter)
+    # What it is added to is not in few bits any more, and then nothing is.
+    return in_numbers(dataclasses.replace(opened, entries=entries, files=files, adapter=adapter))
 
 
 def _with_tokenizer(opened: Source, tokenizer: Path) -> dict[str, Path]:

@@ -7,10 +7,12 @@ from typing import Any, Literal
 
 from neox_eqx.checkpoint.checkpoint import Checkpoint
 from neox_eqx.checkpoint.entry import Entry
+from neox_eqx.checkpoint.few_bits import joined
 from neox_eqx.checkpoint.files import WEIGHT_FILES, read_entries
 from neox_eqx.checkpoint.native import PARAMETERS
 from neox_eqx.checkpoint.origin import Origin, stored_as
-from neox_eqx.config import GPTNeoXConfig
+from neox_eqx.config import GPTNeoXConfig, weights_form
+from neox_eqx.model.formats import form_of
 
 Layout = Literal["hf", "native", "neox"]
 
@@ -46,7 +48,13 @@ class Source:
         Raises:
             InputError: config.json describes no model that this package has.
         """
-        return Checkpoint(self.directory, GPTNeoXConfig.from_hf(self.config_json), self.entries)
+        config = GPTNeoXConfig.from_hf(self.config_json)
+        return Checkpoint(self.directory, config, self.entries, self.form)
+
+    @property
+    def form(self) -> str | None:
+        """The name of the form in few bits that its weights are in."""
+        return weights_form(self.config_json)
 
     def all_files(self) -> dict[str, Path]:
         """The files and companions, by their names within the directory or else whole paths."""
@@ -61,6 +69,8 @@ def read_tensors(directory: Path, config_json: dict[str, Any]) -> Source:
         InputError: there is no such checkpoint, or its files are incomplete or corrupt.
     """
     entries: list[Entry] = read_entries(directory)
+    if form := weights_form(config_json):
+        entries = joined(entries, GPTNeoXConfig.from_hf(config_json), form_of(form))
     weights = weight_file(directory)
     if weights:
         files = sorted({weights} | {entry.path for entry in entries})

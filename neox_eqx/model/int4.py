@@ -1,5 +1,6 @@
 """Weights in 4 bits with a scale for each group of 32 inputs: 4.5 bits a number to read."""
 
+import math
 from functools import partial
 from types import ModuleType
 from typing import ClassVar
@@ -11,6 +12,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Float16, UInt8
 
+from neox_eqx.model.int4_file import rows_of_tiles, tiles_of_rows, with_columns
 from neox_eqx.model.kernels import any as everywhere
 from neox_eqx.model.linear import Linear
 from neox_eqx.model.quantized import Numbers, QuantizedLinear
@@ -26,6 +28,8 @@ ZERO = 8
 _TRIES = (1.0, 0.95, 0.9, 0.85, 0.8)
 _LARGEST = 65504.0
 """In float16."""
+LARGEST = ZERO * _LARGEST
+"""What the code of the largest number and the largest scale stand for."""
 
 
 class Int4Linear(QuantizedLinear):
@@ -40,6 +44,7 @@ class Int4Linear(QuantizedLinear):
     """(out, in)"""
     name: ClassVar[str] = "int4"
     rows_together: ClassVar[int] = TILE
+    largest: ClassVar[float] = LARGEST
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -69,6 +74,24 @@ class Int4Linear(QuantizedLinear):
             "weight": codes.reshape(*where, STEPS, STEPS * TILE),
             "scale": scale.reshape(*where, TILE),
         }
+
+    @classmethod
+    def values(cls, arrays: dict[str, Numbers]) -> Numbers:
+        weight, scale = arrays["weight"], arrays["scale"]
+        *layers, tiles, groups, _ = scale.shape
+        count = math.prod((*layers, tiles))
+        whole = untiled(
+            weight.reshape(count, groups * STEPS, STEPS * TILE), scale.reshape(count, groups, TILE)
+        )
+        return whole.reshape(*layers, tiles * TILE, groups * GROUP)
+
+    @classmethod
+    def to_file(cls, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return rows_of_tiles(arrays["weight"], arrays["scale"])
+
+    @classmethod
+    def from_file(cls, stored: dict[str, np.ndarray], columns: int) -> dict[str, np.ndarray]:
+        return tiles_of_rows(**with_columns(stored, columns))
 
     def product(self, x: Float[Array, "*B in"]) -> Float[Array, "*B out"]:
         """x Wᵀ in x's dtype. On a CPU with the library, 32 inputs at a time are rounded to int8."""

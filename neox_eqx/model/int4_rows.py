@@ -5,10 +5,12 @@ from typing import ClassVar
 import equinox as eqx
 import jax.numpy as jnp
 import ml_dtypes
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Float16, Int4
 
-from neox_eqx.model.int4 import best_scale, filled, rounded
+from neox_eqx.model.int4 import LARGEST, ZERO, best_scale, filled, rounded
+from neox_eqx.model.int4_file import packed, unpacked, with_columns
 from neox_eqx.model.linear import Linear
 from neox_eqx.model.quantized import Numbers, QuantizedLinear
 from neox_eqx.native.tiles import GROUP
@@ -23,6 +25,7 @@ class Int4Rows(QuantizedLinear):
     columns: int = eqx.field(static=True)
     """The inputs; the last group is filled up with zeros."""
     name: ClassVar[str] = "int4"
+    largest: ClassVar[float] = LARGEST
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -40,6 +43,24 @@ class Int4Rows(QuantizedLinear):
         scale = best_scale(groups)
         codes = rounded(groups, scale.astype(jnp.float32))
         return {"weight": codes.astype(ml_dtypes.int4), "scale": scale}
+
+    @classmethod
+    def values(cls, arrays: dict[str, Numbers]) -> Numbers:
+        weight, scale = (arrays[name].astype(np.float32) for name in ("weight", "scale"))
+        return (weight * scale[..., None]).reshape(*weight.shape[:-2], -1)
+
+    @classmethod
+    def to_file(cls, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        codes = arrays["weight"].astype(np.int8) + ZERO
+        rows = codes.reshape(len(codes), -1).astype(np.uint8)
+        return {"weight": packed(rows), "scale": arrays["scale"]}
+
+    @classmethod
+    def from_file(cls, stored: dict[str, np.ndarray], columns: int) -> dict[str, np.ndarray]:
+        filled_up = with_columns(stored, columns)
+        codes = unpacked(filled_up["weight"]).astype(np.int8) - ZERO
+        groups = codes.reshape(*filled_up["scale"].shape, GROUP)
+        return {"weight": groups.astype(ml_dtypes.int4), "scale": filled_up["scale"]}
 
     def product(self, x: Float[Array, "*B in"]) -> Float[Array, "*B out"]:
         """x Wᵀ in x's dtype: the products of each group are summed, then times their scale.

@@ -26,6 +26,10 @@ class Int8Linear(QuantizedLinear):
         rounded, scale = quantize_rows(weight)
         return {"weight": rounded, "scale": scale}
 
+    @classmethod
+    def values(cls, arrays: dict[str, Numbers]) -> Numbers:
+        return arrays["weight"].astype(np.float32) * arrays["scale"][..., None]
+
     def product(self, x: Float[Array, "*B in"]) -> Float[Array, "*B out"]:
         return project_int8(x, self.weight, self.scale)
 

@@ -54,6 +54,10 @@ class Linear(Placed):
         """x Wᵀ in x's dtype."""
         return project(x, self.weight)
 
+    def dense(self) -> Float[Array, "*L out in"]:
+        """The weight as a matrix of numbers."""
+        return self.weight
+
     def add_bias(self, y: Float[Array, "*B out"]) -> Float[Array, "*B out"]:
         return y if self.bias is None else y + self.bias
 

@@ -1,12 +1,14 @@
 """Linears whose weight is in few bits: what a form must define."""
 
 import abc
+import dataclasses
+import math
 from typing import ClassVar, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Float32
 
 from neox_eqx.model.linear import Linear
 
@@ -25,6 +27,8 @@ class QuantizedLinear(Linear):
     """What `load(quantize=...)` calls it."""
     rows_together: ClassVar[int] = 1
     """How many rows of the weight one entry of the arrays along their axis of rows stands for."""
+    largest: ClassVar[float] = math.inf
+    """The largest absolute value that it has; what is larger is refused."""
 
     @classmethod
     @abc.abstractmethod
@@ -36,6 +40,26 @@ class QuantizedLinear(Linear):
         gives NumPy, JAX gives JAX.
         """
 
+    @classmethod
+    @abc.abstractmethod
+    def values(cls, arrays: dict[str, Numbers]) -> Numbers:
+        """The float32 weight that arrays of `encode` stand for, with what filled them up."""
+
+    @classmethod
+    def to_file(cls, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Arrays that `encode` gave for a weight (out, in), as they lie in a file.
+
+        There each array has an entry for every row, the same on all machines. Rows that `encode`
+        added may be there too.
+        """
+        return arrays
+
+    @classmethod
+    def from_file(cls, stored: dict[str, np.ndarray], columns: int) -> dict[str, np.ndarray]:
+        """As `encode` gave them: rows of a file, each with zeros after it up to `columns`."""
+        zeros = cls.encode(np.zeros((1, columns), np.float32))
+        return {name: _before(array, zeros[name]) for name, array in stored.items()}
+
     @abc.abstractmethod
     def product(self, x: Float[Array, "*B in"]) -> Float[Array, "*B out"]:
         """x Wᵀ in x's dtype, with the weight that the arrays stand for."""
@@ -45,3 +69,23 @@ class QuantizedLinear(Linear):
         """The same layer with its weight in this form."""
         arrays = cls.encode(linear.weight.astype(jnp.float32))
         return cls(bias=linear.bias, axes=linear.axes, **arrays)
+
+    def dense(self) -> Float32[Array, "*L out in"]:
+        """The weight that the arrays stand for."""
+        whole = self.values({name: getattr(self, name) for name in self.arrays()})
+        return whole[..., : self.shape[-2], : self.shape[-1]]
+
+    @classmethod
+    def arrays(cls) -> list[str]:
+        """The names of the fields that `encode` gives."""
+        fields = [field for field in dataclasses.fields(cls) if not field.metadata.get("static")]
+        return [field.name for field in fields if field.name != "bias"]
+
+
+def _before(array: np.ndarray, row: np.ndarray) -> np.ndarray:
+    """The array, and after the numbers of each entry those that a `row` has there."""
+    if array.shape[1:] == row.shape[1:]:
+        return array
+    whole = np.repeat(row, len(array), axis=0)
+    whole[tuple(map(slice, array.shape))] = array
+    return whole

@@ -16,7 +16,6 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float16, Float32, UInt8
 
 TILE = 16
 """Rows of a weight side by side."""
@@ -51,16 +50,18 @@ def _filled(numbers: Numbers, value: int, size: int) -> Numbers:
     return library.pad(numbers, widths, constant_values=value)
 
 
-def untiled(
-    tiles: UInt8[Array, "T steps 64"], scale: Float16[Array, "T G 16"]
-) -> Float32[Array, "out in"]:
-    """The weight, with what was added to make it whole tiles."""
+def untiled(tiles: Numbers, scale: Numbers) -> Numbers:
+    """The weight (out, in), float32, of tiles (T, steps, 64) and scales (T, G, 16).
+
+    It has what was added to make it whole tiles. NumPy gives NumPy, JAX gives JAX.
+    """
+    library = np if isinstance(tiles, np.ndarray) else jnp
     count, groups, _ = scale.shape
     bits = tiles.shape[1] // groups  # 32 numbers are in four times 64 bytes of 16 rows, or in eight
     split = tiles.reshape(count, groups, bits, TILE, 4)
     if bits == 4:
-        split = jnp.stack([split & 15, split >> 4], -2)
-    codes = jnp.moveaxis(split, 3, 1).reshape(count, TILE, groups, GROUP)
-    values = codes.astype(jnp.float32) - 2 ** (bits - 1)
-    scales = scale.astype(jnp.float32).swapaxes(1, 2)[..., None]
+        split = library.stack([split & 15, split >> 4], -2)
+    codes = library.moveaxis(split, 3, 1).reshape(count, TILE, groups, GROUP)
+    values = codes.astype(np.float32) - np.float32(2 ** (bits - 1))
+    scales = scale.astype(np.float32).swapaxes(1, 2)[..., None]
     return (values * scales).reshape(count * TILE, groups * GROUP)

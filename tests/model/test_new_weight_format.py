@@ -41,10 +41,14 @@ class Groups8(QuantizedLinear):
         rounded = (groups / scale[..., None]).round().astype(np.int8)
         return {"weight": rounded.reshape(weight.shape), "scale": scale}
 
+    @classmethod
+    def values(cls, arrays: dict[str, Numbers]) -> Numbers:
+        weight, scale = arrays["weight"], arrays["scale"]
+        groups = weight.reshape(*scale.shape, GROUP).astype(np.float32)
+        return (groups * scale[..., None]).reshape(weight.shape)
+
     def product(self, x: Float[Array, "*B in"]) -> Float[Array, "*B out"]:
-        groups = self.weight.reshape(*self.scale.shape, GROUP).astype(jnp.float32)
-        weight = (groups * self.scale[..., None]).reshape(self.weight.shape)
-        return project(x, weight.astype(x.dtype))
+        return project(x, self.dense().astype(x.dtype))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,180 @@
+"""What rounding to few bits changes: the weights, and on a text logits and perplexity."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+from tqdm import tqdm
+
+from neox_eqx.checkpoint.entry import blocks
+from neox_eqx.checkpoint.few_bits import FewBits
+from neox_eqx.checkpoint.load import LoadOptions, load_checkpoint
+from neox_eqx.convert.hashes import describe_text
+from neox_eqx.convert.source import Source
+from neox_eqx.errors import InputError
+from neox_eqx.model.neox import GPTNeoX
+from neox_eqx.sizes import size_text
+from neox_eqx.small_files import read_text
+from neox_eqx.text.tokenizer import load_tokenizer
+from neox_eqx.tokenizer import token_ids
+
+MOST_TOKENS = 16_384
+"""Of a text; its beginning."""
+_CHUNK = 64
+"""Positions whose logits exist at a time."""
+_HEADROOM = 10**9
+"""Bytes beside the parameters."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """What models are compared on."""
+
+    tokens: Sequence[int]
+    description: dict[str, Any]
+    """Its file: name, size and hash."""
+
+
+def tokens_of(path: Path, directory: Path) -> Text:
+    """The beginning of the text in a file, by the tokenizer in a directory.
+
+    Raises:
+        InputError: there is no text or no tokenizer.
+    """
+    text = read_text(path, by_user=True)
+    if not (directory / "tokenizer.json").exists() and not any(directory.glob("*.model")):
+        raise InputError("--text needs a tokenizer, and the source has none; add --tokenizer")
+    tokens = token_ids(load_tokenizer(directory), text, what=str(path))[:MOST_TOKENS]
+    if len(tokens) < 2:
+        raise InputError(f"{path}: has {len(tokens)} tokens, and two are the least")
+    return Text(tokens, {"file": path.name, **describe_text(text)})
+
+
+def change(source: Source, result: Source, form: str, text: Text | None) -> dict[str, Any]:
+    """For the certificate: how far weights are off, and what that does on the text."""
+    given = {"skipped": "no text was given"} if text is None else _on_text(source, result, text)
+    return {"form": form, **_of_weights(source, result), "text": given}
+
+
+def _of_weights(source: Source, result: Source) -> dict[str, Any]:
+    """Differences as a share of the weights, both as rms: of all together, and of the worst."""
+    exact = {entry.name: entry for entry in source.entries}
+    sums: dict[str, np.ndarray] = {}
+    rounded = [entry for entry in result.entries if isinstance(entry, FewBits)]
+    for entry in tqdm(rounded, desc="Measuring", disable=None):
+        sums[entry.name] = np.zeros(2)
+        whole, wide = (slice(0, entry.shape[0]), slice(0, entry.shape[1])), np.dtype(np.float32)
+        for first, block in blocks(entry, whole, wide):
+            own = exact[entry.name].read((slice(first, first + len(block)), whole[1]))
+            off = block - own.astype(np.float32)
+            sums[entry.name] += [np.vdot(off, off), np.vdot(own, own)]
+    shares = {name: _share(*own) for name, own in sums.items()}
+    worst = max(shares, key=lambda name: shares[name])
+    return {
+        "relative_error": _share(*sum(sums.values(), np.zeros(2))),
+        "largest_relative_error": {"tensor": worst, "of": shares[worst]},
+    }
+
+
+def _share(off: float, whole: float) -> float:
+    return math.sqrt(off / whole) if whole else 0.0
+
+
+def _on_text(source: Source, result: Source, text: Text) -> dict[str, Any]:
+    import psutil
+
+    count = sum(math.prod(entry.shape) for entry in result.entries)
+    needed, free = 5 * count + _HEADROOM, psutil.virtual_memory().available
+    if needed > free:
+        both = f"{size_text(needed)} of memory, and {size_text(free)} are free"
+        return {**text.description, "skipped": f"both models need {both}"}
+    exact, few = (
+        load_checkpoint(one.checkpoint, LoadOptions(dtype="float32", stacked=True))
+        for one in (source, result)
+    )
+    length = min(exact.config.context_length, len(text.tokens))
+    starts = range(0, len(text.tokens) - 1, length)
+    with jax.default_matmul_precision("highest"):
+        found = [
+            _in_window(exact, few, text.tokens[start : start + length + 1], length)
+            for start in tqdm(starts, desc="Comparing", disable=None)
+        ]
+    sums = np.sum([one[:-1] for one in found], axis=0, dtype=np.float64)
+    scored, before, after, off, whole, same = (float(number) for number in sums)
+    if not np.isfinite(sums).all():
+        return {**text.description, "skipped": "the logits are not finite, in float32"}
+    numbers = scored * exact.config.vocab_size
+    return {
+        **text.description,
+        "tokens": int(scored),
+        "source_perplexity": math.exp(before / scored),
+        "perplexity": math.exp(after / scored),
+        "logit_difference_rms": math.sqrt(off / numbers),
+        "largest_logit_difference": float(max(one[-1] for one in found)),
+        "logit_rms": math.sqrt(whole / numbers),
+        "likeliest_tokens_agreeing": int(same),
+    }
+
+
+def _in_window(
+    exact: GPTNeoX, few: GPTNeoX, tokens: Sequence[int], length: int
+) -> list[np.ndarray]:
+    """Sums over the tokens that are scored, which are all but the first; see `_compared`."""
+    full = -(-length // _CHUNK) * _CHUNK
+    own, targets = np.zeros((2, full), np.int32)
+    own[: len(tokens) - 1], targets[: len(tokens) - 1] = tokens[:-1], tokens[1:]
+    scored = np.arange(full) < len(tokens) - 1
+    hidden = [_hidden(model, own[None], scored[None]) for model in (exact, few)]
+    parts = [
+        _compared(exact, few, *(one[0, first:][:_CHUNK] for one in hidden), *given)
+        for first in range(0, full, _CHUNK)
+        for given in [(targets[first:][:_CHUNK], scored[first:][:_CHUNK])]
+    ]
+    *sums, most = np.stack(jax.device_get(parts)).T
+    return [*(one.sum(dtype=np.float64) for one in sums), most.max()]
+
+
+@eqx.filter_jit
+def _hidden(
+    model: GPTNeoX, tokens: Int[Array, "B T"], valid: Bool[Array, "B T"]
+) -> Float[Array, "B T D"]:
+    return model(jnp.asarray(tokens), jnp.asarray(valid))[0]
+
+
+@eqx.filter_jit
+def _compared(
+    exact: GPTNeoX,
+    few: GPTNeoX,
+    before: Float[Array, "T D"],
+    after: Float[Array, "T D"],
+    targets: Int[Array, "T"],
+    scored: Bool[Array, "T"],
+) -> Float[Array, "7"]:
+    """Of the tokens that are scored: how many there are, the two models' sums of -log p, the sum of
+    squared differences of logits and of squared logits, how many have the same likeliest next
+    token, and the largest difference.
+    """
+    ours, theirs = few.logits(after), exact.logits(before)
+    off = jnp.where(scored[:, None], ours - theirs, 0)
+    of_target = [
+        -jnp.take_along_axis(jax.nn.log_softmax(one), targets[:, None], 1)[:, 0]
+        for one in (theirs, ours)
+    ]
+    sums = [
+        jnp.where(scored, one, 0).sum()
+        for one in (
+            jnp.ones(len(targets)),
+            *of_target,
+            jnp.square(off).sum(-1),
+            jnp.square(theirs).sum(-1),
+            ours.argmax(-1) == theirs.argmax(-1),
+        )
+    ]
+    return jnp.stack([*sums, abs(off).max()])
