@@ -145,8 +145,9 @@ def blocks(
     start = index[0].indices(entry.shape[0])[0]
     for rows in row_ranges(entry, index[0], granule=granule):
         block = entry.read((rows, *index[1:]))
-        with np.errstate(over="ignore"):
-            yield rows.start - start, block.astype(dtype, copy=False)
+        with np.errstate(over="ignore"):  # left before the caller goes on
+            block = block.astype(dtype, copy=False)
+        yield rows.start - start, block
 
 
 def row_ranges(entry: Entry, rows: slice, *, granule: int = 1) -> Iterator[slice]:

@@ -50,10 +50,17 @@ def linears(config: GPTNeoXConfig) -> dict[str, tuple[int, int]]:
 
     A head that is the embedding is not one of them.
     """
-    shapes = jax.eval_shape(lambda: GPTNeoX.init(config, key=jax.random.key(0)))
+    of_one = dataclasses.replace(config, num_hidden_layers=1)
+    shapes = jax.eval_shape(lambda: GPTNeoX.init(of_one, key=jax.random.key(0)))
     paths = jax.tree_util.tree_leaves_with_path(shapes, is_leaf=lambda x: isinstance(x, Linear))
-    weights = {f"{dotted(path)}.weight": x.shape for path, x in paths if isinstance(x, Linear)}
-    return {name if name == HEAD else f"gpt_neox.{name}": own for name, own in weights.items()}
+    found = {f"{dotted(path)}.weight": x.shape for path, x in paths if isinstance(x, Linear)}
+    weights = {
+        name.replace("layers.0", f"gpt_neox.layers.{layer}"): shape
+        for layer in range(config.num_hidden_layers)
+        for name, shape in found.items()
+        if name != HEAD
+    }
+    return weights | ({HEAD: found[HEAD]} if HEAD in found else {})
 
 
 def dotted(path: tuple) -> str:

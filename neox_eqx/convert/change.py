@@ -117,15 +117,13 @@ def _on_text(source: Source, result: Source, text: Text) -> dict[str, Any]:
         "source_perplexity": math.exp(before / scored),
         "perplexity": math.exp(after / scored),
         "logit_difference_rms": math.sqrt(off / numbers),
-        "largest_logit_difference": float(max(one[-1] for one in found)),
+        "largest_logit_difference": max(one[-1] for one in found),
         "logit_rms": math.sqrt(whole / numbers),
         "likeliest_tokens_agreeing": int(same),
     }
 
 
-def _in_window(
-    exact: GPTNeoX, few: GPTNeoX, tokens: Sequence[int], length: int
-) -> list[np.ndarray]:
+def _in_window(exact: GPTNeoX, few: GPTNeoX, tokens: Sequence[int], length: int) -> list[float]:
     """Sums over the tokens that are scored, which are all but the first; see `_compared`."""
     full = -(-length // _CHUNK) * _CHUNK
     own, targets = np.zeros((2, full), np.int32)
@@ -138,7 +136,7 @@ def _in_window(
         for given in [(targets[first:][:_CHUNK], scored[first:][:_CHUNK])]
     ]
     *sums, most = np.stack(jax.device_get(parts)).T
-    return [*(one.sum(dtype=np.float64) for one in sums), most.max()]
+    return [*(float(one.sum(dtype=np.float64)) for one in sums), float(most.max())]
 
 
 @eqx.filter_jit
@@ -174,7 +172,7 @@ def _compared(
             *of_target,
             jnp.square(off).sum(-1),
             jnp.square(theirs).sum(-1),
-            ours.argmax(-1) == theirs.argmax(-1),
+            (ours.argmax(-1) == theirs.argmax(-1)).astype(jnp.float32),
         )
     ]
     return jnp.stack([*sums, abs(off).max()])
