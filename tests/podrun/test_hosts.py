@@ -72,6 +72,20 @@ def test_a_list_that_names_this_host_runs_it_once_and_in_its_place(pod: Hosts) -
     assert "none" not in (seen["h0"], seen["h1"]) and len(seen) == 3
 
 
+def test_this_host_is_known_by_its_own_name_where_no_name_server_knows_that(
+    tmp_path: Path,
+) -> None:
+    names = "localhost,name-of-its-own"
+    renamed = ["unshare", "--user", "--map-root-user", "--uts", "sh", "-c"]
+    renamed += ['hostname name-of-its-own && exec "$@"', "sh"]
+    if subprocess.run([*renamed, "true"], capture_output=True).returncode:
+        pytest.skip("this user may not make namespaces here")
+    command = [*renamed, sys.executable, PODRUN, "-i", "--hosts", names, "ls"]
+    answer = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert answer.returncode == 2
+    assert answer.stderr == "podrun: localhost and name-of-its-own both name this host\n"
+
+
 @pytest.fixture
 def metadata(pod: Hosts) -> Iterator[dict[str, str]]:
     """A TPU's metadata server for the launcher, which is worker 1.
