@@ -205,6 +205,48 @@ def test_a_process_that_stops_answering_ends_the_others(tmp_path: Path) -> None:
         finish_by_force(processes[1:2])
 
 
+MISTAKEN = """
+import os, time
+from jax.experimental import multihost_utils
+
+from neox_eqx import InputError
+from neox_eqx.command_line import run
+from neox_eqx.sharding.distributed import is_first, on_every_host
+from tests.sharding.options import Options
+
+
+def main(options):
+    raise InputError("a mistake", is_reporter=is_first())
+
+
+def meet(what):
+    meet_at_once(what)
+    met.append(time.monotonic())
+
+
+def leave(status):
+    print(time.monotonic() - met[-1], flush=True)
+    leave_at_once(status)
+
+
+met = []
+meet_at_once, multihost_utils.sync_global_devices = multihost_utils.sync_global_devices, meet
+leave_at_once, os._exit = os._exit, leave
+run(on_every_host(main), Options)
+"""
+
+
+def test_after_a_mistake_the_first_process_waits_until_the_others_are_gone(tmp_path: Path) -> None:
+    """JAX aborts those that are still there when the first one ends."""
+    program = tmp_path / "mistaken.py"
+    program.write_text(MISTAKEN)
+    first, other = finish(start([program], 2))
+    assert first.status == 2 and other.status != 0
+    assert float(first.out) > 0.15, "seconds that it stays after all have met"
+    assert CHATTER.sub("", first.err) == "mistaken.py: error: a mistake\n"
+    assert "a mistake" not in other.err
+
+
 PRINTING = """
 import sys, time
 from neox_eqx.command_line import run
