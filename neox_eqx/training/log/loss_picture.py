@@ -17,6 +17,14 @@ _LOSS, _HELD_OUT, _MATCH, _RATE = "#3b6ea5", "#c1532f", "#3f8f5b", "#8a8a8a"
 
 def draw_loss(directory: Path) -> None:
     """Writes loss.png beside the metrics.jsonl of a run."""
+    written = io.BytesIO()
+    picture(directory).savefig(written, dpi=120)
+    with whole_file(directory / "loss.png") as file:
+        file.buffer.write(written.getvalue())
+
+
+def picture(directory: Path) -> Figure:
+    """What the metrics.jsonl of a run says: a panel for the loss, and one for each other number."""
     rows = read_metrics(directory)
     panels = [draw for draw, name in _BELOW if _curve(rows, name)[0].size]
     heights = [3.0] + [1.0] * len(panels)
@@ -33,10 +41,7 @@ def draw_loss(directory: Path) -> None:
         panel.grid(alpha=0.25)
         panel.spines[["top", "right"]].set_visible(False)
     figure.align_ylabels()
-    picture = io.BytesIO()
-    figure.savefig(picture, dpi=120)
-    with whole_file(directory / "loss.png") as file:
-        file.buffer.write(picture.getvalue())
+    return figure
 
 
 def _draw_loss(axes: Axes, rows: list[dict[str, Any]]) -> None:
