@@ -54,6 +54,19 @@ def test_the_parts_are_those_of_the_workload() -> None:
     assert {"decode", "prefill", "v4:2x2x4"} <= _words(THREE)
 
 
+def test_the_picture_says_of_what_it_is_and_what_its_axes_count() -> None:
+    training = picture("pythia-70m", PLANS["training"])
+    assert training.get_suptitle() == "pythia-70m, bfloat16: 64 × 512 tokens an update"
+    figure = picture("gpt-neox-20b", THREE)
+    assert figure.get_suptitle() == "gpt-neox-20b, bfloat16: 64 × 512 tokens in, 64 × 512 out"
+    memory, roofline = figure.axes
+    assert memory.get_title() == "memory" and roofline.get_title().startswith("roofline")
+    assert memory.get_ylabel() == "GB of a chip"
+    assert roofline.get_xlabel() == "operations for each byte of memory traffic"
+    assert roofline.get_ylabel() == "TFLOP/s of a chip, at best"
+    assert roofline.get_xscale() == roofline.get_yscale() == "log"
+
+
 def _words(plans: list[Plan]) -> set[str]:
     return {text.get_text() for text in _texts(picture("gpt-neox-20b", plans))}
 
