@@ -1,8 +1,11 @@
 """Lines without an end: what is shown of them, when, and what host stands before it."""
 
+import asyncio
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -81,6 +84,35 @@ def test_the_host_stands_again_where_a_program_goes_back_in_its_line(
 ) -> None:
     a = stream(b"a| ")
     assert b"".join(a.take(piece) + a.take_rest() for piece in pieces) == shown
+
+
+def test_after_the_reader_of_the_output_waited_a_line_has_time_to_end(stream: Callable) -> None:
+    """Until `less` reads on, hosts cannot end their lines."""
+    a = stream(b"a| ")
+    a.take(b"half")
+    read_on: list[float] = []
+    shown: list[tuple[bytes, float]] = []
+
+    def wait() -> None:
+        time.sleep(1.5 * podrun.PIECE_SECONDS)
+        read_on.append(time.monotonic())
+
+    async def show(_: object, text: bytes) -> None:
+        shown.append((text, time.monotonic()))
+
+    async def launch(printer: ThreadPoolExecutor) -> None:
+        hosts = [SimpleNamespace(streams={1: a})]
+        pod = SimpleNamespace(printer=printer, hosts=hosts, print=show)
+        printer.submit(wait)
+        printing = asyncio.create_task(podrun.Pod.print_pieces(pod))
+        while not shown:
+            await asyncio.sleep(0.02)
+        printing.cancel()
+
+    with ThreadPoolExecutor(1) as printer:
+        asyncio.run(launch(printer))
+    ((text, at),) = shown
+    assert text == b"a| half" and at > read_on[0] + podrun.PIECE_SECONDS
 
 
 def test_a_progress_bar_is_seen_while_it_runs(pod: Hosts) -> None:
