@@ -10,6 +10,7 @@ from neox_eqx.model.dropout import Dropout
 from neox_eqx.model.kernels.blocks import Blocks
 from neox_eqx.model.kernels.cudnn import CuDNN
 from neox_eqx.model.kernels.flash import Flash
+from neox_eqx.model.kernels.fused import Fused
 from neox_eqx.model.keys_values import KeysValues
 from neox_eqx.model.visible import Visible
 from neox_eqx.sharding.rules import platform_of
@@ -47,7 +48,7 @@ class Dense(eqx.Module):
         return output.astype(query.dtype)
 
 
-Attending = Dense | Flash | CuDNN | Blocks
+Attending = Dense | Flash | CuDNN | Fused | Blocks
 """All have `attend(query, segments)`: the new tokens' keys and values are the last segment."""
 
 
@@ -62,6 +63,8 @@ def attending(
         return Dense(visible.mask())
     if not visible.past and Flash.fits(length, platform):
         return Flash(visible.ids, mesh)
+    if Fused.fits(length, platform):
+        return Fused(visible, mesh)
     if Blocks.fits(length, platform):
         if CuDNN.fits(visible, platform, head_size=head_size, dtype=dtype):
             return CuDNN.of(visible)

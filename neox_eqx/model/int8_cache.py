@@ -38,6 +38,11 @@ class Int8KV(KeysValues):
         scaled = weights * _of_heads(self.value_scale, len(weights)).astype(weights.dtype)
         return mix(scaled, self.value.astype(weights.dtype), size)
 
+    def for_library(self, size: int) -> tuple[Array, ...] | None:
+        if self.key.shape[-1] != size:
+            return None
+        return self.key, self.value, self.key_scale, self.value_scale
+
 
 CACHES: dict[int, type[KeysValues]] = {8: Int8KV}
 """By the bits of a number, as `load(cache_bits=...)` has it."""

@@ -38,6 +38,10 @@ class KeysValues(eqx.Module):
         In float32, so that a sum over several of these is rounded once.
         """
 
+    def for_library(self, size: int) -> tuple[Array, ...] | None:
+        """The arrays as `native.attention` takes them for heads of `size`; None where it does not."""
+        return None
+
 
 class KV(KeysValues):
     """Keys and values in the dtype of the computation. With one head a group, G is H and C is K."""
@@ -56,6 +60,9 @@ class KV(KeysValues):
 
     def mix(self, weights: Float[Array, "B H T S"], size: int) -> Float32[Array, "B H T K"]:
         return mix(weights, self.value, size)
+
+    def for_library(self, size: int) -> tuple[Array, ...] | None:
+        return (self.key, self.value) if self.key.shape[-1] == size else None
 
 
 def scores(query: Float[Array, "B H T K"], key: Float[Array, "b G S C"]) -> Float[Array, "B H T S"]:

@@ -19,6 +19,7 @@ from neox_eqx.shown import shown
 
 SWITCH = "NEOX_EQX_NATIVE"
 """The variable that turns the library off with 0, or names an instruction set."""
+ATTENTION = f"neox_eqx_attention_{sources_key()}"
 PRODUCT = f"neox_eqx_product_{sources_key()}"
 READ = f"neox_eqx_read_{sources_key()}"
 ENCODE = f"neox_eqx_encode_{sources_key()}"
@@ -79,12 +80,13 @@ def _library() -> ctypes.CDLL | None:
     except BuildError as error:
         complain(
             "neox_eqx",
-            f"products of 16 bits and fewer are slower without the C++ library: {error}",
+            f"products of 16 bits and fewer, and long prompts, are slower without the C++ library: {error}",
         )
         return None
     library.neox_eqx_use.argtypes = [ctypes.c_char_p, ctypes.c_int64]
     library.neox_eqx_use.restype = ctypes.c_char_p
     for name, function in (
+        (ATTENTION, library.neox_eqx_attention),
         (PRODUCT, library.neox_eqx_product),
         (READ, library.neox_eqx_read),
         (ENCODE, library.neox_eqx_encode),

@@ -1,20 +1,22 @@
 """Every way to attend gives what all scores at once give, and computes no more than it says."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from jax.sharding import AxisType, Mesh
 
 from neox_eqx.model.attending import Attending, Dense, attending
 from neox_eqx.model.heads import side_by_side
 from neox_eqx.model.kernels.blocks import BLOCK, Blocks
 from neox_eqx.model.kernels.cudnn import CuDNN
 from neox_eqx.model.kernels.flash import Flash
+from neox_eqx.model.kernels.fused import Fused
 from neox_eqx.model.keys_values import KV
 from neox_eqx.model.visible import Visible
+from neox_eqx.native import library
 
 ROWS, HEADS, SIZE = 4, 2, 8
 LENGTH = 2 * BLOCK + 30
@@ -78,8 +80,17 @@ def run(way: Attending, query: jax.Array, segments: tuple[KV, ...]) -> jax.Array
     return way.attend(query, segments)
 
 
+def fused(visible: Visible, mesh: Mesh | None = None) -> Fused:
+    if not library.is_available():
+        pytest.skip("there is no C++ compiler, or the library is turned off")
+    return Fused(visible, mesh)
+
+
+@pytest.mark.parametrize("way", [Blocks, fused])
 @pytest.mark.parametrize(("case", "together"), [*zip(CASES, (1, 1, 2, 1), strict=True)])
-def test_blocks_attend_as_all_scores_at_once(case: str, together: int) -> None:
+def test_blocks_attend_as_all_scores_at_once(
+    way: Callable[[Visible], Attending], case: str, together: int
+) -> None:
     visible, shapes = CASES[case]
     sizes = (*shapes, (ROWS, LENGTH))
     segments = [segment(rows, slots, together) for rows, slots in sizes]
@@ -87,7 +98,7 @@ def test_blocks_attend_as_all_scores_at_once(case: str, together: int) -> None:
     real = visible.ids[:, None, :, None] > 0  # the result at padding is nobody's
     arrays = query, segments, jnp.where(real, weight, 0)
     expected, *expected_gradients = with_gradients(Dense(visible.mask()), *arrays)
-    actual, *gradients = with_gradients(Blocks(visible), *arrays)
+    actual, *gradients = with_gradients(way(visible), *arrays)
     assert np.isfinite(actual).all()
     np.testing.assert_allclose(jnp.where(real, actual, expected), expected, atol=TOLERANCE)
     compare = zip(jax.tree.leaves(gradients), jax.tree.leaves(expected_gradients), strict=True)
@@ -150,15 +161,23 @@ def test_memory_grows_with_the_length_and_not_with_its_square(backward: bool) ->
     assert temporary_bytes(Dense, length, backward=backward) > all_pairs  # control
 
 
-def test_on_a_mesh_blocks_attend_as_on_one_device() -> None:
+@pytest.mark.parametrize("way", [lambda visible, mesh: Blocks(visible), fused])
+@pytest.mark.parametrize("case", CASES)
+def test_on_a_mesh_blocks_attend_as_on_one_device(
+    way: Callable[[Visible, Mesh | None], Attending], case: str
+) -> None:
     mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    visible, shapes = CASES[case]
+    query = normal(ROWS, HEADS, LENGTH, SIZE)
+    segments = tuple(segment(rows, slots) for rows, slots in (*shapes, (ROWS, LENGTH)))
+    expected = run(way(visible, None), query, segments)
     placed = jax.NamedSharding(mesh, jax.P("data", "model"))
-    visible, _ = CASES["documents"]
-    query, kv = normal(ROWS, HEADS, LENGTH, SIZE), segment(ROWS, LENGTH)
-    expected = run(Blocks(visible), query, (kv,))
-    arrays = jax.device_put((query, (kv,)), placed)
-    program = run.lower(Blocks(visible), *arrays).compile()
-    actual = program(Blocks(visible), *arrays)
+    of_one_row = jax.NamedSharding(mesh, jax.P(None, "model"))
+    arrays = jax.tree.map(
+        lambda x: jax.device_put(x, of_one_row if len(x) == 1 else placed), (query, segments)
+    )
+    program = run.lower(way(visible, mesh), *arrays).compile()
+    actual = program(way(visible, mesh), *arrays)
     np.testing.assert_allclose(actual, expected, atol=TOLERANCE)
     assert actual.sharding.is_equivalent_to(placed, 4)
     assert "all-gather" not in program.as_text()
@@ -200,8 +219,12 @@ def test_each_platform_has_its_kernel_where_that_fits(monkeypatch: pytest.Monkey
     assert chosen(*of["gpu"]) is chosen(*of["gpu"], dtype="float16", size=96) is CuDNN
     for unfit in ({"dtype": "float32"}, {"size": 12}, {"size": 136}, {"packed": True}):
         assert chosen(*of["gpu"], **unfit) is Blocks
-    assert chosen(*of["gpu"], 1024, past) is chosen(*of["cpu"], 1024, past) is Blocks
-    assert chosen(*of["cpu"]) is chosen(*of["cpu"], packed=True) is Blocks
+    assert chosen(*of["gpu"], 1024, past) is Blocks
+    on_cpu = Fused if library.is_available() else Blocks
+    assert chosen(*of["cpu"]) is chosen(*of["cpu"], 1024, past) is on_cpu
+    assert chosen(*of["cpu"], packed=True) is on_cpu
+    monkeypatch.setattr(library, "is_available", lambda: False)
+    assert chosen(*of["cpu"]) is chosen(*of["cpu"], 1024, past) is Blocks
     for platform in of.values():
         # A token, few tokens, and dropout:
         assert chosen(*platform, 1) is chosen(*platform, 100, past) is Dense

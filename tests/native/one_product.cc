@@ -6,7 +6,7 @@
 #include <cstring>
 #include <vector>
 
-#include "product.h"
+#include "kernels.h"
 
 static void fill(std::vector<char>& bytes) {
   if (std::fread(bytes.data(), 1, bytes.size(), stdin) != bytes.size()) std::exit(3);

@@ -82,8 +82,8 @@ def test_without_a_compiler_all_works_and_one_line_says_so(tmp_path: Path) -> No
     out, err = run(tmp_path, XDG_CACHE_HOME=str(tmp_path), PATH="", NEOX_EQX_NATIVE="", CXX="")
     assert out == "None\n"
     assert err == (
-        "neox_eqx: products of 16 bits and fewer are slower without the C++ library: there is no "
-        "C++ compiler; install g++ or clang++, or name one in CXX\n"
+        "neox_eqx: products of 16 bits and fewer, and long prompts, are slower without the C++ "
+        "library: there is no C++ compiler; install g++ or clang++, or name one in CXX\n"
     )
 
 

@@ -1,32 +1,16 @@
-// The call as XLA makes it, and the choice of an instruction set.
+// Products as XLA calls them, and the choice of an instruction set.
 #include <cstdlib>
 #include <cstring>
-#include <string>
 
+#include "calls.h"
 #include "encode.h"
-#include "product.h"
 #include "threads.h"
-#include "xla/ffi/api/ffi.h"
-
-#define EXPORT extern "C" __attribute__((visibility("default")))
-
-namespace ffi = xla::ffi;
 
 namespace neox {
 namespace {
 
 std::atomic<const Kernels*> chosen{nullptr};
-std::atomic<int64_t> most_threads{1};
-
-ffi::Error wrong(const char* what) {
-  return ffi::Error::InvalidArgument(std::string("neox_eqx: ") + what);
-}
-
-bool is(const ffi::AnyBuffer& buffer, ffi::DataType type, std::initializer_list<int64_t> shape) {
-  auto dims = buffer.dimensions();
-  return buffer.element_type() == type && dims.size() == shape.size() &&
-         std::equal(shape.begin(), shape.end(), dims.begin());
-}
+std::atomic<int64_t> threads_at_most{1};
 
 // What a weight of rows is; `scaled` tells whether a scale comes with it.
 ffi::Error by_rows(Product& p, const ffi::AnyBuffer& w, bool scaled) {
@@ -78,7 +62,7 @@ ffi::Error described(Product& p, const ffi::AnyBuffer& x, const ffi::AnyBuffer& 
 // Chunks of at least 64 KB of W, or as much work, and some for each thread: a slow one does fewer.
 void compute(const Product& p, const Kernels& kernels, ffi::ThreadPool& pool) {
   auto ceil = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
-  const int64_t threads = most_threads.load();
+  const int64_t threads = most_threads();
   const double bytes = double(p.N) * double(p.K) * double(p.bits()) / 8;
   const auto wanted = int64_t(std::min(8.0 * double(threads), bytes * std::max(1.0, double(p.M) / 8) / 65536));
   const int64_t columns = ceil(ceil(p.N, std::max<int64_t>(1, wanted)), 48) * 48;
@@ -101,7 +85,7 @@ bool round_rows(Product& p, std::unique_ptr<char[]>& room, const Kernels& kernel
   p.digit_sum = (int32_t*)(p.digit_scale + scales);
   p.digits = (int8_t*)(p.digit_sum + scales);
   constexpr int64_t kRows = 16;
-  parallel(pool, most_threads.load(), (p.M + kRows - 1) / kRows, [&](int64_t c) {
+  parallel(pool, most_threads(), (p.M + kRows - 1) / kRows, [&](int64_t c) {
     kernels.round(p, c * kRows, std::min(p.M, c * kRows + kRows));
   });
   return true;
@@ -110,7 +94,7 @@ bool round_rows(Product& p, std::unique_ptr<char[]>& room, const Kernels& kernel
 ffi::Error product(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer w, ffi::RemainingArgs rest,
                    ffi::Result<ffi::AnyBuffer> y) {
   Product p{};
-  const Kernels* kernels = chosen.load();
+  const Kernels* kernels = chosen_kernels();
   if (!kernels) return wrong("no instruction set was chosen");
   if (auto error = described(p, x, w, rest, *y); error.failure()) return error;
   if (p.M == 0 || p.N == 0) return ffi::Error();
@@ -129,7 +113,7 @@ ffi::Error encode(ffi::ThreadPool pool, ffi::AnyBuffer w, ffi::Result<ffi::AnyBu
   if (!is(w, ffi::F32, {rows, columns}) || !is(*codes, ffi::U8, {tiles, columns / 8, 64}) ||
       !is(*scales, ffi::F16, {tiles, columns / kGroup, kTile}))
     return wrong("a weight of other types or shapes");
-  parallel(pool, most_threads.load(), tiles, [&](int64_t tile) {
+  parallel(pool, most_threads(), tiles, [&](int64_t tile) {
     encode4(w.typed_data<float>(), columns, tile, codes->typed_data<uint8_t>(),
             static_cast<uint16_t*>(scales->untyped_data()));
   });
@@ -158,7 +142,7 @@ ffi::Error read(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::ResultBuffer<ffi::U
   if (y->element_count() != 1) return wrong("the result of reading is one number");
   const auto size = int64_t(x.size_bytes()) / 4;
   std::atomic<uint32_t> all{0};
-  parallel(pool, most_threads.load(), (size + kChunk - 1) / kChunk, [&](int64_t c) {
+  parallel(pool, most_threads(), (size + kChunk - 1) / kChunk, [&](int64_t c) {
     const auto data = static_cast<const uint32_t*>(x.untyped_data()) + c * kChunk;
     all.fetch_xor(sum_of_words(data, std::min(kChunk, size - c * kChunk)));
   });
@@ -167,6 +151,9 @@ ffi::Error read(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::ResultBuffer<ffi::U
 }
 
 }  // namespace
+
+const Kernels* chosen_kernels() { return chosen.load(); }
+int64_t most_threads() { return threads_at_most.load(); }
 
 // Named by the sources, so that a program that was compiled for others never calls these.
 XLA_FFI_DEFINE_HANDLER(product_handler, product,
@@ -199,7 +186,7 @@ EXPORT const char* neox_eqx_use(const char* name, int64_t threads) {
   for (auto each = kKernels; *each; each++)
     if ((!*name || !std::strcmp(name, (*each)->name)) && (*each)->runs_here()) {
       chosen = *each;
-      most_threads = std::max<int64_t>(1, threads);
+      threads_at_most = std::max<int64_t>(1, threads);
       return (*each)->name;
     }
   return nullptr;

@@ -1,4 +1,4 @@
-// What a product y = x W^T is made of, and what an instruction set offers for it.
+// What a product y = x W^T is made of.
 //
 // Every number of y is a fixed sequence of operations on its own row of x and row of W: it has the
 // same bits alone and in any batch, whatever the threads.
@@ -44,17 +44,6 @@ struct Product {
 struct Part {
   int64_t m0, m1, n0, n1;
 };
-
-struct Kernels {
-  const char* name;
-  bool (*runs_here)();
-  void (*by_rows)(const Product&, const Part&);
-  void (*by_tiles)(const Product&, const Part&);
-  void (*round)(const Product&, int64_t m0, int64_t m1);  // makes the digits of rows of x
-};
-
-// From the fastest to plain C++, and then null.
-extern const Kernels* const kKernels[];
 
 // With how many rows of x a block of W is made float32 first, for all of them.
 constexpr int64_t kManyRows = 16;
