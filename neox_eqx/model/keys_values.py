@@ -39,7 +39,7 @@ class KeysValues(eqx.Module):
         """
 
     def for_library(self, size: int) -> tuple[Array, ...] | None:
-        """The arrays as `native.attention` takes them for heads of `size`; None where it does not."""
+        """The arrays as `native.attention` takes them for heads of `size`; None if it does not."""
         return None
 
 

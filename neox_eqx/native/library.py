@@ -80,7 +80,8 @@ def _library() -> ctypes.CDLL | None:
     except BuildError as error:
         complain(
             "neox_eqx",
-            f"products of 16 bits and fewer, and long prompts, are slower without the C++ library: {error}",
+            "products of 16 bits and fewer, and long prompts, are slower without the C++ library: "
+            f"{error}",
         )
         return None
     library.neox_eqx_use.argtypes = [ctypes.c_char_p, ctypes.c_int64]

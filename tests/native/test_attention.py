@@ -1,4 +1,4 @@
-"""The library's attention: that of float64 whatever is seen, and the same bits wherever a row is."""
+"""The library's attention: that of float64 whatever is seen; a row has its bits anywhere."""
 
 import dataclasses
 
@@ -38,7 +38,9 @@ class Case:
     def exact(self) -> np.ndarray:
         """By float64, with 0 for a query that sees nothing."""
         sees = np.asarray(self.visible.mask())[:, None]
-        key, value = (np.concatenate(each, 2) for each in zip(*map(self._wide, self.segments)))
+        key, value = (
+            np.concatenate(each, 2) for each in zip(*map(self._wide, self.segments), strict=True)
+        )
         scores = (
             np.asarray(self.query, np.float64) @ key.swapaxes(2, 3) / self.query.shape[-1] ** 0.5
         )
