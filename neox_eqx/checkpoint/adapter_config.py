@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from neox_eqx.checkpoint.files import ADAPTER_CONFIG
+from neox_eqx.checkpoint.files import ADAPTER_BASE, ADAPTER_CONFIG
 from neox_eqx.checkpoint.lora_targets import Targets, check_count
 from neox_eqx.checkpoint.patterns import check_pattern, fullmatch
 from neox_eqx.errors import InputError
 from neox_eqx.field_types import LARGEST_FLOAT, LARGEST_INT
+from neox_eqx.model.formats import FORMATS
 from neox_eqx.model.lora import lora_scale
 from neox_eqx.shown import few, shown
 from neox_eqx.small_files import read_json
@@ -56,6 +57,25 @@ class LoraSettings:
     def scale_of(self, module: str) -> float:
         """What the product of B and A is multiplied by."""
         return lora_scale(self.alpha_of(module), self.rank_of(module), self.use_rslora)
+
+
+FORM = "quantize"
+"""The key of base.json that has the form of the base's weights."""
+
+
+def read_base_form(directory: Path) -> str | None:
+    """The form in few bits of the base that the adapter in a directory was trained beside.
+
+    Raises:
+        InputError: base.json says something else.
+    """
+    path = directory / ADAPTER_BASE
+    if not path.is_file():
+        return None
+    form = read_json(path).get(FORM)
+    if form not in FORMATS:
+        raise InputError(f"{path}: {FORM} is {shown(form, 40)}, and not {' or '.join(FORMATS)}")
+    return form
 
 
 def read_lora_settings(directory: Path) -> LoraSettings:

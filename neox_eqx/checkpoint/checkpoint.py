@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from neox_eqx.checkpoint.adapter import merged
+from neox_eqx.checkpoint.adapter_config import read_base_form
 from neox_eqx.checkpoint.entry import Entry
 from neox_eqx.checkpoint.few_bits import joined
 from neox_eqx.checkpoint.files import read_entries
 from neox_eqx.checkpoint.origin import Origin
+from neox_eqx.checkpoint.rounded import rounded_entries
 from neox_eqx.config import GPTNeoXConfig, weights_form
 from neox_eqx.errors import InputError
 from neox_eqx.model.formats import Form, form_name, form_of
@@ -47,9 +49,12 @@ class Checkpoint:
         entries: list[Entry] = read_entries(origin.directory)
         if shape.form is not None:
             entries = joined(entries, shape.config, form_of(shape.form))
-        if origin.adapter is not None:
-            entries = merged(origin.adapter, entries, tied=shape.config.tie_word_embeddings)
-        return dataclasses.replace(shape, entries=entries)
+        opened = dataclasses.replace(shape, entries=entries)
+        if origin.adapter is None:
+            return opened
+        base = opened.rounded(read_base_form(origin.adapter)).entries
+        both = merged(origin.adapter, base, tied=shape.config.tie_word_embeddings)
+        return dataclasses.replace(opened, entries=both)
 
     @classmethod
     def without_tensors(cls, origin: Origin) -> "Checkpoint":
@@ -61,6 +66,18 @@ class Checkpoint:
         path = origin.directory / "config.json"
         config, form = GPTNeoXConfig.from_file(path), weights_form(read_json(path))
         return cls(origin.directory, config, (), form, origin.adapter is not None)
+
+    def rounded(self, quantize: str | None) -> "Checkpoint":
+        """The same with the numbers that its weights are in few bits, which are not held as such.
+
+        Raises:
+            InputError: the files have them in another form.
+        """
+        if quantize is None or self.form is not None:
+            self.form_to_hold(quantize)
+            return self
+        entries = rounded_entries(self.entries, self.config, form_of(quantize))
+        return dataclasses.replace(self, entries=entries)
 
     def form_to_hold(self, asked: Form | None) -> type[QuantizedLinear] | None:
         """The form that the model is to have its weights in; None for numbers.

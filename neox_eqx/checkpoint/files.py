@@ -16,6 +16,7 @@ WEIGHT_FILES = (
     "pytorch_model.bin.index.json",
 )
 ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_BASE = "base.json"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 
 

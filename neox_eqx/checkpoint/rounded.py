@@ -1,13 +1,16 @@
 """A stored weight that is rounded to few bits as it is read."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from neox_eqx.checkpoint.entry import Entry, blocks
 from neox_eqx.checkpoint.few_bits import Arrays, FewBits, Form, stored_row
+from neox_eqx.checkpoint.names import EMBEDDING, HEAD, linears, stored_name
+from neox_eqx.checkpoint.ties import settle_tying
+from neox_eqx.config import GPTNeoXConfig
 from neox_eqx.errors import InputError
 
 
@@ -107,3 +110,17 @@ def check_numbers(entry: Entry, form: Form, block: np.ndarray) -> None:
             f"{entry.path}: {entry.name} holds {most:.6g} in absolute value, and {form.name} has "
             f"at most {form.largest:.6g}; leave quantize out"
         )
+
+
+def rounded_entries(entries: Sequence[Entry], config: GPTNeoXConfig, form: Form) -> list[Entry]:
+    """The tensors of a checkpoint, with the weights of its Linears rounded as they are read."""
+    tensors = {stored_name(entry.name): entry for entry in entries}
+    head, embedding = tensors.get(HEAD), tensors.get(EMBEDDING)
+    if head and embedding and head.shape == embedding.shape:
+        of_parameters = {name: entry for name, entry in tensors.items() if name is not None}
+        config = settle_tying(config, of_parameters, np.dtype(np.float32))
+    names = linears(config)
+    return [
+        RoundedWeight(own, form) if stored_name(own.name) in names and len(own.shape) == 2 else own
+        for own in entries
+    ]

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from neox_eqx.checkpoint.files import ADAPTER_CONFIG, ADAPTER_FILES
+from neox_eqx.checkpoint.adapter_config import FORM
+from neox_eqx.checkpoint.files import ADAPTER_BASE, ADAPTER_CONFIG, ADAPTER_FILES
 from neox_eqx.checkpoint.names import parameters
 from neox_eqx.checkpoint.safetensors_file import write_tensors
 from neox_eqx.config import GPTNeoXConfig
@@ -32,12 +33,14 @@ def save_adapter(
     config: GPTNeoXConfig,
     base_model: str,
     revision: str | None = None,
+    quantize: str | None = None,
 ) -> None:
     """Writes the A and B of a model with LoRA, a soft prompt or a prefix in PEFT's format.
 
     `config` is that of the base, and `base_model` is where PEFT finds the base: a directory or a
-    Hub id, with its `revision`. On several hosts all processes call it and the first writes.
-    `directory` must be absent or empty, and comes into being whole.
+    Hub id, with its `revision`. `quantize` is the form in few bits that the base was in, which
+    stands in a file of its own that PEFT does not read. On several hosts all processes call it and
+    the first writes. `directory` must be absent or empty, and comes into being whole.
 
     Raises:
         InputError: the directory holds something, or cannot be written.
@@ -55,6 +58,9 @@ def save_adapter(
     with new_directory(Path(directory)) as partial:
         text = json.dumps(both | kind, indent=2) + "\n"
         (partial / CONFIG).write_text(text, encoding="utf-8")
+        if quantize is not None:
+            text = json.dumps({FORM: quantize}, indent=2) + "\n"
+            (partial / ADAPTER_BASE).write_text(text, encoding="utf-8")
         layout = [(name, tensor.shape, tensor.dtype) for name, tensor in tensors.items()]
         write_tensors(partial / TENSORS, layout, tensors.values())
 

@@ -27,17 +27,20 @@ def save_merged(
     source: Origin,
     directory: str | Path,
     companions: Iterable[Companion] = (),
+    *,
+    quantize: str | None = None,
 ) -> None:
     """Writes the model of `source` with the A and B in `trained` merged, in float32.
 
     The weights are those of the files, and not those that the model computed with, which may be
-    rounded to bfloat16. Only one tensor is in memory at a time, and none on a device. Otherwise
-    as `save`.
+    rounded to bfloat16. With `quantize`, the form that the base was in, they are the numbers
+    that it stands for. Only one tensor is in memory at a time, and none on a device. Otherwise as
+    `save`.
 
     Raises:
         InputError: as `load` and `save` do.
     """
-    checkpoint = Checkpoint.open(source)
+    checkpoint = Checkpoint.open(source).rounded(quantize)
     trained = gathered(trained)
     if not is_first():
         return

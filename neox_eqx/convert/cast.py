@@ -8,10 +8,8 @@ import numpy as np
 
 from neox_eqx.checkpoint.entry import Entry
 from neox_eqx.checkpoint.few_bits import FewBits
-from neox_eqx.checkpoint.fit import fitting
-from neox_eqx.checkpoint.names import linears, stored_name
-from neox_eqx.checkpoint.rounded import RoundedWeight
-from neox_eqx.checkpoint.ties import settle_tying
+from neox_eqx.checkpoint.names import stored_name
+from neox_eqx.checkpoint.rounded import rounded_entries
 from neox_eqx.config import QUANTIZATION, quantization_config
 from neox_eqx.convert.source import Source
 from neox_eqx.model.formats import form_of
@@ -67,10 +65,8 @@ def rounded(source: Source, quantize: str) -> Source:
     if source.form is not None:
         source.checkpoint.form_to_hold(quantize)
         return source
-    form, tensors = form_of(quantize), fitting(source.checkpoint)
-    config = settle_tying(source.checkpoint.config, tensors, np.dtype(np.float32))
-    names = {tensors[name].name for name in linears(config)}
-    entries = [RoundedWeight(own, form) if own.name in names else own for own in source.entries]
+    form = form_of(quantize)
+    entries = rounded_entries(source.entries, source.checkpoint.config, form)
     stated = source.config_json | {QUANTIZATION: quantization_config(form.name)}
     return dataclasses.replace(source, entries=entries, config_json=stated)
 

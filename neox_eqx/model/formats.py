@@ -1,5 +1,6 @@
 """The forms in which a model's weights can be held, by name."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ from neox_eqx.model.int4 import Int4Linear
 from neox_eqx.model.int4_rows import Int4Rows
 from neox_eqx.model.int8 import Int8Linear
 from neox_eqx.model.linear import Linear
+from neox_eqx.model.lora import LoRALinear
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.quantized import QuantizedLinear
 from neox_eqx.shown import shown
@@ -46,8 +48,8 @@ def form_name(quantize: Form) -> str:
 def quantized(model: GPTNeoX, quantize: Form = "int8") -> GPTNeoX:
     """The same model with the weights of its Linears in few bits.
 
-    Embedding, norms and biases stay as they are, and so does a head that is the embedding; what is
-    in few bits already stays in its form.
+    Embedding, norms and biases stay as they are, and so do LoRA's own matrices and a head that is
+    the embedding; what is in few bits already stays in its form.
 
     Raises:
         InputError: there is no form of this name.
@@ -55,10 +57,12 @@ def quantized(model: GPTNeoX, quantize: Form = "int8") -> GPTNeoX:
     form = form_of(quantize)
 
     def of_node(node: Any) -> Any:
+        if isinstance(node, LoRALinear):
+            return dataclasses.replace(node, base_layer=of_node(node.base_layer))
         plain = isinstance(node, Linear) and not isinstance(node, QuantizedLinear)
         return form.of(node) if plain else node
 
-    return jax.tree.map(of_node, model, is_leaf=lambda node: isinstance(node, Linear))
+    return jax.tree.map(of_node, model, is_leaf=lambda node: isinstance(node, Linear | LoRALinear))
 
 
 def is_quantized(model: GPTNeoX) -> bool:

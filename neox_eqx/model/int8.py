@@ -1,8 +1,9 @@
 """Weights in int8, half of bfloat16's bytes and a quarter of float32's to read for a token."""
 
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import jax
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Float32, Int8
@@ -48,10 +49,24 @@ def quantize_rows(weight: Numbers) -> tuple[Numbers, Numbers]:
     return (weight / scale[..., None]).round().astype(np.int8), scale
 
 
+@jax.custom_vjp
 def project_int8(
     x: Float[Array, "*B in"], weight: Int8[Array, "out in"], scale: Float32[Array, "out"]
 ) -> Float[Array, "*B out"]:
-    """x Wᵀ in x's dtype; row r of W is scale[r] * weight[r]."""
+    """x Wᵀ in x's dtype; row r of W is scale[r] * weight[r].
 
+    Gradients are those of the product with the weight in x's dtype.
+    """
     on_tpu = partial(tpu.with_full_tiles, dot_int8) if is_few(x) else dot_int8
     return lax.platform_dependent(x, weight, scale, cpu=cpu.dot_int8, tpu=on_tpu, default=dot_int8)
+
+
+def _forward(x: Array, *weight: Array) -> tuple[Array, tuple[Array, ...]]:
+    return project_int8(x, *weight), (x, *weight)
+
+
+def _backward(saved: tuple[Array, ...], gradient: Array) -> tuple[Any, ...]:
+    return jax.vjp(dot_int8, *saved)[1](gradient)
+
+
+project_int8.defvjp(_forward, _backward)

@@ -76,10 +76,12 @@ class LoRALinear(eqx.Module):
         return self.base_layer.add_bias(y)
 
     def merged(self) -> Linear:
-        """The Linear that does the same, summed in float32 and rounded once to the base's dtype."""
-        base, precision = self.base_layer, lax.Precision.HIGHEST
+        """The Linear that does the same, summed in float32 and rounded once to the base's dtype.
+
+        Of a base in few bits that is float32.
+        """
+        base, weight = self.base_layer, self.base_layer.dense()
         a, b = (linear.weight.astype(jnp.float32) for linear in (self.lora_A, self.lora_B))
-        weight = base.weight.astype(jnp.float32) + self.scale * jnp.matmul(
-            b, a, precision=precision
-        )
-        return eqx.tree_at(lambda linear: linear.weight, base, weight.astype(base.weight.dtype))
+        added = self.scale * jnp.matmul(b, a, precision=lax.Precision.HIGHEST)
+        summed = (weight.astype(jnp.float32) + added).astype(weight.dtype)
+        return Linear(summed, base.bias, base.axes)

@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 import math
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Float32
 from neox_eqx.model.linear import Linear
 
 Numbers = TypeVar("Numbers", np.ndarray, jax.Array)
+Tree = TypeVar("Tree")
 
 
 class QuantizedLinear(Linear):
@@ -80,6 +81,20 @@ class QuantizedLinear(Linear):
         """The names of the fields that `encode` gives."""
         fields = [field for field in dataclasses.fields(cls) if not field.metadata.get("static")]
         return [field.name for field in fields if field.name != "bias"]
+
+
+def cast(tree: Tree, dtype: jax.typing.DTypeLike) -> Tree:
+    """The tree of a model with its numbers in `dtype`; codes and scales stay as they are."""
+
+    def of_array(path: tuple[Any, ...], array: jax.Array) -> jax.Array:
+        return array.astype(dtype) if path[-1].name == "bias" else array
+
+    def of_node(node: Any) -> Any:
+        if isinstance(node, QuantizedLinear):
+            return jax.tree_util.tree_map_with_path(of_array, node)
+        return node.astype(dtype)
+
+    return jax.tree.map(of_node, tree, is_leaf=lambda node: isinstance(node, QuantizedLinear))
 
 
 def _before(array: np.ndarray, row: np.ndarray) -> np.ndarray:

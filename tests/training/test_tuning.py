@@ -263,8 +263,8 @@ def test_numbers_just_within_their_range_are_taken(least: dict[str, Any]) -> Non
 
 def test_models_that_cannot_be_tuned_are_refused() -> None:
     model = our_model(CONFIG)
-    with pytest.raises(InputError, match="int8"):
-        trainable(jax.eval_shape(partial(quantized, model)), LORA, RECIPE)
+    with pytest.raises(InputError, match="only LoRA is trained beside"):
+        trainable(jax.eval_shape(partial(quantized, model)), PROMPT, RECIPE)
     wider = model_shapes(model.config, model.dtype, stacked=False, heads=6)
     with pytest.raises(InputError, match="heads="):
         trainable(wider, LORA, RECIPE)

@@ -93,8 +93,14 @@ def _train(job: Job, checkpoints: Checkpoints, log: RunLog) -> None:
     state = train(job, state, frozen, checkpoints, log)
     if is_first():
         draw_loss(output)
-    source = job.start.source
-    save_result(state.model, frozen, output, source=source, companions=source.companions)
+    save_result(
+        state.model,
+        frozen,
+        output,
+        source=job.start.source,
+        quantize=job.start.form,
+        companions=job.start.source.companions,
+    )
 
 
 def _begin(job: Job, checkpoints: Checkpoints) -> tuple[TrainState, GPTNeoX | None]:
@@ -107,6 +113,7 @@ def _begin(job: Job, checkpoints: Checkpoints) -> tuple[TrainState, GPTNeoX | No
     options = LoadOptions(
         dtype=recipe.compute_dtype if tuning.is_partial else "float32",
         mesh=job.mesh,
+        quantize=start.form,
         rules=TRAINING_RULES,
         # Computing a layer again for its gradient saves memory in a scan alone: unrolled, XLA for
         # a CPU sees that it is the same and computes it once.

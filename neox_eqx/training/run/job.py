@@ -78,6 +78,7 @@ class Job:
             "max_length": self.max_length,
             "model": self.start.config.to_hf() | {"weights": self.start.weights},
             **({"adapter": adapter.digest} if (adapter := self.start.adapter) else {}),
+            **({"quantize": form} if (form := self.start.form) else {}),
             "data": self.data.fingerprint,
         }
 

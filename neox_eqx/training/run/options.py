@@ -10,7 +10,7 @@ from neox_eqx.checkpoint.origin import TextOriginOptions
 from neox_eqx.errors import InputError
 from neox_eqx.training.data.lengths import TooLong
 from neox_eqx.training.log.run_log import WandbMode
-from neox_eqx.training.update.tuning import Tuning
+from neox_eqx.training.update.tuning import FEW_BITS, Tuning
 
 _POSITIVE = (
     "steps",
@@ -79,6 +79,8 @@ class TrainingOptions:
     remat: bool = True
     """Compute each layer a second time for its gradient, which saves memory; without, a step is
     faster."""
+    quantize: Literal["int8", "int4"] | None = None
+    """With LoRA: round the weights beside which it is trained to 8 or 4 bits."""
     origin: tyro.conf.OmitArgPrefixes[TextOriginOptions] = TextOriginOptions()
     mesh: str = "auto"
     """Devices to spread rows and parameters over, as data=2,model=4."""
@@ -105,6 +107,8 @@ class TrainingOptions:
         if self.steps is not None and self.epochs is not None:
             raise InputError("--steps and --epochs exclude each other; give one")
         self._check_model()
+        if self.quantize and self.adapter is None and not self.tuning.lora_rank:
+            raise InputError(FEW_BITS)
         if self.epochs is not None and not 0 < self.epochs < float("inf"):
             raise InputError(f"epochs must be above 0, not {self.epochs}")
         for name in _POSITIVE:

@@ -20,14 +20,15 @@ def save_result(
     directory: Path,
     *,
     source: Origin,
+    quantize: str | None = None,
     companions: Iterable[Companion] = (),
 ) -> None:
     """Writes `hf`, a model in float32 that transformers loads, and `adapter`, which PEFT loads.
 
     Where all parameters were trained there is no adapter; a soft prompt and a prefix leave the
-    model as it was, and there is no `hf`. `source` is where to find the frozen model, and
-    `companions` are files to copy to `hf`. Settings of generation that stand in its config.json
-    become a generation_config.json.
+    model as it was, and there is no `hf`. `source` is where to find the frozen model, `quantize`
+    the form in few bits that it was in, and `companions` are files to copy to `hf`. Settings of
+    generation that stand in its config.json become a generation_config.json.
 
     Raises:
         InputError: one of the two directories holds something, or cannot be written; or the
@@ -41,12 +42,13 @@ def save_result(
             config=frozen.config,
             base_model=source.name,
             revision=source.revision,
+            quantize=quantize,
         )
         if not isinstance(trained, GPTNeoX):
             return
     assert isinstance(trained, GPTNeoX)
     companions = [*companions, *settings_file(settings_in_config(source.directory))]
     if frozen is not None:
-        save_merged(trained, source, directory / MODEL, companions)
+        save_merged(trained, source, directory / MODEL, companions, quantize=quantize)
     else:
         save(trained, directory / MODEL, companions)

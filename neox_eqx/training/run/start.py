@@ -3,6 +3,7 @@
 import dataclasses
 
 from neox_eqx.checkpoint.adapter import Adapter, check_fits, read_adapter
+from neox_eqx.checkpoint.adapter_config import read_base_form
 from neox_eqx.checkpoint.checkpoint import Checkpoint
 from neox_eqx.checkpoint.fingerprint import fingerprint
 from neox_eqx.checkpoint.fit import fitting
@@ -13,7 +14,7 @@ from neox_eqx.errors import InputError
 from neox_eqx.model.adapt import TARGETS
 from neox_eqx.shown import shown
 from neox_eqx.training.run.options import TrainingOptions
-from neox_eqx.training.update.tuning import Tuning
+from neox_eqx.training.update.tuning import FEW_BITS, Tuning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Start:
     """What is trained, with the names of the Linears that LoRA is on."""
     adapter: Adapter | None
     """The adapter that LoRA goes on from, if it does not begin anew."""
+    form: str | None
+    """The form in few bits that the weights beside LoRA are in."""
 
     @classmethod
     def of(cls, options: TrainingOptions) -> "Start":
@@ -38,13 +41,16 @@ class Start:
             InputError: a file is missing or wrong, or cannot be trained as is asked for.
         """
         if options.adapter is None:
-            source, adapter = options.origin.find(options.model or ""), None
+            source, adapter, own_form = options.origin.find(options.model or ""), None, None
         else:
             base, words = options.model or options.origin.base, options.origin.tokenizer
             both = find(options.adapter, base=base, tokenizer=words)
             if both.adapter is None:
                 raise InputError(f"{options.adapter}: is no LoRA adapter to go on from")
             source, adapter = dataclasses.replace(both, adapter=None), read_adapter(both.adapter)
+            own_form = read_base_form(both.adapter)
+            if options.quantize and own_form and options.quantize != own_form:
+                raise InputError(f"{options.adapter}: was trained beside weights in {own_form}")
         checkpoint = Checkpoint.open_here(source)
         config, tensors = checkpoint.config, fitting(checkpoint)
         if adapter is not None:
@@ -52,7 +58,11 @@ class Start:
             tuning = _tuning_of(adapter, config, options.tuning.lora_dropout)
         else:
             tuning = _tuning(options.tuning, source, config)
-        return cls(source, fingerprint(tensors, first_rows=True), config, tuning, adapter)
+        form = checkpoint.form_to_hold(options.quantize or own_form)
+        if form is not None and not tuning.lora_rank:
+            raise InputError(f"{source.directory}: {FEW_BITS}")
+        weights = fingerprint(tensors, first_rows=True)
+        return cls(source, weights, config, tuning, adapter, form and form.name)
 
 
 def _tuning(tuning: Tuning, source: Origin, config: GPTNeoXConfig) -> Tuning:

@@ -10,7 +10,7 @@ from typing import TypeVar
 import jax
 from jax import lax
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from neox_eqx.sharding.rules import TRAINING_RULES, parameter_shardings
 
@@ -28,14 +28,14 @@ def gather(layer: Layer, mesh: Mesh | None) -> Layer:
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def _gather(
-    shard: Float[Array, "*X"], whole: NamedSharding, shards: NamedSharding
-) -> Float[Array, "*X"]:
+    shard: Shaped[Array, "*X"], whole: NamedSharding, shards: NamedSharding
+) -> Shaped[Array, "*X"]:
     return lax.with_sharding_constraint(shard, whole)
 
 
 def _gather_forward(
-    shard: Float[Array, "*X"], whole: NamedSharding, shards: NamedSharding
-) -> tuple[Float[Array, "*X"], None]:
+    shard: Shaped[Array, "*X"], whole: NamedSharding, shards: NamedSharding
+) -> tuple[Shaped[Array, "*X"], None]:
     return _gather(shard, whole, shards), None
 
 

@@ -1,7 +1,6 @@
 """The training step: a batch's loss and gradients, and the update they make."""
 
 from functools import partial
-from typing import TypeVar
 
 import equinox as eqx
 import jax
@@ -13,7 +12,9 @@ from jaxtyping import Array, Bool, Float32, Int
 
 from neox_eqx.model.adapt import adapted
 from neox_eqx.model.dropout import Dropout
+from neox_eqx.model.embedding import Embedding
 from neox_eqx.model.neox import GPTNeoX
+from neox_eqx.model.quantized import cast
 from neox_eqx.sharding.rules import TRAINING_RULES, constrain, parameter_shardings
 from neox_eqx.training.data.batch import Batch
 from neox_eqx.training.update.forward import hidden_states
@@ -23,8 +24,6 @@ from neox_eqx.training.update.optimizer import learning_rate, update
 from neox_eqx.training.update.recipe import Recipe
 from neox_eqx.training.update.state import TrainState
 from neox_eqx.training.update.trained import Trained, join
-
-Parameters = TypeVar("Parameters")
 
 
 class Metrics(eqx.Module):
@@ -87,8 +86,8 @@ def loss_and_gradients(
 
         # With respect to the parameters in the dtype of the computation: the gradients of all
         # layers are held at once, and float32 would take twice the bytes and be no more exact.
-        loss, gradients = jax.value_and_grad(mean)(_cast(trained, recipe.compute_dtype))
-        return loss, _spread(_cast(gradients, "float32"))
+        loss, gradients = jax.value_and_grad(mean)(cast(trained, recipe.compute_dtype))
+        return loss, _spread(cast(gradients, "float32"))
 
     if recipe.accumulate == 1:
         return gradients_of(batch, jnp.int32(0))
@@ -113,13 +112,14 @@ def summed_loss(
     With a key, as in training, the config's dropout is applied; without one there is none.
     """
     # Before anything is gathered, so that half the bytes travel.
-    model, prompt = join(*_cast((trained, frozen), recipe.compute_dtype))
+    model, prompt = join(*cast((trained, frozen), recipe.compute_dtype))
     lora = max((linear.dropout for linear in adapted(model)), default=0.0)
     dropout = None if key is None else Dropout.of(model.config, key, lora)
     hidden = hidden_states(model, batch, recipe, dropout, prompt)
     head = gather(model.head, model.mesh)
     targets, weights = batch.targets()
-    return cross_entropy(hidden, head.weight, targets, weights, recipe.loss_chunk, model.mesh)
+    table = head.weight if isinstance(head, Embedding) else head.dense().astype(hidden.dtype)
+    return cross_entropy(hidden, table, targets, weights, recipe.loss_chunk, model.mesh)
 
 
 def _split(batch: Batch, parts: int, mesh: Mesh | None) -> Batch:
@@ -131,10 +131,6 @@ def _split(batch: Batch, parts: int, mesh: Mesh | None) -> Batch:
         return constrain(x, mesh, None, "rows", None)
 
     return jax.tree.map(split, batch)
-
-
-def _cast(parameters: Parameters, dtype: str) -> Parameters:
-    return jax.tree.map(lambda x: x.astype(dtype), parameters)
 
 
 def _spread(gradients: Trained) -> Trained:

@@ -14,9 +14,10 @@ from neox_eqx.model.adapt import adapt, split
 from neox_eqx.model.formats import is_quantized
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.model.prompt import Prefix, Prompt, SoftPrompt
+from neox_eqx.model.quantized import cast
 from neox_eqx.sharding.rules import TRAINING_RULES, parameter_shardings
 from neox_eqx.training.update.recipe import Recipe
-from neox_eqx.training.update.tuning import Tuning
+from neox_eqx.training.update.tuning import FEW_BITS, Tuning
 
 Trained = GPTNeoX | SoftPrompt | Prefix
 """What is trained: a model with None for each frozen parameter, or a soft prompt or prefix."""
@@ -37,11 +38,11 @@ def trainable(
     is random follows from the recipe's seed.
 
     Raises:
-        InputError: the model is in int8, or has heads added that LoRA would train; or a token is
-            not in its vocabulary.
+        InputError: the model is in few bits and LoRA is not what is trained, or it has heads added
+            that LoRA would train; or a token is not in its vocabulary.
     """
-    if is_quantized(model):
-        raise InputError("a model in int8 is not trained; load it without quantize")
+    if is_quantized(model) and not tuning.lora_rank:
+        raise InputError(FEW_BITS)
     if not tuning.is_partial:
         return model, None
     if tuning.lora_rank and model.num_heads > model.config.num_attention_heads:
@@ -88,7 +89,7 @@ def _as_adapter(trained: GPTNeoX, adapter: Adapter) -> GPTNeoX:
 
 
 def _freeze(model: GPTNeoX, recipe: Recipe) -> GPTNeoX:
-    model = jax.tree.map(lambda x: x.astype(recipe.compute_dtype), model)
+    model = cast(model, recipe.compute_dtype)
     if model.mesh is None:
         return model
     return jax.device_put(model, parameter_shardings(model, model.mesh, TRAINING_RULES))

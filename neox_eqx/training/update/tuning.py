@@ -4,6 +4,8 @@ import dataclasses
 
 from neox_eqx.errors import InputError
 
+FEW_BITS = "weights in few bits stay as they are, and only LoRA is trained beside; add lora_rank"
+"""What is said where something else is to be trained."""
 _SIZES = ("lora_rank", "prompt_tokens", "prefix_tokens")
 
 
