@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from transformers import GPTNeoXForCausalLM
 
+from neox_eqx.checkpoint import hub as hub_module
 from neox_eqx.checkpoint.origin import OriginOptions
 from neox_eqx.errors import InputError
 from tests.hub import COMMIT, Hub, Repository, only, serving
@@ -212,6 +213,12 @@ def test_a_revision_that_is_not_there_is_told_apart(hub: Hub, tmp_path: Path) ->
     assert empty.startswith(f"refused: {MODEL}@: names no revision after the @")
     message = resolve(f"{MODEL}@step7", NOBODY, tmp_path / "cache")
     assert message.startswith(f"refused: {MODEL}: the Hub did not give it at revision 'step7' (")
+
+
+def test_two_revisions_of_one_model_are_one_too_many() -> None:
+    expected = f"^{MODEL}@main: names a revision, and 'step7' is another; give one$"
+    with pytest.raises(InputError, match=expected):
+        hub_module.resolve(f"{MODEL}@main", "step7")
 
 
 def test_a_download_that_breaks_off_goes_on_and_says_nothing(

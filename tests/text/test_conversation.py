@@ -180,6 +180,8 @@ def test_one_answer_a_turn_and_a_template_are_needed(
         for given in ((GenerationOptions(**{name: 2}),), ()):
             with pytest.raises(InputError, match=f"^{name} is 2, but a turn has one answer"):
                 Conversation(generator, *given, **({} if given else {name: 2}))
+    with pytest.raises(InputError, match="^bitwise is for prompts, and a conversation reads its"):
+        Conversation(dataclasses.replace(generator, bitwise=True))
     bare = dataclasses.replace(generator, directory=saved[0])
     with pytest.raises(InputError, match="no chat template; give --template NAME, one of dolly,"):
         Conversation(bare)
