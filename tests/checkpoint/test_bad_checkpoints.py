@@ -100,6 +100,17 @@ def test_directory_without_weights(checkpoint: Path) -> None:
     assert "has no weights; expected one of model.safetensors, " in refusal(checkpoint)
 
 
+def test_files_that_only_the_index_has_are_named(checkpoint: Path, tensors: Tensors) -> None:
+    shards = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    weight_map = {name: shards[number % 2] for number, name in enumerate(tensors)}
+    write_json(checkpoint / "model.safetensors.index.json", {"weight_map": weight_map})
+    (checkpoint / "model.safetensors").unlink()
+    lacks = f"{checkpoint}: lacks files that its index names: "
+    assert refusal(checkpoint) == lacks + ", ".join(shards)
+    (checkpoint / shards[0]).touch()
+    assert refusal(checkpoint) == lacks + shards[1]
+
+
 def test_directory_without_config(checkpoint: Path) -> None:
     (checkpoint / "config.json").unlink()
     assert str(checkpoint / "config.json") in refusal(checkpoint)
