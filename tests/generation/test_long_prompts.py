@@ -62,6 +62,13 @@ def test_chunks_give_the_hidden_states_and_the_segment_of_the_whole(stacked: boo
         np.testing.assert_allclose(actual[real], kept[real], atol=TOLERANCE)
 
 
+def test_a_model_in_16_bits_gives_what_the_whole_has_in_its_dtype() -> None:
+    model = jax.tree.map(lambda x: x.astype(jnp.bfloat16), models()[1])
+    hidden, segment = jax.eval_shape(in_chunks, model, *batch())
+    assert hidden.dtype == segment.kv[0].key.dtype == jnp.bfloat16
+    assert (hidden, segment) == jax.eval_shape(whole, model, *batch())
+
+
 def test_long_prompts_go_on_as_with_transformers() -> None:
     """In a batch with short ones, which are padded to the same length."""
     hf, model = models()

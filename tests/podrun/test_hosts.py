@@ -1,10 +1,11 @@
 """Where the hosts come from, and what is no list of hosts."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -101,13 +102,32 @@ def metadata(pod: Hosts) -> Iterator[dict[str, str]]:
         "agent-worker-number": "1",
     }
     address = METADATA_ADDRESS if has_own_network else "127.0.0.1:0"
-    command = [*pod.launcher(), sys.executable, "-c", METADATA, address, json.dumps(fields)]
+    with serving(fields, address, pod.launcher()) as port:
+        yield {} if has_own_network else {"GCE_METADATA_IP": f"127.0.0.1:{port}"}
+
+
+@contextlib.contextmanager
+def serving(fields: dict[str, str], address: str, around: Sequence[str] = ()) -> Iterator[str]:
+    """A metadata server with these fields of a TPU, and its port."""
+    command = [*around, sys.executable, "-c", METADATA, address, json.dumps(fields)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
-            port = server.stdout.readline().strip()
-            yield {} if has_own_network else {"GCE_METADATA_IP": f"127.0.0.1:{port}"}
+            yield server.stdout.readline().strip()
         finally:
             server.kill()
+
+
+def test_a_tpu_of_one_host_has_no_other_to_run_on(tmp_path: Path) -> None:
+    fields = {"worker-network-endpoints": "unknown:unknown:127.0.0.1", "agent-worker-number": "0"}
+    with serving(fields, "127.0.0.1:0") as port:
+        own = {"HOME": str(tmp_path), "GCE_METADATA_IP": f"127.0.0.1:{port}"}
+        command = [sys.executable, PODRUN, "ls"]
+        answer = subprocess.run(
+            command, capture_output=True, text=True, env=os.environ | own, timeout=30
+        )
+    assert answer.returncode == 2
+    why = "the TPU's metadata names no other host than this one; -i includes it"
+    assert answer.stderr == f"podrun: {why}\n"
 
 
 def test_a_tpu_lists_its_own_hosts(pod: Hosts, metadata: dict[str, str]) -> None:
