@@ -53,7 +53,11 @@ def linears(config: GPTNeoXConfig) -> dict[str, tuple[int, int]]:
     of_one = dataclasses.replace(config, num_hidden_layers=1)
     shapes = jax.eval_shape(lambda: GPTNeoX.init(of_one, key=jax.random.key(0)))
     paths = jax.tree_util.tree_leaves_with_path(shapes, is_leaf=lambda x: isinstance(x, Linear))
-    found = {f"{dotted(path)}.weight": x.shape for path, x in paths if isinstance(x, Linear)}
+    found = {
+        f"{dotted(path)}.weight": (x.shape[0], x.shape[1])
+        for path, x in paths
+        if isinstance(x, Linear)
+    }
     weights = {
         name.replace("layers.0", f"gpt_neox.layers.{layer}"): shape
         for layer in range(config.num_hidden_layers)

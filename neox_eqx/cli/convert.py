@@ -41,6 +41,8 @@ class Options:
     """To the native layout: round the weights of the layers and of the head to 8 or 4 bits."""
     text: Path | None = None
     """A file of text on which the certificate compares the rounded model with the source."""
+    calibrate: Path | None = None
+    """A file of texts, as neox-eqx score takes it, that 4 bits are to suit."""
     max_shard_size: str = "5GB"
     """Largest file of a result in Hugging Face's layout."""
     neox: tyro.conf.OmitArgPrefixes[NeoxOptions] = NeoxOptions()
@@ -68,6 +70,7 @@ def main(options: Options) -> None:
         dtype=options.dtype,
         quantize=options.quantize,
         text=options.text,
+        calibrate=options.calibrate,
         max_shard_bytes=parse_size(options.max_shard_size),
         tensor_parallel=options.tensor_parallel,
         neox_layout=options.neox_layout,

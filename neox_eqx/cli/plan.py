@@ -93,15 +93,16 @@ def main(options: Options) -> None:
 def _wishes(options: Options) -> list[Wish]:
     if (options.model is None) == (options.preset is None):
         raise InputError("give either --model or --preset")
+    quantize: str | None = options.quantize
     if options.preset is not None:
         options.origin.check_unused("--preset")
-        config, quantize = preset(options.preset), options.quantize
+        config = preset(options.preset)
     else:
         checkpoint = Checkpoint.without_tensors(
             options.origin.find(options.model or "", config_only=True)
         )
         config, form = checkpoint.config, checkpoint.form_to_hold(options.quantize)
-        quantize = form and form.name
+        quantize = None if form is None else form.name
     return [
         Wish(
             config,

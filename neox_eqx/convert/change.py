@@ -1,9 +1,7 @@
 """What rounding to few bits changes: the weights, and on a text logits and perplexity."""
 
-import dataclasses
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -16,51 +14,24 @@ from tqdm import tqdm
 from neox_eqx.checkpoint.entry import blocks
 from neox_eqx.checkpoint.few_bits import FewBits
 from neox_eqx.checkpoint.load import LoadOptions, load_checkpoint
-from neox_eqx.convert.hashes import describe_text
 from neox_eqx.convert.source import Source
-from neox_eqx.errors import InputError
+from neox_eqx.convert.words import Sample, Text
 from neox_eqx.model.neox import GPTNeoX
 from neox_eqx.sizes import size_text
-from neox_eqx.small_files import read_text
-from neox_eqx.text.tokenizer import load_tokenizer
-from neox_eqx.tokenizer import token_ids
 
-MOST_TOKENS = 16_384
-"""Of a text; its beginning."""
 _CHUNK = 64
 """Positions whose logits exist at a time."""
 _HEADROOM = 10**9
 """Bytes beside the parameters."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Text:
-    """What models are compared on."""
-
-    tokens: Sequence[int]
-    description: dict[str, Any]
-    """Its file: name, size and hash."""
-
-
-def tokens_of(path: Path, directory: Path) -> Text:
-    """The beginning of the text in a file, by the tokenizer in a directory.
-
-    Raises:
-        InputError: there is no text or no tokenizer.
-    """
-    text = read_text(path, by_user=True)
-    if not (directory / "tokenizer.json").exists() and not any(directory.glob("*.model")):
-        raise InputError("--text needs a tokenizer, and the source has none; add --tokenizer")
-    tokens = token_ids(load_tokenizer(directory), text, what=str(path))[:MOST_TOKENS]
-    if len(tokens) < 2:
-        raise InputError(f"{path}: has {len(tokens)} tokens, and two are the least")
-    return Text(tokens, {"file": path.name, **describe_text(text)})
-
-
-def change(source: Source, result: Source, form: str, text: Text | None) -> dict[str, Any]:
+def change(
+    source: Source, result: Source, form: str, text: Text | None, sample: Sample | None
+) -> dict[str, Any]:
     """For the certificate: how far weights are off, and what that does on the text."""
+    learnt = {} if sample is None else {"calibrated_on": sample.description}
     given = {"skipped": "no text was given"} if text is None else _on_text(source, result, text)
-    return {"form": form, **_of_weights(source, result), "text": given}
+    return {"form": form, **learnt, **_of_weights(source, result), "text": given}
 
 
 def _of_weights(source: Source, result: Source) -> dict[str, Any]:
@@ -78,7 +49,7 @@ def _of_weights(source: Source, result: Source) -> dict[str, Any]:
     shares = {name: _share(*own) for name, own in sums.items()}
     worst = max(shares, key=lambda name: shares[name])
     return {
-        "relative_error": _share(*sum(sums.values(), np.zeros(2))),
+        "relative_error": _share(*np.sum([*sums.values()], axis=0)),
         "largest_relative_error": {"tensor": worst, "of": shares[worst]},
     }
 
@@ -129,11 +100,11 @@ def _in_window(exact: GPTNeoX, few: GPTNeoX, tokens: Sequence[int], length: int)
     own, targets = np.zeros((2, full), np.int32)
     own[: len(tokens) - 1], targets[: len(tokens) - 1] = tokens[:-1], tokens[1:]
     scored = np.arange(full) < len(tokens) - 1
-    hidden = [_hidden(model, own[None], scored[None]) for model in (exact, few)]
+    rows = jnp.asarray(own[None]), jnp.asarray(scored[None])
+    before, after = (_hidden(model, *rows)[0] for model in (exact, few))
     parts = [
-        _compared(exact, few, *(one[0, first:][:_CHUNK] for one in hidden), *given)
-        for first in range(0, full, _CHUNK)
-        for given in [(targets[first:][:_CHUNK], scored[first:][:_CHUNK])]
+        _compared(exact, few, before[at], after[at], jnp.asarray(targets[at]), rows[1][0, at])
+        for at in (slice(first, first + _CHUNK) for first in range(0, full, _CHUNK))
     ]
     *sums, most = np.stack(jax.device_get(parts)).T
     return [*(float(one.sum(dtype=np.float64)) for one in sums), float(most.max())]
@@ -143,7 +114,7 @@ def _in_window(exact: GPTNeoX, few: GPTNeoX, tokens: Sequence[int], length: int)
 def _hidden(
     model: GPTNeoX, tokens: Int[Array, "B T"], valid: Bool[Array, "B T"]
 ) -> Float[Array, "B T D"]:
-    return model(jnp.asarray(tokens), jnp.asarray(valid))[0]
+    return model(tokens, valid)[0]
 
 
 @eqx.filter_jit

@@ -140,6 +140,17 @@ class GPTNeoX(eqx.Module):
             InputError: as a call.
         """
         _check("embeddings", embeddings, "rows, length, hidden size", valid)
+        x, context = self.begin(embeddings, valid, past)
+        x, kv = run_layers(self.layers, x, past, context, keep=self.kept)
+        return self.final_layer_norm(x), Segment(kv, valid).constrain(self.mesh)
+
+    def begin(
+        self,
+        embeddings: Float[Array, "B T D"],
+        valid: Bool[Array, "B T"],
+        past: Sequence[Segment] = (),
+    ) -> tuple[Float[Array, "B T D"], Context]:
+        """What enters the first layer, and what all layers are given beside it."""
         positions = _positions(valid, past)
         visible = Visible(valid.astype(jnp.int32), tuple(_seen(valid, past)))
         longest = jnp.where(valid, positions, 0).max(-1) + 1
@@ -147,9 +158,7 @@ class GPTNeoX(eqx.Module):
         context = self.context(rotary, visible)
         # Zero at padding: attention multiplies it by 0, and 0 times NaN is NaN.
         x = jnp.where(valid[..., None], embeddings, 0)
-        x = context.place(x, "batch", None, "embed")
-        x, kv = run_layers(self.layers, x, past, context, keep=self.kept)
-        return self.final_layer_norm(x), Segment(kv, valid).constrain(self.mesh)
+        return context.place(x, "batch", None, "embed"), context
 
     def context(self, rotary: Rotary, visible: Visible, dropout: Dropout | None = None) -> Context:
         """The Context of a pass, with this model's mesh and layout."""

@@ -62,7 +62,8 @@ class Start:
         if form is not None and not tuning.lora_rank:
             raise InputError(f"{source.directory}: {FEW_BITS}")
         weights = fingerprint(tensors, first_rows=True)
-        return cls(source, weights, config, tuning, adapter, form and form.name)
+        name = None if form is None else form.name
+        return cls(source, weights, config, tuning, adapter, name)
 
 
 def _tuning(tuning: Tuning, source: Origin, config: GPTNeoXConfig) -> Tuning:
