@@ -6,6 +6,7 @@ Layer after layer: what enters a layer has gone through those before it as they 
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -95,14 +96,15 @@ def _rounded(
 
     shell = dataclasses.replace(model, layers=())
     batches = [(model.embed_in(tokens), valid) for tokens, valid in _batches(rows)]
+    assert isinstance(model.layers, tuple)
     for number, block in enumerate(model.layers):
         for names in _STAGES:
             products = _summed(_products(shell, block, *batch, names) for batch in batches)
             for name in names:
                 path = f"gpt_neox.layers.{number}.{TARGETS[name]}.{name}.weight"
-                result, linear = round_one(path, _linear(block, name), products[name])
+                result, linear = round_one(path, _linear(name, block), products[name])
                 yield result
-                block = eqx.tree_at(lambda own, name=name: _linear(own, name), block, linear)
+                block = eqx.tree_at(partial(_linear, name), block, linear)
         batches = [(_through(shell, block, *batch), batch[1]) for batch in batches]
     if HEAD in few and model.embed_out is not None:
         hidden = ({HEAD: _square(model.final_layer_norm(x), valid)} for x, valid in batches)
@@ -136,7 +138,7 @@ def _summed(parts: Iterator[dict[str, Array]]) -> dict[str, np.ndarray]:
     return total
 
 
-def _linear(block: Block, name: str) -> Any:
+def _linear(name: str, block: Block) -> Any:
     return getattr(getattr(block, TARGETS[name]), name)
 
 
@@ -167,8 +169,8 @@ def _products(
 ) -> dict[str, Float32[Array, "in in"]]:
     """Of the inputs of each Linear, as `_square`."""
     seen: dict[str, list[Array]] = {name: [] for name in names}
-    watched = [_Watched(_linear(block, name), seen[name]) for name in names]
-    block = eqx.tree_at(lambda own: [_linear(own, name) for name in names], block, watched)
+    watched = [_Watched(_linear(name, block), seen[name]) for name in names]
+    block = eqx.tree_at(lambda own: [_linear(name, own) for name in names], block, watched)
     x, context = shell.begin(x, valid)
     block(x, (), context)
     return {name: _square(own, valid) for name, (own,) in seen.items()}

@@ -41,15 +41,16 @@ def _of_weights(source: Source, result: Source) -> dict[str, Any]:
     rounded = [entry for entry in result.entries if isinstance(entry, FewBits)]
     for entry in tqdm(rounded, desc="Measuring", disable=None):
         sums[entry.name] = np.zeros(2)
-        whole, wide = (slice(0, entry.shape[0]), slice(0, entry.shape[1])), np.dtype(np.float32)
-        for first, block in blocks(entry, whole, wide):
-            own = exact[entry.name].read((slice(first, first + len(block)), whole[1]))
-            off = block - own.astype(np.float32)
-            sums[entry.name] += [np.vdot(off, off), np.vdot(own, own)]
+        columns = slice(0, entry.shape[1])
+        for first, block in blocks(entry, (slice(0, entry.shape[0]), columns), entry.dtype):
+            own = exact[entry.name].read((slice(first, first + len(block)), columns))
+            own = own.astype(np.float32)
+            sums[entry.name] += [np.vdot(block - own, block - own), np.vdot(own, own)]
     shares = {name: _share(*own) for name, own in sums.items()}
+    off, whole = (sum(one[which] for one in sums.values()) for which in (0, 1))
     worst = max(shares, key=lambda name: shares[name])
     return {
-        "relative_error": _share(*np.sum([*sums.values()], axis=0)),
+        "relative_error": _share(off, whole),
         "largest_relative_error": {"tensor": worst, "of": shares[worst]},
     }
 
@@ -77,18 +78,20 @@ def _on_text(source: Source, result: Source, text: Text) -> dict[str, Any]:
             _in_window(exact, few, text.tokens[start : start + length + 1], length)
             for start in tqdm(starts, desc="Comparing", disable=None)
         ]
-    sums = np.sum([one[:-1] for one in found], axis=0, dtype=np.float64)
-    scored, before, after, off, whole, same = (float(number) for number in sums)
-    if not np.isfinite(sums).all():
-        return {**text.description, "skipped": "the logits are not finite, in float32"}
+    *columns, largest = zip(*found, strict=True)
+    scored, before, after, off, whole, same = map(sum, columns)
+    with np.errstate(over="ignore"):
+        perplexities = np.exp([before / scored, after / scored])
+    if not np.isfinite([off, whole, *perplexities]).all():
+        return {**text.description, "skipped": "logits or perplexity are not finite, in float32"}
     numbers = scored * exact.config.vocab_size
     return {
         **text.description,
         "tokens": int(scored),
-        "source_perplexity": math.exp(before / scored),
-        "perplexity": math.exp(after / scored),
+        "source_perplexity": float(perplexities[0]),
+        "perplexity": float(perplexities[1]),
         "logit_difference_rms": math.sqrt(off / numbers),
-        "largest_logit_difference": max(one[-1] for one in found),
+        "largest_logit_difference": max(largest),
         "logit_rms": math.sqrt(whole / numbers),
         "likeliest_tokens_agreeing": int(same),
     }

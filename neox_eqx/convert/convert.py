@@ -63,20 +63,18 @@ def convert(
         tokens = None if text is None else tokens_of(text, directory)
         sample = None if calibrate is None else _sample(original, calibrate, directory)
         wanted = wanted if sample is None else calibrated(original, wanted, sample.rows)
+        config_json = None if to == "neox" else result_config(wanted, dtype)
         if to == "neox":
             write_neox(wanted, directory, tensor_parallel=tensor_parallel, layout=neox_layout)
-            result, last = read_source(directory), {}
+        elif to == "hf":
+            write_hf(wanted.entries, directory, max_shard_bytes)
         else:
-            if to == "hf":
-                write_hf(wanted.entries, directory, max_shard_bytes)
-            else:
-                write_native(wanted.entries, directory)
-            config_json = result_config(wanted, dtype)
-            result = read_tensors(directory, config_json)
-            last = {CONFIG: to_text(config_json)}
+            write_native(wanted.entries, directory)
+        result = read_tensors(directory, config_json) if config_json else read_source(directory)
+        last = {CONFIG: to_text(config_json)} if config_json else {}
         certificate = certify(original, wanted, result, directory)
-        for name, content in last.items():
-            certificate["result"]["files"][name] = describe_text(content)
+        described = {name: describe_text(content) for name, content in last.items()}
+        certificate["result"]["files"] |= described
         if quantize is not None:
             certificate["quantization"] = change(original, result, quantize, tokens, sample)
         certificate["forward"] = (
