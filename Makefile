@@ -24,6 +24,9 @@ INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-
 # Python, as templates, stay as they are.
 COMPILE = $(BIN)/python -m compileall -qq -j 0 -x /tests/ .venv/lib || true
 
+# Tests and the programs that they start compile a file of Python once.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test quick-tests test-all package fuzz fuzz-hosts lint docs tpu-compiler pin
 .DELETE_ON_ERROR:
 
@@ -34,9 +37,13 @@ demo: $(READY)
 test: $(TEST_READY) $(TPU_COMPILER)
 	$(MAKE) --no-print-directory --jobs 2 lint quick-tests
 
+# First all that holds whatever XLA optimises and without a check of the types of each call; then
+# the rest as users have it compiled and with these checks, from the few files that have such tests.
 quick-tests: $(TEST_READY) $(TPU_COMPILER)
-	$(BIN)/python -m pytest -n $(JOBS) -m "not slow and not optimised" --quick-compile
-	$(BIN)/python -m pytest -n $(JOBS) -m "not slow and optimised"
+	JAXTYPING_DISABLE=1 $(BIN)/python -m pytest -n $(JOBS) -m "not (slow or optimised or typed)" \
+	    --quick-compile
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slow and (optimised or typed)" \
+	    $$(grep -rlE --include "*.py" "mark\.(optimised|typed)" tests)
 
 test-all: lint docs $(TPU_COMPILER)
 	$(BIN)/python -m pytest -n $(JOBS)

@@ -17,14 +17,16 @@ os.environ["NEOX_EQX_PROGRAMS"] = "0"  # commands that tests start leave nothing
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import jax
+import jaxtyping
 import pytest
 import torch
-from jaxtyping import install_import_hook
 
-# Every shape annotation is checked as it is called, in all that is imported from here on.
-install_import_hook(
-    "neox_eqx", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
-)
+# Every shape annotation is checked as it is called, in all that is imported from here on. It takes
+# a quarter of the time of a test: `make test` sets JAXTYPING_DISABLE for those that others stand for.
+if not jaxtyping.config.jaxtyping_disable:
+    jaxtyping.install_import_hook(
+        "neox_eqx", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+    )
 
 jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_numpy_dtype_promotion", "strict")

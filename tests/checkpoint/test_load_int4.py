@@ -74,6 +74,7 @@ def test_the_numbers_are_near_those_of_the_file(directory: Path) -> None:
         assert np.square(error).sum() < 0.007 * np.square(weight).sum()
 
 
+@pytest.mark.typed
 def test_logits_are_those_of_the_numbers_that_the_codes_stand_for(directory: Path) -> None:
     model = load(directory, quantize="int4")
     ids, valid = padded_batch(model.config.vocab_size)
@@ -100,6 +101,7 @@ def test_a_mesh_has_the_same_weights_and_logits(directory: Path, mesh: str) -> N
     assert tokens(ours(sharded, requests)) == tokens(ours(alone, requests))
 
 
+@pytest.mark.typed
 def test_an_accelerator_has_the_same_numbers_in_rows(directory: Path) -> None:
     exact = load(directory)
     rows, tiles = quantized(exact, Int4Rows), as_float(quantized(exact, "int4"))

@@ -160,6 +160,7 @@ def test_the_files_have_the_numbers_of_the_model(
     np.testing.assert_array_equal(linear.dense(), expected)
 
 
+@pytest.mark.typed
 @pytest.mark.parametrize("shape", [(48, 64), (13, 40)])
 def test_the_file_is_the_same_whatever_machine_writes_or_reads_it(shape: tuple[int, int]) -> None:
     weight = np.random.default_rng(0).normal(size=shape).astype(np.float32)

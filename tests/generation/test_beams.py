@@ -194,6 +194,7 @@ def test_beams_that_see_what_others_said_would_be_noticed(monkeypatch: pytest.Mo
             compiled.clear_cache()
 
 
+@pytest.mark.typed
 def test_beam_sampling_draws_without_replacement() -> None:
     """One token, two beams of one prompt: the texts are two of four draws, the likelier first."""
     hf, model = family("pythia-70m")

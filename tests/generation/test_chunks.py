@@ -77,6 +77,7 @@ def test_a_chunk_may_be_read_without_scores(chunks: list[ChunkResult]) -> None:
     assert {plain.scores.dtype, tasks.scores.dtype} == {np.dtype(np.float32)}
 
 
+@pytest.mark.typed
 def test_candidates_of_a_place_without_a_text_before_it_are_no_tokens(
     chunks: list[ChunkResult],
 ) -> None:
@@ -93,6 +94,7 @@ def test_the_size_of_a_row_is_known_before_it_is_taken(chunks: list[ChunkResult]
             assert result.nbytes_of(row) == result.take([row]).nbytes
 
 
+@pytest.mark.typed
 def test_joined_chunks_stand_before_others_as_they_did_apart(chunks: list[ChunkResult]) -> None:
     joined = ChunkResult.join(chunks[:3])
     more = prefill(MODEL, [joined], chunks[3].chunk, candidates=CANDIDATES)
@@ -132,6 +134,7 @@ def test_a_sample_depends_on_its_number_alone(chunks: list[ChunkResult]) -> None
     assert len(set(rows)) == 5  # two are greedy
 
 
+@pytest.mark.typed
 def test_each_row_has_its_own_options(chunks: list[ChunkResult]) -> None:
     rows = chunks[2].chunk.rows
     row = next(number for number in range(1, 6) if len(rows[number]) > 4)

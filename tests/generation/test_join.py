@@ -121,6 +121,7 @@ def check_alone(model: GPTNeoX, rows: Sequence[Row], requests: Sequence[Request]
         np.testing.assert_allclose(row.logprobs, alone.logprobs, atol=1e-4, rtol=0)
 
 
+@pytest.mark.typed
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_row_that_starts_while_another_is_at_its_tenth_token(kind: str) -> None:
     first, late = running(40), asked(LATE, kind, 25)

@@ -79,6 +79,7 @@ def test_long_prompts_go_on_as_with_transformers() -> None:
     np.testing.assert_allclose([row.logprob for row in rows], sums, atol=1e-4)
 
 
+@pytest.mark.typed
 def test_scores_of_a_long_text_are_those_of_transformers() -> None:
     hf, model = models()
     (text,) = random_prompts(80, (LENGTH,))

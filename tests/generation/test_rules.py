@@ -162,6 +162,7 @@ def compare(random: np.random.Generator, names_of: Sequence[Sequence[str]]) -> N
         np.testing.assert_allclose(actual[row], wanted, err_msg=str(own[row]), **slack)
 
 
+@pytest.mark.typed
 @pytest.mark.parametrize("name", [*DRAWS, *IN_FILE])
 def test_each_processor_alone_gives_the_scores_of_transformers(name: str) -> None:
     random = np.random.default_rng(sum(map(ord, name)))
@@ -199,6 +200,7 @@ def one_row(own: dict[str, Any], prompt: Sequence[int], new: Sequence[int]) -> n
     return processed([options], [row], np.zeros((1, VOCAB), np.float32), [])[0]
 
 
+@pytest.mark.typed
 def test_presence_and_frequency_penalties_count_what_was_generated() -> None:
     prompt, new = [1, 2, 2, 2], [5, 2, 5, 5]
     presence = one_row({"presence_penalty": 0.75}, prompt, new)

@@ -37,6 +37,7 @@ def asked(seed: int = 0) -> tuple[jax.Array, jax.Array]:
     return jnp.asarray(hidden), jnp.asarray(targets, jnp.int32)
 
 
+@pytest.mark.typed
 def test_ragged_texts_have_the_log_probabilities_of_transformers() -> None:
     hf, model = pair(config_json(32, 4, vocab_size=VOCABULARY))
     texts = random_prompts(VOCABULARY, [2, 30, 17, 65, 40, 9, 1])

@@ -122,6 +122,7 @@ def test_strings_that_repeat_themselves_are_found_in_every_text(string: str) -> 
     assert any(met) and not all(met)
 
 
+@pytest.mark.typed
 def test_rows_have_strings_of_their_own() -> None:
     rows = [("ab", "xyz"), (), ("b",), ("한",)]
     texts = [list(text.encode()) for text in ("..ab", "..ab", "xyz", "...한")]

@@ -186,6 +186,7 @@ def typical_reference(logits: np.ndarray, p: float) -> tuple[np.ndarray, np.ndar
     return (distance <= high) & (weights > 0), certain
 
 
+@pytest.mark.typed
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("p", TYPICAL_PS)
 def test_typical_p_keeps_what_transformers_keeps(p: float, size: int) -> None:
@@ -201,6 +202,7 @@ def test_typical_p_keeps_what_transformers_keeps(p: float, size: int) -> None:
     assert certain.mean() > 0.6  # rows whose tokens are all as likely are uncertain throughout
 
 
+@pytest.mark.typed
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("epsilon", CUTOFFS)
 def test_cutoffs_keep_what_transformers_keeps(epsilon: float, size: int) -> None:
@@ -233,6 +235,7 @@ def test_a_typical_p_that_takes_the_likeliest_would_be_noticed() -> None:
     assert not np.array_equal(kept, apply(TopP(each_row(logits, 0.25)), logits) > -np.inf)
 
 
+@pytest.mark.typed
 def test_rows_have_values_of_their_own_and_may_be_off() -> None:
     logits = np.random.default_rng(1).normal(0, 2, (3, 97)).astype(np.float32)
     k = apply(TopK(jnp.array([0, 3, 500], jnp.int32), largest=512), logits)

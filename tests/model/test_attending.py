@@ -86,6 +86,7 @@ def fused(visible: Visible, mesh: Mesh | None = None) -> Fused:
     return Fused(visible, mesh)
 
 
+@pytest.mark.typed
 @pytest.mark.parametrize("way", [Blocks, fused])
 @pytest.mark.parametrize(("case", "together"), [*zip(CASES, (1, 1, 2, 1), strict=True)])
 def test_blocks_attend_as_all_scores_at_once(
@@ -183,6 +184,7 @@ def test_on_a_mesh_blocks_attend_as_on_one_device(
     assert "all-gather" not in program.as_text()
 
 
+@pytest.mark.typed
 def test_cudnn_attends_as_all_scores_at_once() -> None:
     """By the same function of JAX with its own products in place of cuDNN's, which needs a GPU."""
     visible, _ = CASES["a prompt"]

@@ -83,6 +83,7 @@ def relative_error(x: np.ndarray, weight: np.ndarray, actual: jax.Array) -> floa
     return float((np.abs(np.asarray(actual, np.float64) - exact) / size).max())
 
 
+@pytest.mark.typed
 @pytest.mark.parametrize("product", PRODUCTS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("rows", ROWS)

@@ -48,6 +48,7 @@ def apart(rows: list[Row], others: list[Row]) -> float:
     return max(np.abs(np.subtract(one.logprobs, other.logprobs)).max() for one, other in pairs)
 
 
+@pytest.mark.typed
 @pytest.mark.parametrize(("stacked", "together"), [(False, 1), (True, 2)])
 def test_rows_have_the_tokens_of_the_rounded_floats(stacked: bool, together: int) -> None:
     model = stack_layers(family("redpajama-3b")[1]) if stacked else family("redpajama-3b")[1]

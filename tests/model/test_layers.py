@@ -24,6 +24,7 @@ def normal(*shape: int, scale: float = 1.0, seed: int = 0) -> torch.Tensor:
     return scale * torch.randn(*shape, generator=generator)
 
 
+@pytest.mark.typed
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activations_are_those_of_transformers(name: str) -> None:
     x = torch.linspace(-12, 12, 4001)
@@ -96,6 +97,7 @@ def test_embedding_gives_the_rows_of_the_weight() -> None:
     np.testing.assert_array_equal(rows, [[[10, 11], [0, 1]], [[4, 5], [4, 5]]])
 
 
+@pytest.mark.typed
 def test_attention_over_segments_is_that_of_torch_over_their_concatenation() -> None:
     sizes = (4, 9, 9)
     query, key, value = (normal(2, 3, size, 8, seed=seed) for seed, size in enumerate(sizes))

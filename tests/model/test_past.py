@@ -74,6 +74,7 @@ def test_chunks_that_attend_to_earlier_chunks_equal_the_whole(stacked: bool, see
     close_where(valid, np.concatenate(chunks, axis=1), expected)
 
 
+@pytest.mark.typed
 @pytest.mark.parametrize(("stacked", "shared_rows"), [(False, 1), (False, 2), (True, 2)])
 @pytest.mark.parametrize("together", [1, 2])
 def test_a_shared_past_serves_as_repeated_rows_do(
@@ -148,6 +149,7 @@ def test_an_embedding_of_nan_at_padding_reaches_no_real_position() -> None:
     np.testing.assert_array_equal(actual[valid], expected[valid])
 
 
+@pytest.mark.typed
 def test_prompts_by_the_kernel_of_a_tpu_equal_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run by Pallas' interpreter; padding stands anywhere."""
     model = in_form("redpajama-3b", stacked=True)

@@ -119,6 +119,7 @@ def test_float16_numbers_of_every_size_are_read(instruction_sets: list[str]) -> 
         np.testing.assert_array_equal(y[0], every.astype(np.float32))
 
 
+@pytest.mark.typed
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("rows", [(0,), (3, 0, 2), ()])
 def test_leading_axes_stay(instruction_sets: list[str], form: str, rows: tuple[int, ...]) -> None:

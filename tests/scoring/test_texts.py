@@ -27,6 +27,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[TextGenerator, GPTN
     return TextGenerator.load(directory), hf
 
 
+@pytest.mark.typed
 def test_scores_come_in_the_order_of_the_texts_and_are_those_of_transformers(
     saved: tuple[TextGenerator, GPTNeoXForCausalLM],
 ) -> None:

@@ -34,6 +34,7 @@ def tuned(
     return theirs, directory, TextGenerator.load(saved[0], soft_prompt=directory)
 
 
+@pytest.mark.typed
 def test_greedy_tokens_of_a_batch_are_pefts(
     tuned: tuple[peft.PeftModel, Path, TextGenerator], generator: TextGenerator
 ) -> None:

@@ -67,6 +67,7 @@ def test_the_rates_are_the_configs_and_the_mean_stays() -> None:
         assert float(dropped.mean()) == pytest.approx(1, abs=0.01)
 
 
+@pytest.mark.typed
 def test_every_place_drops_others() -> None:
     dropout = Dropout(jax.random.key(0), 0.5, 0.5)
     ones = jnp.ones(64)

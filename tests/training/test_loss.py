@@ -41,6 +41,7 @@ def ours(chunk: int, *values: np.ndarray) -> tuple[float, tuple[np.ndarray, np.n
     return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(values[0], values[1])
 
 
+@pytest.mark.typed
 @pytest.mark.parametrize("chunk", [1, 4, 13, 100])
 def test_loss_and_gradients_are_exact_for_any_chunk(chunk: int) -> None:
     values = arguments()

@@ -35,6 +35,7 @@ def broken(batch: Batch, how: str) -> Batch:
     return dataclasses.replace(batch, weights=jnp.zeros_like(batch.weights))
 
 
+@pytest.mark.typed
 @pytest.mark.parametrize("parts", [2, 4, 8])
 def test_a_batch_in_parts_gives_what_it_gives_as_a_whole(parts: int) -> None:
     ours = model()

@@ -66,6 +66,7 @@ def _dense_of_last_block(model: GPTNeoX) -> jax.Array:
     return block.attention.dense.lora_B.weight
 
 
+@pytest.mark.typed
 @pytest.mark.parametrize(
     ("kind", "form"),
     [*((kind, "scanned") for kind in KINDS), ("lora", "unrolled"), ("prefix", "unrolled")],
