@@ -11,6 +11,9 @@
 PYTHON ?= python3
 # One more than cores: many tests wait for programs, which wait for each other.
 JOBS ?= 3
+# Each process begins with a part of the files, as tests of a file share programs, and ends with what
+# others have left.
+SHARED = -n $(JOBS) --dist worksteal
 SECONDS ?= 3600
 VERSIONS ?= newest
 BIN := .venv/bin
@@ -40,13 +43,13 @@ test: $(TEST_READY) $(TPU_COMPILER)
 # First all that holds whatever XLA optimises and without a check of the types of each call; then
 # the rest as users have it compiled and with these checks, from the few files that have such tests.
 quick-tests: $(TEST_READY) $(TPU_COMPILER)
-	JAXTYPING_DISABLE=1 $(BIN)/python -m pytest -n $(JOBS) -m "not (slow or optimised or typed)" \
+	JAXTYPING_DISABLE=1 $(BIN)/python -m pytest $(SHARED) -m "not (slow or optimised or typed)" \
 	    --quick-compile
-	$(BIN)/python -m pytest -n $(JOBS) -m "not slow and (optimised or typed)" \
+	$(BIN)/python -m pytest $(SHARED) -m "not slow and (optimised or typed)" \
 	    $$(grep -rlE --include "*.py" "mark\.(optimised|typed)" tests)
 
 test-all: lint docs $(TPU_COMPILER)
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest $(SHARED)
 
 package: $(READY)
 	$(BIN)/python -m tests.clean_environment --versions $(VERSIONS) --python $(PYTHON)

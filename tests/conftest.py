@@ -22,7 +22,7 @@ import pytest
 import torch
 
 # Every shape annotation is checked as it is called, in all that is imported from here on. It takes
-# a quarter of the time of a test: `make test` sets JAXTYPING_DISABLE for those that others stand for.
+# a quarter of a test's time: `make test` sets JAXTYPING_DISABLE for those that others stand for.
 if not jaxtyping.config.jaxtyping_disable:
     jaxtyping.install_import_hook(
         "neox_eqx", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"

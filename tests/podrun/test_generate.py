@@ -107,6 +107,8 @@ def test_a_process_that_fails_while_decoding_ends_all(
     pod.expect_nothing_left(2)
 
 
+# Of a short command test_faults.py holds the same.
+@pytest.mark.slow
 def test_a_host_that_is_cut_off_while_decoding_is_named(pod: Hosts, endless: Path) -> None:
     launch = generate(pod, "--prompt-file", str(endless))
     wait_until(lambda: launch.stdout.count("\n") > 4, START_SECONDS, lambda: launch.stderr)
