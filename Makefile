@@ -40,13 +40,15 @@ demo: $(READY)
 test: $(TEST_READY) $(TPU_COMPILER)
 	$(MAKE) --no-print-directory --jobs 2 lint quick-tests
 
-# First all that holds whatever XLA optimises and without a check of the types of each call; then
-# the rest as users have it compiled and with these checks, from the few files that have such tests.
+# First without a check of the types of each call; then those that show these; then what XLA has to
+# compile as it does for users. The last two are in few files, and others need not be looked at.
 quick-tests: $(TEST_READY) $(TPU_COMPILER)
-	JAXTYPING_DISABLE=1 $(BIN)/python -m pytest $(SHARED) -m "not (slow or optimised or typed)" \
-	    --quick-compile
-	$(BIN)/python -m pytest $(SHARED) -m "not slow and (optimised or typed)" \
-	    $$(grep -rlE --include "*.py" "mark\.(optimised|typed)" tests)
+	JAXTYPING_DISABLE=1 $(BIN)/python -m pytest $(SHARED) --quick-compile \
+	    -m "not (slow or optimised or typed)"
+	$(BIN)/python -m pytest $(SHARED) --quick-compile -m "typed and not slow" \
+	    $$(grep -rl --include "*.py" mark.typed tests)
+	$(BIN)/python -m pytest $(SHARED) -m "optimised and not slow" \
+	    $$(grep -rl --include "*.py" mark.optimised tests)
 
 test-all: lint docs $(TPU_COMPILER)
 	$(BIN)/python -m pytest $(SHARED)

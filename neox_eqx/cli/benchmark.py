@@ -1,6 +1,7 @@
-"""Times prefill and decode, and transformers on the same weights if that is asked for.
+"""Times prefill and decode, and transformers or llama.cpp on the same weights if asked for.
 
 neox-eqx benchmark --preset pythia-160m --against transformers
+neox-eqx benchmark --preset pythia-160m --quantize int4 --against llama.cpp
 """
 
 import dataclasses
@@ -11,14 +12,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
-from jaxtyping import PRNGKeyArray
 
 from neox_eqx import GPTNeoX, InputError, load
+from neox_eqx.benchmarking import llama_cpp_peer, transformers_peer
+from neox_eqx.benchmarking.compilation_count import CompilationCount
+from neox_eqx.benchmarking.random_model import random_model
 from neox_eqx.benchmarking.report import Round, comparison, figures, medians, print_report
-from neox_eqx.benchmarking.transformers_peer import TransformersPeer, check_installed
 from neox_eqx.checkpoint.origin import OriginOptions
 from neox_eqx.command_line import parse
 from neox_eqx.generation.decoding.loop import decode_all, read_prompts
@@ -28,13 +29,13 @@ from neox_eqx.generation.decoding.run import Request, pad_prompts, strategy_of
 from neox_eqx.generation.options.generation_options import GenerationOptions
 from neox_eqx.generation.options.values import check_number
 from neox_eqx.generation.stopping.ending import ERROR
-from neox_eqx.model.formats import is_quantized, quantized
-from neox_eqx.model.int8_cache import cache_of
+from neox_eqx.model.formats import is_quantized
 from neox_eqx.planning.wish import LARGEST_BATCH
-from neox_eqx.presets import preset
-from neox_eqx.sizes import size_text
 
 _LEAST = {"batch_size": 1, "prompt_len": 1, "gen_len": 2, "rounds": 1, "bad_words": 0}
+
+# What llama.cpp has not, or has in another way.
+_OURS_ALONE = ("num_beams", "repetition_penalty", "no_repeat_ngram_size", "bad_words", "cache_bits")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +72,9 @@ class Options:
     """Keep keys and values in 8 bits."""
     rounds: int = 5
     """Timed rounds after one to warm up."""
-    against: Literal["transformers"] | None = None
-    """Run this peer in turn with ours, and print ratios of the medians."""
+    against: Literal["transformers", "llama.cpp"] | None = None
+    """Run this peer in turn with ours, and print ratios of the medians. llama.cpp has the weights
+    in the same bits: F32, F16, BF16, Q8_0 or Q4_0."""
     json: Path | None = None
     """Write the figures here too."""
 
@@ -91,7 +93,7 @@ def main(options: Options) -> None:
     own = GenerationOptions(**_generation(options)).resolve({})
     request = Request((0,) * options.prompt_len, own)
     check_memory(model, [request] * options.batch_size, free=free_bytes(model))
-    compilations = _CompilationCount()
+    compilations = CompilationCount()
     prompts = _prompts(options, options.prompt_len, model.config.vocab_size)
     rounds = _interleaved(_systems(options, model), prompts, options.rounds)
     first = compilations.count
@@ -122,14 +124,25 @@ def _check(options: Options) -> None:
     if options.cache_len is not None:
         least = options.prompt_len + options.gen_len
         check_number("--cache-len", options.cache_len, int, least, LARGEST_BATCH)
-    if options.against and options.top_p is not None:
-        raise InputError("--against compares equal tokens; leave out --top-p")
-    if options.against and (options.quantize or options.cache_bits):
-        raise InputError("--against compares the same bits; leave out --quantize and --cache-bits")
     if options.against:
-        check_installed()
+        _check_peer(options)
     if options.json and not options.json.parent.is_dir():
         raise InputError(f"{options.json}: no such directory to write to")
+
+
+def _check_peer(options: Options) -> None:
+    if options.top_p is not None:
+        raise InputError("--against compares equal tokens; leave out --top-p")
+    if options.against == "llama.cpp":
+        for name in _OURS_ALONE:
+            if getattr(options, name) != getattr(Options, name):
+                option = "--" + name.replace("_", "-")
+                raise InputError(f"--against llama.cpp compares greedy tokens; leave out {option}")
+        llama_cpp_peer.check_installed()
+    elif options.quantize or options.cache_bits:
+        raise InputError("--against compares the same bits; leave out --quantize and --cache-bits")
+    else:
+        transformers_peer.check_installed()
 
 
 def _systems(options: Options, model: GPTNeoX) -> dict[str, Generate]:
@@ -141,7 +154,8 @@ def _systems(options: Options, model: GPTNeoX) -> dict[str, Generate]:
         room = options.cache_len
         systems["roomy"] = lambda prompts: ours(model, prompts, options, room)
     if options.against:
-        systems["peer"] = _peer(model, options)
+        begin = _llama_cpp if options.against == "llama.cpp" else _transformers
+        systems["peer"] = begin(model, options)
     if options.top_p is not None:
         greedy = dataclasses.replace(options, top_p=None)
         systems["greedy"] = lambda prompts: ours(model, prompts, greedy, longest)
@@ -196,8 +210,20 @@ def _generation(options: Options) -> dict[str, Any]:
     }
 
 
-def _peer(model: GPTNeoX, options: Options) -> Generate:
-    peer = TransformersPeer(model)
+def _llama_cpp(model: GPTNeoX, options: Options) -> Generate:
+    """It rounds the weights itself, from floats."""
+    floats = _model(dataclasses.replace(options, quantize=None)) if options.quantize else model
+    peer = llama_cpp_peer.LlamaCppPeer(
+        floats,
+        options.quantize or floats.embed_in.weight.dtype.name,
+        rows=options.batch_size,
+        positions=options.prompt_len + options.gen_len,
+    )
+    return lambda prompts: Round(*peer.generate(prompts, options.gen_len))
+
+
+def _transformers(model: GPTNeoX, options: Options) -> Generate:
+    peer = transformers_peer.TransformersPeer(model)
     words = [list(word) for word in _generation(options)["bad_words"]]
 
     def generate(prompts: np.ndarray) -> Round:
@@ -218,8 +244,6 @@ def _peer(model: GPTNeoX, options: Options) -> Generate:
 def _model(options: Options) -> GPTNeoX:
     if (options.model is None) == (options.preset is None):
         raise InputError("give either --model or --preset")
-    if options.preset is not None:
-        options.origin.check_unused("--preset")
     if options.model is not None:
         return load(
             options.model,
@@ -228,45 +252,17 @@ def _model(options: Options) -> GPTNeoX:
             quantize=options.quantize,
             cache_bits=options.cache_bits,
         )
-    on_cpu = jax.default_backend() == "cpu"
-    # As what `load` makes of a checkpoint in float16, as most of them are.
-    as_stored = on_cpu and options.dtype is None
-    dtype = options.dtype or ("float16" if on_cpu else "bfloat16")
-    config = preset(options.preset or "")
-
-    @jax.jit
-    def init(key: PRNGKeyArray) -> GPTNeoX:
-        model = GPTNeoX.init(config, dtype=jnp.dtype(dtype), stacked=not on_cpu, key=key)
-        if as_stored:
-            model = jax.tree.map(lambda x: x if x.ndim > 1 else x.astype(jnp.float32), model)
-        model = dataclasses.replace(model, cache=cache_of(options.cache_bits))
-        return quantized(model, options.quantize) if options.quantize else model
-
-    key = jax.random.key(0)
-    shapes = jax.eval_shape(init, key)
-    needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
-    free = free_bytes(shapes)
-    if needed > free:
-        raise InputError(
-            f"--preset {options.preset}: its parameters take {size_text(needed)} in {dtype}, and "
-            f"{size_text(free)} of memory are free; take a smaller preset, or --quantize int8"
-        )
-    return init(key)
+    options.origin.check_unused("--preset")
+    return random_model(
+        options.preset or "",
+        dtype=options.dtype,
+        quantize=options.quantize,
+        cache_bits=options.cache_bits,
+    )
 
 
 def _prompts(options: Options, length: int, vocab_size: int) -> np.ndarray:
     return np.random.default_rng(0).integers(1, vocab_size, (options.batch_size, length))
-
-
-class _CompilationCount:
-    """Counts XLA's compilations from when it is made."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        jax.monitoring.register_event_duration_secs_listener(self._listen)
-
-    def _listen(self, event: str, duration_secs: float, **_: Any) -> None:
-        self.count += event == "/jax/core/compile/backend_compile_duration"
 
 
 def command(program: str, args: Sequence[str]) -> None:
