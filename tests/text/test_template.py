@@ -205,6 +205,17 @@ def test_a_width_without_bound_is_refused_before_a_text_of_it_is_made(
         load_template(tmp_path, None).render(ASKED)
 
 
+@pytest.mark.parametrize("source", ["{{ 'x' | center(%d) }}", "{{ 'x'.rjust(%d) }}"])
+def test_a_number_beside_a_text_is_of_two_millions_at_most(tmp_path: Path, source: str) -> None:
+    """As it may be the width of another text."""
+    path = tmp_path / "chat_template.jinja"
+    path.write_text(source.replace(" }}", " | length }}") % 2_000_000)
+    assert load_template(tmp_path, None).render(ASKED) == "2000000"
+    path.write_text(source % 2_000_001)
+    with pytest.raises(InputError, match="makes a text or a list without bound"):
+        load_template(tmp_path, None).render(ASKED)
+
+
 FILES = ("chat_template.jinja", "additional_chat_templates/other.jinja", "chat_template.json")
 
 
