@@ -17,6 +17,13 @@ QUESTIONS = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `datasets` prepares does not go to the user's home."""
+    own = tmp_path_factory.mktemp("cache")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(own))
+
+
 def jsonl(directory: Path, rows: list[dict[str, str]]) -> Path:
     path = directory / "data.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
