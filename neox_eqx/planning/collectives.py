@@ -9,6 +9,9 @@ from neox_eqx.planning.hlo import Computation, Instruction
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
+_ORDER = r"(?:, device_ids=\(.*?\))?"
+"""In which order the chips fill a mesh, where that is not their own."""
+
 
 @dataclass(frozen=True)
 class Collective:
@@ -100,7 +103,7 @@ def _group_size(instruction: Instruction, devices: int) -> int:
         return len(listed[1].split(","))
     if counted := re.search(r"replica_groups=\[\d+,(\d+)\]<=", text):
         return int(counted[1])
-    if meshed := re.search(r"replica_groups=mesh\[(.*?)\] ?\{(.*?)\}", text):
+    if meshed := re.search(r"replica_groups=mesh\[(.*?)\]" + _ORDER + r" ?\{(.*?)\}", text):
         return _mesh_group_size(meshed[1], meshed[2])
     return devices
 

@@ -15,7 +15,8 @@ _OWN_ALIASES = re.compile(r'\{"indices":\[([^\]]*)\]\}')
 
 def update_of(computation: Computation, update: Instruction) -> Shape:
     """What an update writes over a part of its first operand."""
-    return computation[update.operands[UPDATES[update.opcode]]].shapes[0]
+    written = UPDATES[update.opcode.removesuffix("-start")]
+    return computation[update.operands[written]].shapes[0]
 
 
 def rereads(computation: Computation, update: Instruction) -> bool:

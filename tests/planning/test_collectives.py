@@ -117,6 +117,11 @@ ENTRY %main (x: f32[1024]) -> f32[1024] {{
         ("replica_groups=mesh['axis_0'=4,'axis_1'=2] {'axis_1'}", 2),
         ("replica_groups=mesh['axis_0'=4,'axis_1'=2] {'axis_0','axis_1'}", 8),
         ("replica_groups=mesh['axis_0'=8,'axis_1'=2] {'axis_0':(2)4}", 4),
+        (
+            "replica_groups=mesh['a'=2,'b'=4,'c'=2], device_ids=([16]<=[4,2,2]T(1,0,2)) {'b'}",
+            4,
+        ),
+        ("replica_groups=mesh['a'=2,'b'=4], device_ids=([8]<=[8]) {'a'}", 2),
         ("replica_groups={}", 64),
     ],
 )

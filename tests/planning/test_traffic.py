@@ -178,6 +178,17 @@ def test_a_lane_that_is_computed_and_written_in_place_is_no_copy() -> None:
     assert program.copies(at_least=1) == []
 
 
+def test_a_lane_that_is_written_beside_other_work_counts_as_one_that_is_not() -> None:
+    program = entry(
+        X,
+        "  %new = f32[1024,1]{1,0:T(8,128)S(1)} parameter(1)",
+        "  %i = s32[]{:S(6)} parameter(2)",
+        "  %s = (f32[1024,1024]{1,0:T(8,128)}, u32[]) dynamic-update-slice-start(%x, %new, %i, %i)",
+        "  ROOT %y = f32[1024,1024]{1,0:T(8,128)} dynamic-update-slice-done(%s)",
+    )
+    assert program.hbm_bytes() == 2 * 1024 * 128 * 4
+
+
 def test_every_branch_counts() -> None:
     program = read_program("""HloModule m
 
