@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from neox_eqx.checkpoint.load import load
+from neox_eqx.convert.calibrate import _square
 from neox_eqx.convert.certificate import CERTIFICATE
 from neox_eqx.convert.convert import convert
 from neox_eqx.convert.gptq import round_for_inputs
@@ -73,6 +75,12 @@ def test_an_input_that_never_occurs_is_no_harm() -> None:
     weight = normal(4, 40)
     found = values(round_for_inputs(weight, np.zeros((40, 40))), 40)
     np.testing.assert_array_equal(found, values(Int4Rows.to_file(Int4Rows.encode(weight)), 40))
+
+
+def test_only_tokens_count_and_not_what_fills_rows_up() -> None:
+    x, valid = normal(2, 5, 3), np.arange(5) < np.array([[5], [2]])
+    found = _square(jnp.asarray(x), jnp.asarray(valid))
+    np.testing.assert_allclose(found, x[valid].T @ x[valid], rtol=1e-5)
 
 
 @pytest.fixture(scope="module")
