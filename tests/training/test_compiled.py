@@ -118,3 +118,20 @@ def weight_dtypes(recipe: Recipe) -> set[str]:
 def test_weights_are_cast_before_they_are_gathered() -> None:
     assert weight_dtypes(dataclasses.replace(RECIPE, compute_dtype="bfloat16")) == {"bf16"}
     assert weight_dtypes(RECIPE) == {"f32"}  # control
+
+
+def loops(text: str) -> str:
+    """What a compiled program runs more than once: the computations that its loops name."""
+    bodies = re.findall(r"body=%?([\w.-]+)", text)
+    found = [re.search(rf"^%?{re.escape(body)} .*?^}}", text, re.M | re.S) for body in bodies]
+    return "\n".join(body[0] for body in found if body)
+
+
+def test_the_gradient_of_the_head_travels_once_and_not_in_each_chunk() -> None:
+    mesh = make_mesh(CONFIG, "data=4,model=2")
+    lowered = train_step.lower(*abstract_step(CONFIG, mesh, RECIPE, ROWS, LENGTH), RECIPE)
+    text = lowered.compile().as_text()
+    # Half of the vocabulary: the other is on the other devices.
+    half = re.compile(rf"f32\[{VOCAB // 2},48\].* (?:all-reduce|reduce-scatter)\(")
+    assert half.search(text)
+    assert not half.search(loops(text))

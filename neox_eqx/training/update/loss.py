@@ -8,7 +8,7 @@ from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Float32, Int
 
-from neox_eqx.sharding.rules import TRAINING_RULES, constrain, sharding
+from neox_eqx.sharding.rules import TRAINING_RULES, constrain
 
 Parts = tuple[Float[Array, "N B C D"], Int[Array, "N B C"], Float[Array, "N B C"]]
 
@@ -46,8 +46,10 @@ def _forward(
 ) -> tuple[Float32[Array, ""], tuple[Float[Array, "B T D"], Float[Array, "V D"]]]:
     """The sum, and its gradients with respect to the hidden states and the head."""
 
+    groups = _groups(len(hidden), mesh)
+
     def add(
-        carry: tuple[Float32[Array, ""], Float32[Array, "V D"]], part: tuple[Array, Array, Array]
+        carry: tuple[Float32[Array, ""], Float32[Array, "G V D"]], part: tuple[Array, Array, Array]
     ):
         total, d_head = carry
         x, target, weight = part
@@ -58,14 +60,34 @@ def _forward(
         # Rounded to the dtype of the products, as the gradients of all other layers are.
         d_logits = d_logits.astype(x.dtype)
         d_x = _contract(d_logits, head, ((2,), (0,))).astype(x.dtype)
-        d_head = d_head + _contract(d_logits, x, ((0, 1), (0, 1)))
-        return (total + loss, _spread(d_head, mesh)), d_x
+        d_head = d_head + jax.vmap(_gradient)(_grouped(d_logits, groups), _grouped(x, groups))
+        return (total + loss, constrain(d_head, mesh, "rows", "vocab", None)), d_x
 
-    start = (jnp.float32(0), _spread(jnp.zeros(head.shape, jnp.float32), mesh))
+    nothing = jnp.zeros((groups, *head.shape), jnp.float32)
+    start = (jnp.float32(0), constrain(nothing, mesh, "rows", "vocab", None))
     parts = _split(hidden, targets, weights, chunk)
     (total, d_head), d_hidden = lax.scan(add, start, parts)
     d_hidden = _join(d_hidden, hidden.shape[1])
+    d_head = constrain(d_head.sum(0), mesh, "vocab", "embed", rules=TRAINING_RULES)
     return total, (d_hidden, d_head.astype(head.dtype))
+
+
+def _groups(rows: int, mesh: Mesh | None) -> int:
+    """In how many parts the gradient of the head is summed, before these are.
+
+    One for each device that has rows of its own: what they found travels once, and not in each
+    chunk. Where rows do not divide, all devices have all of them.
+    """
+    devices = mesh.shape[TRAINING_RULES["rows"]] if mesh else 1
+    return devices if rows % devices == 0 else 1
+
+
+def _grouped(x: Float[Array, "B C N"], groups: int) -> Float[Array, "G R C N"]:
+    return x.reshape(groups, -1, *x.shape[1:])
+
+
+def _gradient(d_logits: Float[Array, "R C V"], x: Float[Array, "R C D"]) -> Float32[Array, "V D"]:
+    return _contract(d_logits, x, ((0, 1), (0, 1)))
 
 
 def _backward(
@@ -109,13 +131,6 @@ def _weighted(
     normaliser = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
     of_target = jnp.where(is_target, logits, 0).sum(-1)
     return ((normaliser[..., 0] - of_target) * weight).sum(), is_target, normaliser
-
-
-def _spread(d_head: Float32[Array, "V D"], mesh: Mesh | None) -> Float32[Array, "V D"]:
-    if mesh is None:
-        return d_head
-    where = sharding(mesh, d_head.shape, ("vocab", "embed"), TRAINING_RULES)
-    return lax.with_sharding_constraint(d_head, where)
 
 
 def _split(
