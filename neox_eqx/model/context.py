@@ -6,8 +6,9 @@ import equinox as eqx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from neox_eqx.model.attending import Attending, Dense
+from neox_eqx.model.attending import Attending
 from neox_eqx.model.dropout import Dropout
+from neox_eqx.model.kernels.dense import Dense
 from neox_eqx.model.keys_values import KeysValues
 from neox_eqx.model.rotary import Rotary
 from neox_eqx.sharding.rules import LAYOUTS, constrain

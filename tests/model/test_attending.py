@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
 
-from neox_eqx.model.attending import Attending, Dense, attending
+from neox_eqx.model.attending import Attending, attending
 from neox_eqx.model.heads import side_by_side
 from neox_eqx.model.kernels.blocks import BLOCK, Blocks
 from neox_eqx.model.kernels.cudnn import CuDNN
+from neox_eqx.model.kernels.dense import Dense
 from neox_eqx.model.kernels.flash import Flash
 from neox_eqx.model.kernels.fused import Fused
 from neox_eqx.model.keys_values import KV
@@ -83,7 +84,7 @@ def run(way: Attending, query: jax.Array, segments: tuple[KV, ...]) -> jax.Array
 def fused(visible: Visible, mesh: Mesh | None = None) -> Fused:
     if not library.is_available():
         pytest.skip("there is no C++ compiler, or the library is turned off")
-    return Fused(visible, mesh)
+    return Fused(visible, mesh, Blocks(visible))
 
 
 @pytest.mark.typed
@@ -222,12 +223,22 @@ def test_each_platform_has_its_kernel_where_that_fits(monkeypatch: pytest.Monkey
     for unfit in ({"dtype": "float32"}, {"size": 12}, {"size": 136}, {"packed": True}):
         assert chosen(*of["gpu"], **unfit) is Blocks
     assert chosen(*of["gpu"], 1024, past) is Blocks
-    on_cpu = Fused if library.is_available() else Blocks
-    assert chosen(*of["cpu"]) is chosen(*of["cpu"], 1024, past) is on_cpu
-    assert chosen(*of["cpu"], packed=True) is on_cpu
-    monkeypatch.setattr(library, "is_available", lambda: False)
-    assert chosen(*of["cpu"]) is chosen(*of["cpu"], 1024, past) is Blocks
     for platform in of.values():
         # A token, few tokens, and dropout:
-        assert chosen(*platform, 1) is chosen(*platform, 100, past) is Dense
+        assert chosen(*platform, 1) is chosen(*platform, 63, past) is Dense
         assert chosen(*platform, drops=True) is Dense
+    for platform in (of["gpu"], of["tpu"]):
+        assert chosen(*platform, BLOCK - 1) is Dense
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_cpu_has_the_library_where_that_is_there(
+    there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library, "is_available", lambda: there)
+    past = (jnp.ones((1, 40), bool),)
+    for length, without in ((1024, Blocks), (BLOCK + 1, Blocks), (BLOCK, Dense), (64, Dense)):
+        on_cpu = Fused if there else without
+        for own in ({}, {"packed": True}, {"past": past}):
+            assert chosen("cpu", monkeypatch, length, **own) is on_cpu
+    assert chosen("cpu", monkeypatch, 63) is Dense

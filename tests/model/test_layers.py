@@ -8,9 +8,9 @@ from transformers.activations import ACT2FN
 
 from neox_eqx.config import ACTIVATIONS
 from neox_eqx.model.activations import activate
-from neox_eqx.model.attending import Dense
 from neox_eqx.model.embedding import Embedding
 from neox_eqx.model.kernels.any import FEW_ROWS
+from neox_eqx.model.kernels.dense import Dense
 from neox_eqx.model.keys_values import KV
 from neox_eqx.model.linear import Linear
 from neox_eqx.model.norm import LayerNorm

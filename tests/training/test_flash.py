@@ -7,7 +7,7 @@ import pytest
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import AxisType
 
-from neox_eqx.model.attending import Dense
+from neox_eqx.model.kernels.dense import Dense
 from neox_eqx.model.kernels.flash import Flash
 from neox_eqx.model.keys_values import KV
 from neox_eqx.model.visible import Visible

@@ -1,7 +1,4 @@
-"""Attention on a CPU by the library of `native`, which keeps a block's scores in a core's cache.
-
-A gradient is that of `blocks`, in JAX.
-"""
+"""Attention on a CPU by the library of `native`, which keeps a block's scores in a core's cache."""
 
 from functools import partial
 from typing import Any
@@ -12,11 +9,15 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float
 
-from neox_eqx.model.kernels.blocks import BLOCK, Blocks
+from neox_eqx.model.kernels.blocks import Blocks
+from neox_eqx.model.kernels.dense import Dense
 from neox_eqx.model.keys_values import KeysValues
 from neox_eqx.model.visible import Visible
 from neox_eqx.native import attention, library
 from neox_eqx.sharding.rules import sharding
+
+_LEAST = 64
+"""The library computes so many queries side by side; for fewer, all scores at once are as fast."""
 
 Query = Float[Array, "B H T K"]
 Segments = tuple[KeysValues, ...]
@@ -27,21 +28,30 @@ class Fused(eqx.Module):
 
     visible: Visible
     mesh: Mesh | None = eqx.field(static=True)
+    in_jax: Dense | Blocks
+    """The way of gradients, and of what the library has no form for."""
 
     @staticmethod
     def fits(length: int, platform: str) -> bool:
         """Whether so many new tokens attend in this way."""
-        return platform == "cpu" and length > BLOCK and library.is_available()
+        return platform == "cpu" and length >= _LEAST and library.is_available()
 
     def attend(self, query: Query, segments: Segments) -> Query:
         """softmax(q kᵀ / sqrt(K)) v over the slots of all segments; 0 for what sees nothing."""
         if any(kv.for_library(query.shape[-1]) is None for kv in segments):
-            return Blocks(self.visible).attend(query, segments)
-        return _attend(self.mesh, query, segments, self.visible)
+            return self.in_jax.attend(query, segments)
+        return _attend(self.mesh, query, segments, self.visible, self.in_jax)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(mesh: Mesh | None, query: Query, segments: Segments, visible: Visible) -> Query:
+def _attend(
+    mesh: Mesh | None,
+    query: Query,
+    segments: Segments,
+    visible: Visible,
+    in_jax: Dense | Blocks,
+) -> Query:
+    del in_jax
     *past, new = (kv.for_library(query.shape[-1]) for kv in segments)
     arrays = query, visible.ids, tuple(zip(past, visible.past, strict=True)), new
     if mesh is None:
@@ -68,15 +78,19 @@ def _spec(mesh: Mesh, x: Array) -> PartitionSpec:
 
 
 def _forward(
-    mesh: Mesh | None, query: Query, segments: Segments, visible: Visible
+    mesh: Mesh | None,
+    query: Query,
+    segments: Segments,
+    visible: Visible,
+    in_jax: Dense | Blocks,
 ) -> tuple[Query, Any]:
-    del mesh
-    return jax.vjp(Blocks(visible).attend, query, segments)
+    del mesh, visible
+    return jax.vjp(in_jax.attend, query, segments)
 
 
-def _backward(mesh: Mesh | None, pull: Any, gradient: Query) -> tuple[Query, Any, None]:
+def _backward(mesh: Mesh | None, pull: Any, gradient: Query) -> tuple[Query, Any, None, None]:
     del mesh
-    return (*pull(gradient), None)
+    return (*pull(gradient), None, None)
 
 
 _attend.defvjp(_forward, _backward)
