@@ -1,6 +1,7 @@
 """The library's attention: that of float64 whatever is seen; a row has its bits anywhere."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -98,6 +99,20 @@ def documents(length: int) -> np.ndarray:
     return ids
 
 
+KINDS = ("float32", "float16", "bfloat16", "int8")
+"""Of a past's numbers, in the library's order."""
+
+
+def past_case(kind: str) -> Case:
+    """Padded rows with a past in numbers of this kind, which the second two rows share."""
+    seen = (some(4, 70), 2)
+    own = case(80, 20, np.tile(padded(80), (2, 1)), seen, kind=kind)
+    *past, new = own.segments
+    wide = jax.tree.map(lambda x: x.astype(jnp.float32), new)
+    return dataclasses.replace(own, segments=(*past, wide))
+
+
+@functools.cache
 def cases() -> dict[str, Case]:
     prefix = np.ones((4, 70), bool)
     of_free_slots = np.arange(190) < np.array([[150], [3]])
