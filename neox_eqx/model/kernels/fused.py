@@ -38,7 +38,7 @@ class Fused(eqx.Module):
 
     def attend(self, query: Query, segments: Segments) -> Query:
         """softmax(q kᵀ / sqrt(K)) v over the slots of all segments; 0 for what sees nothing."""
-        if any(kv.for_library(query.shape[-1]) is None for kv in segments):
+        if len(_forms(segments, query)) < len(segments):
             return self.in_jax.attend(query, segments)
         return _attend(self.mesh, query, segments, self.visible, self.in_jax)
 
@@ -52,7 +52,7 @@ def _attend(
     in_jax: Dense | Blocks,
 ) -> Query:
     del in_jax
-    *past, new = (kv.for_library(query.shape[-1]) for kv in segments)
+    *past, new = _forms(segments, query)
     arrays = query, visible.ids, tuple(zip(past, visible.past, strict=True)), new
     if mesh is None:
         return attention.attend(*arrays).astype(query.dtype)
@@ -63,6 +63,12 @@ def _attend(
         attention.attend, mesh=mesh, in_specs=specs, out_specs=specs[0], check_vma=False
     )
     return call(*arrays).astype(query.dtype)
+
+
+def _forms(segments: Segments, query: Query) -> list[tuple[Array, ...]]:
+    """Of the segments that the library has a form for."""
+    forms = (kv.for_library(query.shape[-1]) for kv in segments)
+    return [form for form in forms if form is not None]
 
 
 def _as_many_rows(x: Array, rows: int, mesh: Mesh) -> Array:

@@ -23,11 +23,7 @@ SlotTiles::SlotTiles(const Attention& a, const Queries& own) : a_(a), own_(own),
 // Of the slots of a segment that the queries may see.
 int64_t SlotTiles::end() const {
   const Slots& slots = a_.segments[segment_];
-  if (!slots.seen) return own_.start + own_.count;
-  const bool* seen = slots.seen + own_.row * slots.count;
-  int64_t end = slots.count;
-  while (end && !seen[end - 1]) end--;
-  return end;
+  return slots.seen ? slots.count : own_.start + own_.count;
 }
 
 bool SlotTiles::next(SlotTile& tile) {
