@@ -28,7 +28,7 @@ FLAGS = (
     *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-w"),
 )
 _SECONDS = 300
-"""After which a compiler is given up; it takes about nine on one core."""
+"""After which a compiler is given up; it takes about fourteen on one core."""
 _DIGEST_BYTES = 32
 
 
