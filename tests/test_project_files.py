@@ -29,6 +29,7 @@ PINS = {
 INFERENCE, TESTS, PLAN = (PINS[f"requirements{of}"] for of in ("", "-test", "-plan"))
 
 
+@pytest.mark.typed
 def test_a_wrong_shape_raises_in_tests() -> None:
     with pytest.raises(TypeCheckError, match="parameters of neox_eqx.model.linear.project"):
         project(jnp.ones((2, 3)), jnp.ones((5, 4)))
