@@ -1,5 +1,6 @@
 """Settings of the whole test run. They act on import, before any test imports the package."""
 
+import gc
 import os
 import shutil
 import tempfile
@@ -60,6 +61,12 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = PROGRAMS or tempfile.mkdtemp(prefix="programs-")
 
 
+def pytest_collection_finish() -> None:
+    """Python then looks for garbage in what the tests make, and no more in all that is imported."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_unconfigure() -> None:
     """The process that began, and not one of its workers, removes what they all compiled."""
     if not PROGRAMS:
@@ -74,5 +81,5 @@ def room_for_programs() -> Iterator[None]:
     at the last of them XLA crashes: after some thousand tests.
     """
     yield
-    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > 30_000:
+    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > 45_000:
         jax.clear_caches()

@@ -81,18 +81,15 @@ def rank(pod: Hosts, number: int) -> int:
 
 
 # By its heartbeat JAX itself notices a process that is stopped, but after 20 s, and it ends the
-# others: then podrun would name one of these.
+# others: then podrun would name one of these. Of short commands test_faults.py holds all of these,
+# and sharding/test_processes.py that of processes which decode the others end.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "reason", "within"),
     [
         (signal.SIGKILL, "signal SIGKILL", 5),
-        pytest.param(signal.SIGTERM, "signal SIGTERM", 5, marks=pytest.mark.slow),
-        pytest.param(
-            signal.SIGSTOP,
-            r"stopped \(SIGSTOP\) for 5 s, process \d+",
-            15,
-            marks=pytest.mark.slow,
-        ),
+        (signal.SIGTERM, "signal SIGTERM", 5),
+        (signal.SIGSTOP, r"stopped \(SIGSTOP\) for 5 s, process \d+", 15),
     ],
 )
 def test_a_process_that_fails_while_decoding_ends_all(
@@ -107,7 +104,6 @@ def test_a_process_that_fails_while_decoding_ends_all(
     pod.expect_nothing_left(2)
 
 
-# Of a short command test_faults.py holds the same.
 @pytest.mark.slow
 def test_a_host_that_is_cut_off_while_decoding_is_named(pod: Hosts, endless: Path) -> None:
     launch = generate(pod, "--prompt-file", str(endless))
