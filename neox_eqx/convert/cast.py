@@ -1,4 +1,4 @@
-"""A checkpoint whose parameters are held otherwise than they are stored."""
+"""A checkpoint with its parameters in another dtype, in few bits, or as numbers again."""
 
 import dataclasses
 from pathlib import Path
@@ -72,8 +72,11 @@ def rounded(source: Source, quantize: str) -> Source:
 
 
 def in_numbers(source: Source) -> Source:
-    """`source` with the float32 numbers that its weights in few bits stand for."""
-    if not any(isinstance(entry, FewBits) for entry in source.entries):
+    """`source` with the float32 numbers that its weights in few bits stand for.
+
+    Its config.json does not say any more that they are in few bits.
+    """
+    if source.form is None and not any(isinstance(own, FewBits) for own in source.entries):
         return source
     float32 = np.dtype(np.float32)
     entries = [

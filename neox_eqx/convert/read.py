@@ -4,7 +4,8 @@ import dataclasses
 from pathlib import Path
 
 from neox_eqx.checkpoint.adapter import adapter_file, merged
-from neox_eqx.checkpoint.files import ADAPTER_CONFIG, WEIGHT_FILES
+from neox_eqx.checkpoint.adapter_config import read_base_form
+from neox_eqx.checkpoint.files import ADAPTER_BASE, ADAPTER_CONFIG, WEIGHT_FILES
 from neox_eqx.checkpoint.fit import fitting
 from neox_eqx.checkpoint.native import PARAMETERS
 from neox_eqx.checkpoint.origin import (
@@ -63,9 +64,10 @@ def _has_tensors(directory: Path) -> bool:
 
 
 def _with_adapter(opened: Source, adapter: Path) -> Source:
-    tied = GPTNeoXConfig.from_hf(opened.config_json).tie_word_embeddings
-    entries = merged(adapter, opened.entries, tied=tied)
-    files = (*opened.files, adapter / ADAPTER_CONFIG, adapter_file(adapter))
+    base = opened.checkpoint.rounded(read_base_form(adapter))
+    entries = merged(adapter, base.entries, tied=base.config.tie_word_embeddings)
+    own = [path for path in (adapter / ADAPTER_BASE,) if path.is_file()]
+    files = (*opened.files, adapter / ADAPTER_CONFIG, *own, adapter_file(adapter))
     # What it is added to is not in few bits any more, and then nothing is.
     return in_numbers(dataclasses.replace(opened, entries=entries, files=files, adapter=adapter))
 

@@ -328,6 +328,15 @@ def test_an_adapter_on_it_is_added_to_the_numbers_that_codes_stand_for(
     assert_same_bits(load(tmp_path / "merged"), ours)
 
 
+def test_an_adapter_on_all_of_it_leaves_nothing_in_few_bits(
+    sources: dict[str, Path], results: dict[tuple[str, str], Path], tmp_path: Path
+) -> None:
+    base = results["tied", "int4"]
+    save_adapter(sources["tied"], tmp_path / "lora", target_modules="all-linear", r=2)
+    convert(tmp_path / "lora", tmp_path / "merged", to="hf", verify=False, origin=_base(base))
+    assert_same_bits(load(tmp_path / "merged"), load(tmp_path / "lora", base=base))
+
+
 def _base(base: Path) -> Any:
     return command.Options().origin.__class__(base=str(base))
 

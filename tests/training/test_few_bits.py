@@ -198,7 +198,8 @@ def test_a_run_leaves_the_model_that_it_trained(files: Path, tmp_path: Path) -> 
     adapter = "adapter_model.safetensors"
     assert (run / "adapter" / adapter).read_bytes() == (stored / "adapter" / adapter).read_bytes()
     model = load(run / "hf")
-    for other in (run / "adapter", stored / "hf", stored / "adapter"):
+    convert(run / "adapter", tmp_path / "merged", to="hf", verify=False)
+    for other in (run / "adapter", tmp_path / "merged", stored / "hf", stored / "adapter"):
         assert_same_bits(load(other), model)
     assert_same_bits(load(run / "adapter", base=files / "int4"), model)
     few, plain = load(files / "int4"), load(files / "base")
