@@ -4,7 +4,6 @@ Layer after layer: what enters a layer has gone through those before it as they 
 """
 
 import dataclasses
-import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -17,12 +16,13 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Float32
 from tqdm import tqdm
 
-from neox_eqx.checkpoint.few_bits import StoredWeight
+from neox_eqx.checkpoint.few_bits import Arrays, StoredWeight
 from neox_eqx.checkpoint.load import LoadOptions, load_checkpoint
 from neox_eqx.checkpoint.names import HEAD, stored_name
 from neox_eqx.checkpoint.rounded import RoundedWeight, check_numbers
 from neox_eqx.checkpoint.torch_file import MemoryEntry
 from neox_eqx.convert.gptq import round_for_inputs
+from neox_eqx.convert.memory import shortage
 from neox_eqx.convert.source import Source
 from neox_eqx.errors import InputError
 from neox_eqx.generation.lengths import bucket
@@ -30,27 +30,25 @@ from neox_eqx.model.adapt import TARGETS
 from neox_eqx.model.block import Block
 from neox_eqx.model.linear import Linear
 from neox_eqx.model.neox import GPTNeoX
-from neox_eqx.sizes import size_text
 
 _STAGES = (("query_key_value", "dense_h_to_4h"), ("dense", "dense_4h_to_h"))
 """The Linears of a layer: those that are rounded first, and those that read what these make."""
 _TOKENS = 4096
 """About so many are read at a time."""
-_HEADROOM = 10**9
-"""Bytes beside the parameters."""
+_BYTES = 5
+"""Of a parameter: four in float32, and less than one for its code and scale."""
 
 Rows = Sequence[Sequence[int]]
 Batch = tuple[Float[Array, "B T D"], Bool[Array, "B T"]]
-Arrays = dict[str, np.ndarray]
 
 
 def calibrated(source: Source, rounded: Source, rows: Rows) -> Source:
-    """`rounded`, with codes and scales that suit the tokens in `rows`; `source` has the numbers.
+    """`rounded`, which is `source` with its weights rounded, with codes that suit texts instead.
 
-    The whole model is in memory, in float32.
+    `rows` has the tokens of each text. The whole model is in memory, in float32.
 
     Raises:
-        InputError: it does not fit into it, or holds a number that cannot be rounded.
+        InputError: there is not enough memory, or a number cannot be rounded.
     """
     _check_memory(source)
     model = load_checkpoint(source.checkpoint, LoadOptions(dtype="float32", stacked=False))
@@ -70,21 +68,17 @@ def calibrated(source: Source, rounded: Source, rows: Rows) -> Source:
 
 
 def _check_memory(source: Source) -> None:
-    import psutil
-
-    count = sum(math.prod(entry.shape) for entry in source.entries)
-    needed, free = 5 * count + _HEADROOM, psutil.virtual_memory().available
-    if needed > free:
+    if short := shortage(source.entries, bytes_each=_BYTES):
+        needed, free = short
         raise InputError(
-            f"to calibrate takes {size_text(needed)} of memory, and {size_text(free)} are free; "
-            "leave --calibrate out"
+            f"to calibrate takes {needed} of memory, and {free} are free; leave --calibrate out"
         )
 
 
 def _rounded(
     model: GPTNeoX, rows: Rows, few: dict[str | None, RoundedWeight]
 ) -> Iterator[tuple[RoundedWeight, Arrays]]:
-    """Each weight, as it is to be rounded, with its arrays."""
+    """Each weight that is to be rounded, in the order of the layers, with its arrays in a file."""
 
     def round_one(name: str, linear: Linear, products: np.ndarray) -> tuple[Any, Linear]:
         entry, weight = few[name], np.asarray(linear.weight)
@@ -167,7 +161,7 @@ def _products(
     valid: Bool[Array, "B T"],
     names: tuple[str, ...],
 ) -> dict[str, Float32[Array, "in in"]]:
-    """Of the inputs of each Linear, as `_square`."""
+    """The `_square` of what enters each of these Linears of a layer."""
     seen: dict[str, list[Array]] = {name: [] for name in names}
     watched = [_Watched(_linear(name, block), seen[name]) for name in names]
     block = eqx.tree_at(lambda own: [_linear(name, own) for name in names], block, watched)
@@ -186,6 +180,6 @@ def _through(
 
 @eqx.filter_jit
 def _square(x: Float[Array, "B T in"], valid: Bool[Array, "B T"]) -> Float32[Array, "in in"]:
-    """The sums of products of each two of its numbers, over the positions that are valid."""
+    """xᵀ x: the products of each two inputs, summed over the positions that are valid."""
     flat = jnp.where(valid[..., None], x, 0).reshape(-1, x.shape[-1])
     return lax.dot_general(flat, flat, (((0,), (0,)), ((), ())), precision=lax.Precision.HIGHEST)

@@ -14,28 +14,31 @@ from tqdm import tqdm
 from neox_eqx.checkpoint.entry import blocks
 from neox_eqx.checkpoint.few_bits import FewBits
 from neox_eqx.checkpoint.load import LoadOptions, load_checkpoint
+from neox_eqx.convert.memory import shortage
 from neox_eqx.convert.source import Source
 from neox_eqx.convert.words import Sample, Text
 from neox_eqx.model.neox import GPTNeoX
-from neox_eqx.sizes import size_text
 
 _CHUNK = 64
 """Positions whose logits exist at a time."""
-_HEADROOM = 10**9
-"""Bytes beside the parameters."""
+_BYTES = 5
+"""Of a parameter in both models: four in float32, and about one at most in few bits."""
 
 
 def change(
     source: Source, result: Source, form: str, text: Text | None, sample: Sample | None
 ) -> dict[str, Any]:
-    """For the certificate: how far weights are off, and what that does on the text."""
-    learnt = {} if sample is None else {"calibrated_on": sample.description}
+    """For the certificate: how far weights are off, and what that does on the text.
+
+    `form` is the name of the form, and `sample` what the rounding was calibrated on.
+    """
+    calibrated = {} if sample is None else {"calibrated_on": sample.description}
     given = {"skipped": "no text was given"} if text is None else _on_text(source, result, text)
-    return {"form": form, **learnt, **_of_weights(source, result), "text": given}
+    return {"form": form, **calibrated, **_of_weights(source, result), "text": given}
 
 
 def _of_weights(source: Source, result: Source) -> dict[str, Any]:
-    """Differences as a share of the weights, both as rms: of all together, and of the worst."""
+    """The rms of differences over that of the weights: of all weights, and of the worst tensor."""
     exact = {entry.name: entry for entry in source.entries}
     sums: dict[str, np.ndarray] = {}
     rounded = [entry for entry in result.entries if isinstance(entry, FewBits)]
@@ -60,13 +63,9 @@ def _share(off: float, whole: float) -> float:
 
 
 def _on_text(source: Source, result: Source, text: Text) -> dict[str, Any]:
-    import psutil
-
-    count = sum(math.prod(entry.shape) for entry in result.entries)
-    needed, free = 5 * count + _HEADROOM, psutil.virtual_memory().available
-    if needed > free:
-        both = f"{size_text(needed)} of memory, and {size_text(free)} are free"
-        return {**text.description, "skipped": f"both models need {both}"}
+    if short := shortage(result.entries, bytes_each=_BYTES):
+        both = "both models need {} of memory, and {} are free".format(*short)
+        return {**text.description, "skipped": both}
     exact, few = (
         load_checkpoint(one.checkpoint, LoadOptions(dtype="float32", stacked=True))
         for one in (source, result)

@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,12 @@ import numpy as np
 from neox_eqx.checkpoint.checkpoint import Checkpoint
 from neox_eqx.checkpoint.load import LoadOptions, load_checkpoint
 from neox_eqx.checkpoint.names import HEAD, stored_name
+from neox_eqx.convert.memory import shortage
 from neox_eqx.convert.source import Source
 from neox_eqx.model.neox import GPTNeoX
-from neox_eqx.sizes import size_text
 
 PROMPT, NEW = 8, 32
 """Tokens of the prompt, and tokens that continue it."""
-# Memory beside the parameters: the libraries, activations, and a tensor that is being read.
-_HEADROOM = 10**9
 
 
 def compare(source: Source, wanted: Source, result: Source, directory: Path) -> dict[str, Any]:
@@ -77,13 +74,10 @@ def _read(
 
 def _too_large(result: Source) -> str | None:
     """Why a model does not fit into memory, if so; ours and theirs are not there at once."""
-    import psutil
-
-    parameters = sum(math.prod(entry.shape) for entry in result.entries)
-    needed, free = 4 * parameters + _HEADROOM, psutil.virtual_memory().available
-    if needed <= free:
+    short = shortage(result.entries, bytes_each=4)
+    if short is None:
         return None
-    return f"needs {size_text(needed)} of memory in float32, and {size_text(free)} are free"
+    return "needs {} of memory in float32, and {} are free".format(*short)
 
 
 def _theirs(
