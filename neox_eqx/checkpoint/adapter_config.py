@@ -15,6 +15,8 @@ from neox_eqx.model.lora import lora_scale
 from neox_eqx.shown import few, shown
 from neox_eqx.small_files import read_json
 
+FORM = "quantize"
+"""The key of base.json that has the form in few bits of the base's weights."""
 SOFT_PROMPTS = ("PROMPT_TUNING", "PREFIX_TUNING")
 # Variants of LoRA that compute something else.
 _VARIANTS = (
@@ -59,15 +61,13 @@ class LoraSettings:
         return lora_scale(self.alpha_of(module), self.rank_of(module), self.use_rslora)
 
 
-FORM = "quantize"
-"""The key of base.json that has the form of the base's weights."""
-
-
 def read_base_form(directory: Path) -> str | None:
     """The form in few bits of the base that the adapter in a directory was trained beside.
 
+    It is None where the base was in floating point: there is no base.json then.
+
     Raises:
-        InputError: base.json says something else.
+        InputError: base.json is broken, or names no form.
     """
     path = directory / ADAPTER_BASE
     if not path.is_file():

@@ -68,7 +68,7 @@ class Checkpoint:
         return cls(origin.directory, config, (), form, origin.adapter is not None)
 
     def rounded(self, quantize: str | None) -> "Checkpoint":
-        """The same with the numbers that its weights are in few bits, which are not held as such.
+        """The same with the numbers that its weights become in a form, as if the files had them.
 
         Raises:
             InputError: the files have them in another form.
@@ -80,9 +80,10 @@ class Checkpoint:
         return dataclasses.replace(self, entries=entries)
 
     def form_to_hold(self, asked: Form | None) -> type[QuantizedLinear] | None:
-        """The form that the model is to have its weights in; None for numbers.
+        """The form in few bits that the model is to have its weights in; None for floating point.
 
-        It is that of the files if none is asked for. A weight with LoRA's product added is in none.
+        If none is asked for it is that of the files, and with a LoRA adapter, which is added to
+        numbers, None.
 
         Raises:
             InputError: the files have them in another one.

@@ -20,7 +20,8 @@ from neox_eqx.model.quantized import QuantizedLinear
 from neox_eqx.shown import shown
 
 Arrays = dict[str, np.ndarray]
-Form = type[QuantizedLinear]
+"""By the fields of a form."""
+FormClass = type[QuantizedLinear]
 
 
 class FewBits(abc.ABC):
@@ -29,7 +30,7 @@ class FewBits(abc.ABC):
     name: str
     path: Path
     shape: tuple[int, ...]
-    form: Form
+    form: FormClass
 
     @property
     def dtype(self) -> np.dtype:
@@ -42,7 +43,7 @@ class FewBits(abc.ABC):
 
     @abc.abstractmethod
     def rows(self, rows: slice) -> Arrays:
-        """Of some rows, all of the arrays, as a file has them."""
+        """The rows in a slice of step 1 of all arrays, as a file has them."""
 
     def read(self, index: tuple[slice, ...]) -> np.ndarray:
         """As `Entry.read`: the float32 numbers that codes and scales stand for."""
@@ -59,7 +60,7 @@ class StoredWeight(FewBits):
     name: str
     path: Path
     shape: tuple[int, ...]
-    form: Form
+    form: FormClass
     stored: Mapping[str, Entry]
 
     @property
@@ -75,7 +76,7 @@ class StoredWeight(FewBits):
         return {field: _rows(part, rows) for field, part in self.stored.items()}
 
 
-def joined(entries: Sequence[Entry], config: GPTNeoXConfig, form: Form) -> list[Entry]:
+def joined(entries: Sequence[Entry], config: GPTNeoXConfig, form: FormClass) -> list[Entry]:
     """The tensors of a checkpoint whose weights are in this form, with one for each of them.
 
     Raises:
@@ -110,7 +111,7 @@ def _place(entry: Entry) -> tuple[str, str]:
 
 
 def _check_rows(
-    entries: Sequence[Entry], name: str, rows: int, found: Mapping[str, Entry], form: Form
+    entries: Sequence[Entry], name: str, rows: int, found: Mapping[str, Entry], form: FormClass
 ) -> None:
     lost = [field for field in form.arrays() if field not in found]
     if lost:
@@ -124,7 +125,7 @@ def _check_rows(
             )
 
 
-def _joined(found: Mapping[str, Entry], shape: tuple[int, int], form: Form) -> StoredWeight:
+def _joined(found: Mapping[str, Entry], shape: tuple[int, int], form: FormClass) -> StoredWeight:
     row = stored_row(form, shape[1])
     for field, part in found.items():
         own = (shape[0], *row[field].shape[1:])
@@ -137,8 +138,8 @@ def _joined(found: Mapping[str, Entry], shape: tuple[int, int], form: Form) -> S
     return StoredWeight(weight.name, weight.path, shape, form, found)
 
 
-def stored_row(form: Form, columns: int) -> Arrays:
-    """What a file has for a row of zeros."""
+def stored_row(form: FormClass, columns: int) -> Arrays:
+    """What a file has for a row of so many zeros."""
     return form.to_file(form.encode(np.zeros((1, columns), np.float32)))
 
 

@@ -39,7 +39,7 @@ class Parameter:
 def parameters(model: GPTNeoX) -> list[Parameter]:
     """All parameters of a model, or of its shapes, in the order of its leaves.
 
-    Each array of a weight in few bits is one, although files hold a single tensor for them.
+    Each array of a weight in few bits is one, although a checkpoint has a single entry for them.
     """
     leaves = jax.tree_util.tree_leaves_with_path(model)
     return [_parameter(model, dotted(path), array) for path, array in leaves]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from neox_eqx.checkpoint.entry import Entry, blocks
-from neox_eqx.checkpoint.few_bits import Arrays, FewBits, Form, stored_row
+from neox_eqx.checkpoint.few_bits import Arrays, FewBits, FormClass, stored_row
 from neox_eqx.checkpoint.names import EMBEDDING, HEAD, linears, stored_name
 from neox_eqx.checkpoint.ties import settle_tying
 from neox_eqx.config import GPTNeoXConfig
@@ -16,10 +16,10 @@ from neox_eqx.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class RoundedWeight(FewBits):
-    """One that lies in the files as numbers."""
+    """One that lies in the files as numbers, and is rounded at each reading."""
 
     stored: Entry
-    form: Form
+    form: FormClass
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -35,7 +35,7 @@ class RoundedWeight(FewBits):
 
     @property
     def granule(self) -> int:
-        """For `blocks`."""
+        """For `blocks`: reads that begin or end at other rows cost more."""
         return max(self.form.rows_together, getattr(self.stored, "granule", 1))
 
     @property
@@ -63,7 +63,7 @@ class RoundedWeight(FewBits):
 
 @dataclasses.dataclass(frozen=True)
 class _Part:
-    """One of its arrays."""
+    """One of the arrays of a RoundedWeight, as an `Entry`."""
 
     whole: RoundedWeight
     field: str
@@ -93,7 +93,7 @@ class _Part:
         return self.whole.rows(index[0])[self.field][(slice(None), *index[1:])]
 
 
-def check_numbers(entry: Entry, form: Form, block: np.ndarray) -> None:
+def check_numbers(entry: Entry, form: FormClass, block: np.ndarray) -> None:
     """Refuses a part of a tensor that has what cannot be rounded.
 
     Raises:
@@ -112,8 +112,13 @@ def check_numbers(entry: Entry, form: Form, block: np.ndarray) -> None:
         )
 
 
-def rounded_entries(entries: Sequence[Entry], config: GPTNeoXConfig, form: Form) -> list[Entry]:
-    """The tensors of a checkpoint, with the weights of its Linears rounded as they are read."""
+def rounded_entries(
+    entries: Sequence[Entry], config: GPTNeoXConfig, form: FormClass
+) -> list[Entry]:
+    """The tensors of a checkpoint, with the weights of its Linears rounded as they are read.
+
+    A head that the config ties to the embedding is not rounded, where it has the same numbers.
+    """
     tensors = {stored_name(entry.name): entry for entry in entries}
     head, embedding = tensors.get(HEAD), tensors.get(EMBEDDING)
     if head and embedding and head.shape == embedding.shape:

@@ -35,8 +35,8 @@ class Options:
     check: Path | None = None
     """Instead, compare the certificate in this directory with its files."""
     dtype: Literal["same", "float32", "bfloat16", "float16"] = "same"
-    """Of the parameters in the result; same keeps that of each tensor, and of a LoRA adapter is
-    float32."""
+    """Of the parameters in the result; same keeps that of each tensor, and is float32 for a LoRA
+    adapter, and for weights in few bits that become numbers."""
     quantize: Literal["int8", "int4"] | None = None
     """To the native layout: round the weights of the layers and of the head to 8 or 4 bits."""
     text: Path | None = None

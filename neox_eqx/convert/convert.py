@@ -45,13 +45,13 @@ def convert(
     and comes into being whole. "same" is float32 for a LoRA adapter, which is merged in it, and for
     weights in few bits where the result has them as numbers. With `quantize`, a name in FORMATS,
     the weights of the layers and of the head are rounded to few bits, and the certificate says how
-    far they are off, and how the model changes on the `text` in a file if there is one. With
-    `calibrate`, a file of texts, 4 bits are chosen so that these are read as before.
+    far they are off. With `text`, a file of text, it also says how the model changes on that. With
+    `calibrate`, a file of texts, 4 bits are chosen so that what layers make of them changes little.
     `origin` and `neox` are those of `read_source`.
 
     Raises:
-        InputError: the source is incomplete or cannot be represented, or the destination cannot
-            be written; nothing is left of it then.
+        InputError: options do not go together, the source is incomplete or cannot be represented,
+            a text cannot be read, or the destination cannot be written; nothing is left of it then.
     """
     _check_options(to, quantize, text, calibrate)
     original = read_source(source, origin, neox)

@@ -12,15 +12,16 @@ from neox_eqx.model.int4_file import packed
 from neox_eqx.native.tiles import GROUP
 
 _DAMPING = 0.01
-"""Of the mean of the inputs' squares, added to each: without it what never occurs has any size."""
+"""Of the mean of the inputs' squares, added to each of these: inputs that are always 0 would leave
+no inverse."""
 
 
 def round_for_inputs(
     weight: Float32[np.ndarray, "out in"], products: Float[np.ndarray, "in in"]
 ) -> dict[str, np.ndarray]:
-    """The weight in 4 bits as a file has it.
+    """Codes and scales of the weight in 4 bits, as a file has them.
 
-    `products` are the sums of products of each two inputs, over all positions of a text.
+    `products` is xᵀ x of the inputs x: the products of each two, summed over all positions.
     """
     out, columns = weight.shape
     rest = np.pad(weight.astype(np.float64), ((0, 0), (0, -columns % GROUP)))
@@ -44,7 +45,7 @@ def round_for_inputs(
 
 
 def _factors(products: Float[np.ndarray, "in in"]) -> Float[np.ndarray, "in in"]:
-    """The upper Cholesky factor of the inverse: row i says how those after i make up for it."""
+    """The upper Cholesky factor of the inverse: row i says how later inputs make up for input i."""
     whole = products.astype(np.float64)
     mean = np.trace(whole) / len(whole)
     whole = whole + (_DAMPING * mean or 1.0) * np.eye(len(whole))

@@ -39,7 +39,7 @@ def describe_file(path: Path) -> dict[str, Any]:
 
 
 def describe_text(text: str) -> dict[str, Any]:
-    """Size and SHA-256 of the file that the text will be written to."""
+    """Size and SHA-256 of a text in UTF-8."""
     data = text.encode()
     return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
@@ -47,7 +47,7 @@ def describe_text(text: str) -> dict[str, Any]:
 def describe_tensor(entry: Entry) -> dict[str, Any]:
     """Dtype of a tensor and SHA-256 of its values: little-endian, row by row, in that dtype.
 
-    Of one in few bits they are the numbers that its codes stand for.
+    Of one in few bits the values are the numbers that its codes stand for, and its form is named.
     """
     digest = hashlib.sha256()
     for block in row_blocks(entry):

@@ -13,7 +13,7 @@ from neox_eqx.text.tokenizer import load_tokenizer
 from neox_eqx.tokenizer import Tokenizer, token_ids
 
 MOST_TOKENS = 16_384
-"""Of a text, and of all lines together; those at the beginning."""
+"""Of a text, or of all lines of a sample together: the first of them count."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Text:
 
     tokens: Sequence[int]
     description: dict[str, Any]
-    """Its file: name, size and hash."""
+    """The name of its file, and size and hash of the text, whose lines end in a mere newline."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Sample:
 
     rows: Sequence[Sequence[int]]
     description: dict[str, Any]
-    """Their file: name, size and hash; and how many tokens count."""
+    """Name, size and hash of their file, and how many tokens there are in `rows`."""
 
 
 def tokens_of(path: Path, directory: Path) -> Text:

@@ -18,8 +18,8 @@ Attending = Dense | Flash | CuDNN | Fused | Blocks
 def attending(
     visible: Visible, mesh: Mesh | None, *, head_size: int, dtype: jnp.dtype, drops: bool
 ) -> Attending:
-    """The way for these tokens: a kernel of the platform if it fits. `drops`: weights are dropped
-    out, which Dense alone does."""
+    """The way for these tokens: a kernel of the platform if it fits. `drops`: attention's weights
+    are dropped out, which Dense alone does."""
     length = visible.ids.shape[1]
     platform = platform_of(mesh)
     if drops:

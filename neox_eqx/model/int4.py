@@ -26,10 +26,11 @@ STEPS = 4
 ZERO = 8
 """The code of 0; codes are 0 to 15."""
 _TRIES = (1.0, 0.95, 0.9, 0.85, 0.8)
-_LARGEST = 65504.0
+"""Of the largest number of a group, the shares that code 0 is tried for."""
+_LARGEST_SCALE = 65504.0
 """In float16."""
-LARGEST = ZERO * _LARGEST
-"""What the code of the largest number and the largest scale stand for."""
+LARGEST = ZERO * _LARGEST_SCALE
+"""The largest absolute value of a number: that of code 0 with the largest scale."""
 
 
 class Int4Linear(QuantizedLinear):
@@ -149,7 +150,7 @@ def filled(weight: Numbers, *, rows: int) -> Numbers:
 
 
 def best_scale(groups: Numbers) -> Numbers:
-    """The scale of each group (..., 32), float16."""
+    """The scale (...), float16, of each group (..., 32), float32, as `Int4Linear.encode` has it."""
     xp = _library(groups)
     at = abs(groups).argmax(-1, keepdims=True)
     largest = xp.take_along_axis(groups, at, -1)[..., 0]
@@ -158,7 +159,7 @@ def best_scale(groups: Numbers) -> Numbers:
         codes = rounded(groups, largest * np.float32(factor / -ZERO))
         norm = _sum(codes * codes)
         scale = _sum(groups * codes) / xp.where(norm == 0, np.float32(1), norm)
-        scale = scale.clip(-_LARGEST, _LARGEST).astype(np.float16)
+        scale = scale.clip(-_LARGEST_SCALE, _LARGEST_SCALE).astype(np.float16)
         wide = scale.astype(np.float32)
         off = rounded(groups, wide) * wide[..., None] - groups
         error = _sum(off * off)
@@ -175,7 +176,7 @@ def _sum(groups: Numbers) -> Numbers:
 
 
 def rounded(groups: Numbers, scale: Numbers) -> Numbers:
-    """The codes less 8 of groups (..., 32) with these scales (...), as float32."""
+    """Codes less 8, from -8 to 7, of groups (..., n) with scales (...); all are float32."""
     divisor = _library(groups).where(scale == 0, np.float32(1), scale)[..., None]
     return (groups / divisor).round().clip(-ZERO, ZERO - 1)
 

@@ -30,7 +30,7 @@ def unpacked(rows: UInt8[np.ndarray, "rows half"]) -> UInt8[np.ndarray, "rows in
 
 
 def with_columns(stored: dict[str, np.ndarray], columns: int) -> dict[str, np.ndarray]:
-    """Rows of a file with groups of zeros after them, up to so many numbers."""
+    """Rows of a file, each with groups of zeros after it up to so many numbers."""
     missing = -(-columns // GROUP) - stored["scale"].shape[1]
     if missing <= 0:
         return stored

@@ -50,14 +50,17 @@ class QuantizedLinear(Linear):
     def to_file(cls, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Arrays that `encode` gave for a weight (out, in), as they lie in a file.
 
-        There each array has an entry for every row, the same on all machines. Rows that `encode`
-        added may be there too.
+        A file has in each array an entry for every row, the same on all machines. After those of
+        the weight there may be entries of the rows that `encode` added.
         """
         return arrays
 
     @classmethod
     def from_file(cls, stored: dict[str, np.ndarray], columns: int) -> dict[str, np.ndarray]:
-        """As `encode` gave them: rows of a file, each with zeros after it up to `columns`."""
+        """The arrays of some rows as `encode` gives them, from what `to_file` made of these.
+
+        Each row has zeros after it up to `columns` numbers.
+        """
         zeros = cls.encode(np.zeros((1, columns), np.float32))
         return {name: _before(array, zeros[name]) for name, array in stored.items()}
 
@@ -98,7 +101,7 @@ def cast(tree: Tree, dtype: jax.typing.DTypeLike) -> Tree:
 
 
 def _before(array: np.ndarray, row: np.ndarray) -> np.ndarray:
-    """The array, and after the numbers of each entry those that a `row` has there."""
+    """The array with longer entries: what each lacks is taken from a `row` of zeros."""
     if array.shape[1:] == row.shape[1:]:
         return array
     whole = np.repeat(row, len(array), axis=0)

@@ -32,8 +32,8 @@ class Blocks(eqx.Module):
 
     @staticmethod
     def fits(length: int, platform: str) -> bool:
-        """Whether so many new tokens attend in this way. For fewer all scores are as fast; and what
-        the compiler for TPUs makes of the loops was not seen."""
+        """Whether so many new tokens attend in this way. For fewer, all scores at once are as
+        fast; and what the compiler for TPUs makes of the loops was not seen."""
         return platform != "tpu" and length > BLOCK
 
     def attend(self, query: Query, segments: Segments) -> Query:

@@ -10,7 +10,7 @@ from neox_eqx.model.keys_values import KeysValues
 
 
 class Dense(eqx.Module):
-    """With all scores at once: for few tokens, and where weights are dropped out."""
+    """For few tokens, and where attention's weights are dropped out."""
 
     mask: Bool[Array, "B T U"]
     """True where a new token attends to a slot, of the past segments or of the new tokens."""

@@ -17,7 +17,7 @@ from neox_eqx.native import attention, library
 from neox_eqx.sharding.rules import sharding
 
 _LEAST = 64
-"""The library computes so many queries side by side; for fewer, all scores at once are as fast."""
+"""New tokens. So many queries are a block of the library's; for fewer, Dense is as fast."""
 
 Query = Float[Array, "B H T K"]
 Segments = tuple[KeysValues, ...]
@@ -29,7 +29,7 @@ class Fused(eqx.Module):
     visible: Visible
     mesh: Mesh | None = eqx.field(static=True)
     in_jax: Dense | Blocks
-    """The way of gradients, and of what the library has no form for."""
+    """How gradients are computed, and keys and values that the library has no form for."""
 
     @staticmethod
     def fits(length: int, platform: str) -> bool:
@@ -66,13 +66,13 @@ def _attend(
 
 
 def _forms(segments: Segments, query: Query) -> list[tuple[Array, ...]]:
-    """Of the segments that the library has a form for."""
+    """The arrays of each segment, but not of those that the library has no form for."""
     forms = (kv.for_library(query.shape[-1]) for kv in segments)
     return [form for form in forms if form is not None]
 
 
 def _as_many_rows(x: Array, rows: int, mesh: Mesh) -> Array:
-    """Rows that several of a batch share, repeated where devices could not have them whole."""
+    """Rows that neighbours in a batch share, repeated where they do not divide over the devices."""
     if len(x) in (1, rows) or len(x) % mesh.shape["data"] == 0:
         return x
     return jnp.repeat(x, rows // len(x), axis=0)

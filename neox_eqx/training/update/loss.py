@@ -73,10 +73,10 @@ def _forward(
 
 
 def _groups(rows: int, mesh: Mesh | None) -> int:
-    """In how many parts the gradient of the head is summed, before these are.
+    """How many groups of rows have a gradient of the head of their own through all chunks.
 
-    One for each device that has rows of its own: what they found travels once, and not in each
-    chunk. Where rows do not divide, all devices have all of them.
+    It is one for each part of the mesh's `data` axis, so that gradients travel once, to be added
+    up, and not in each chunk. Rows that do not divide lie on all devices, and are one group.
     """
     devices = mesh.shape[TRAINING_RULES["rows"]] if mesh else 1
     return devices if rows % devices == 0 else 1
