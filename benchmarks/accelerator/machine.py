@@ -39,7 +39,7 @@ def matrix_rate(width: int) -> float:
 
 
 def least_seconds(function: Callable[..., jax.Array], *arrays: jax.Array) -> float:
-    """Of some calls after one that compiles."""
+    """The fastest of TRIES calls, after one that compiles."""
     function(*arrays).block_until_ready()
     seconds = []
     for _ in range(TRIES):

@@ -17,7 +17,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ from neox_eqx import PRESETS, InputError
 from neox_eqx.command_line import run
 
 FORMS: tuple[Form, ...] = (None, "int8", "int4")
-LEAST = 30  # seconds that are left for a figure to begin
+LEAST = 30
+"""Seconds that must be left for a figure to begin."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +47,8 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """What is measured."""
+    """What is measured: `copied` are bytes, `width` is that of the matrices that are multiplied,
+    and `batch` the rows and their length in a step of training."""
 
     presets: tuple[str, ...] = ("pythia-410m", "pythia-1.4b", "pythia-6.9b")
     batch_sizes: tuple[int, ...] = (1, 8, 64)
@@ -80,16 +82,15 @@ def main(options: Options) -> None:
         raise InputError(f"--json {options.json}: no such directory to write to")
     sizes, start = SMALL if options.rehearse else Sizes(), time.perf_counter()
     report: dict[str, Any] = {"machine": machine.facts(), "figures": [], "left_out": []}
-    for name, measure in _figures(sizes, report):
+    for name, measure in _figures(sizes):
         began = time.perf_counter()
         if began - start > options.seconds - LEAST and not options.rehearse:
             report["left_out"].append(name)
             continue
         try:
             found = measure()
-        except (
-            Exception
-        ) as error:  # one figure that fails, as for want of memory, leaves the others
+        except Exception as error:
+            # One figure that fails, as for want of memory, leaves the others.
             found = {"failed": f"{type(error).__name__}: {str(error)[:300]}"}
         gc.collect()
         report["figures"].append({"name": name, "seconds": time.perf_counter() - began} | found)
@@ -99,7 +100,7 @@ def main(options: Options) -> None:
     print(f"left out for want of time: {', '.join(report['left_out']) or 'nothing'}")
 
 
-def _figures(sizes: Sizes, report: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+def _figures(sizes: Sizes) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     """Names and what measures them, the most important first."""
     best: dict[str, float] = {}
 

@@ -55,6 +55,7 @@ def generation(
 
 
 def model_of(name: str, form: Form) -> GPTNeoX:
+    """Random weights of a preset's shape, in this form or in 16 bits."""
     return random_model(name, dtype=None, quantize=form, cache_bits=None)
 
 
@@ -67,7 +68,8 @@ def _read_in_a_step(model: GPTNeoX) -> int:
 def training(
     config: GPTNeoXConfig, *, batch_size: int, length: int, steps: int, rate: float
 ) -> dict[str, Any]:
-    """Median seconds of a step in bfloat16, and its products as a share of the matrix rate."""
+    """Median seconds of a step in bfloat16, and its products as a share of `rate`, operations a
+    second."""
     recipe = Recipe(steps=steps + 1, compute_dtype="bfloat16")
     mesh = make_mesh(config, "data=1,model=1")
     init = jax.jit(lambda key: GPTNeoX.init(config, stacked=True, key=key))
