@@ -47,7 +47,7 @@ def _of_weights(source: Source, result: Source) -> dict[str, Any]:
         columns = slice(0, entry.shape[1])
         for first, block in blocks(entry, (slice(0, entry.shape[0]), columns), entry.dtype):
             own = exact[entry.name].read((slice(first, first + len(block)), columns))
-            own = own.astype(np.float32)
+            own = own.astype(np.float64)  # whose squares are finite
             sums[entry.name] += [np.vdot(block - own, block - own), np.vdot(own, own)]
     shares = {name: _share(*own) for name, own in sums.items()}
     off, whole = (sum(one[which] for one in sums.values()) for which in (0, 1))
