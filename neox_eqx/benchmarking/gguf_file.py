@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 FORMS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int8": "Q8_0", "int4": "Q4_0"}
 """What llama.cpp calls our forms of a matrix: its 8 and 4 bits are in groups of 32 inputs."""
 
+# llama.cpp has the last for all of them.
+_GELUS = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh")
+
 
 def write_gguf(model: GPTNeoX, path: Path, form: str) -> None:
     """Writes matrices in this of `FORMS` and vectors in float32; a tokenizer is not in the file.
@@ -25,12 +28,16 @@ def write_gguf(model: GPTNeoX, path: Path, form: str) -> None:
     It needs the package `gguf`.
 
     Raises:
-        InputError: weights are in few bits already, and would be rounded twice.
+        InputError: weights are in few bits already, and would be rounded twice; or llama.cpp has no
+            such model.
     """
     import gguf
 
     if is_quantized(model):
         raise InputError("weights are in few bits; give the checkpoint that they were made of")
+    config = model.config
+    if config.rope_parameters.rope_type != "default" or config.hidden_act not in _GELUS:
+        raise InputError("llama.cpp has GPT-NeoX with gelu and unscaled positions alone")
 
     kind = gguf.GGMLQuantizationType[FORMS[form]]
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.GPTNEOX, model.config.num_hidden_layers)

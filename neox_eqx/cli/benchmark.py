@@ -137,7 +137,7 @@ def _check_peer(options: Options) -> None:
         for name in _OURS_ALONE:
             if getattr(options, name) != getattr(Options, name):
                 option = "--" + name.replace("_", "-")
-                raise InputError(f"--against llama.cpp compares greedy tokens; leave out {option}")
+                raise InputError(f"--against llama.cpp compares what both have; leave out {option}")
         llama_cpp_peer.check_installed()
     elif options.quantize or options.cache_bits:
         raise InputError("--against compares the same bits; leave out --quantize and --cache-bits")

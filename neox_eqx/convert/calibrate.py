@@ -83,6 +83,11 @@ def _rounded(
     def round_one(name: str, linear: Linear, products: np.ndarray) -> tuple[Any, Linear]:
         entry, weight = few[name], np.asarray(linear.weight)
         check_numbers(entry.stored, entry.form, weight)
+        if not np.isfinite(products).all():
+            raise InputError(
+                f"{name}: what enters it on this text is too large or no number, so that it cannot "
+                "be calibrated; leave --calibrate out"
+            )
         arrays = round_for_inputs(weight, products)
         held = entry.form.from_file(arrays, weight.shape[1])
         values = entry.form.values(held)[: weight.shape[0], : weight.shape[1]]

@@ -64,3 +64,9 @@ def test_llama_cpp_generates_from_the_same_weights(
     written = json.loads((tmp_path / "out.json").read_text())
     assert written["peer"] == "llama.cpp"
     assert written["equal_tokens"] == 1 if quantize is None else written["equal_tokens"] > 0
+
+
+def test_transformers_is_compared_with_the_same_bits() -> None:
+    for own in ({"quantize": "int8"}, {"cache_bits": 8}):
+        with pytest.raises(InputError, match="leave out --quantize and --cache-bits"):
+            benchmark.main(benchmark.Options(preset="pythia-14m", against="transformers", **own))

@@ -2,14 +2,17 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import gguf
 import jax
 import numpy as np
 import pytest
 
-from neox_eqx import PRESETS, GPTNeoX
+from neox_eqx import PRESETS, GPTNeoX, InputError
 from neox_eqx.benchmarking.gguf_file import FORMS, write_gguf
+from neox_eqx.model.formats import quantized
+from neox_eqx.rope import RopeParameters
 
 CONFIG = dataclasses.replace(
     PRESETS["pythia-14m"],
@@ -55,3 +58,25 @@ def test_a_tied_head_is_written_as_it_is(tmp_path: Path) -> None:
     write_gguf(model, tmp_path / "model.gguf", "float16")
     read = {tensor.name: tensor.data for tensor in gguf.GGUFReader(tmp_path / "model.gguf").tensors}
     np.testing.assert_array_equal(read["output.weight"], read["token_embd.weight"])
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"hidden_act": "quick_gelu"},
+        {"rope_parameters": RopeParameters("linear", factor=2.0)},
+    ],
+)
+def test_what_llama_cpp_would_compute_otherwise_is_refused(
+    other: dict[str, Any], tmp_path: Path
+) -> None:
+    model = GPTNeoX.init(dataclasses.replace(CONFIG, **other), key=jax.random.key(0))
+    with pytest.raises(InputError, match="with gelu and unscaled positions alone"):
+        write_gguf(model, tmp_path / "model.gguf", "float32")
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_in_few_bits_are_not_rounded_again(tmp_path: Path) -> None:
+    model = quantized(GPTNeoX.init(CONFIG, key=jax.random.key(0)), "int8")
+    with pytest.raises(InputError, match="weights are in few bits"):
+        write_gguf(model, tmp_path / "model.gguf", "int8")

@@ -1,12 +1,14 @@
 """4 bits that suit a text: what a model makes of it changes less than with plain rounding."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from neox_eqx.checkpoint.load import load
 from neox_eqx.convert.calibrate import _square
@@ -159,3 +161,22 @@ def test_what_is_in_few_bits_has_nothing_to_be_calibrated(source: Path, tmp_path
             quantize="int4",
             calibrate=source.parent / "lines.txt",
         )
+
+
+def test_inputs_that_are_no_numbers_are_refused_by_the_name_of_the_weight(
+    source: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(source, model)
+    tensors = load_file(model / "model.safetensors")
+    tensors["gpt_neox.layers.0.mlp.dense_h_to_4h.bias"][0] = 3e38  # its square is infinite
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"layers\.0\.mlp\.dense_4h_to_h\.weight: what enters it"):
+        convert(
+            model,
+            tmp_path / "new",
+            to="native",
+            quantize="int4",
+            calibrate=source.parent / "lines.txt",
+        )
+    assert not (tmp_path / "new").exists()
