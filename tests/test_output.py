@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from neox_eqx.output import written
+
 NO_ROOM = "the output cannot be written: No space left on device"
 
 
@@ -42,3 +44,27 @@ def test_a_reader_of_help_may_leave() -> None:
     process = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, text=True)
     os.close(output)
     assert (process.returncode, process.stderr) == (141, "")
+
+
+def test_an_output_that_a_reader_has_left_ends_a_command_before_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is printed lies in a buffer until then."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with monkeypatch.context() as patched, open(writer, "w") as out:
+        patched.setattr(sys, "stdout", out)
+        with pytest.raises(SystemExit) as ended, written("neox-eqx"):
+            print("a line")
+    assert ended.value.code == 141
+
+
+def test_an_output_without_room_ends_a_command_before_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patched, open("/dev/full", "w") as out:
+        patched.setattr(sys, "stdout", out)
+        with pytest.raises(SystemExit) as ended, written("neox-eqx"):
+            print("a line")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"neox-eqx: error: {NO_ROOM}\n"

@@ -46,3 +46,14 @@ def test_what_is_counted_are_the_arrays(demo: TextGenerator) -> None:
     sequences = Words.of([[(5, 6)]] * 10).ids.nbytes
     assert needed["stop"] == sequences + 4 * 100 * len(b"abc")
     assert 10**8 < free_bytes(demo.model) < 10**13
+
+
+def test_the_scores_of_a_prompt_are_those_of_all_pairs_of_its_positions(
+    demo: TextGenerator,
+) -> None:
+    _, request = demo.request("Tom has 3 cats. " * 25, GenerationOptions())
+    assert 128 < len(request.tokens) <= 256
+    needed = bytes_needed(demo.model, [request], tokens_spelled=0)
+    config = demo.model.config
+    numbers = config.num_attention_heads * 256**2 + 256 * config.intermediate_size
+    assert needed["the scores of 1 rows"] == 3 * 4 * numbers

@@ -74,3 +74,17 @@ def _words(plans: list[Plan]) -> set[str]:
 def test_it_is_written_as_png(tmp_path: Path) -> None:
     draw("gpt-neox-20b", THREE, tmp_path / "out.png")
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_the_line_of_the_limit_reaches_as_far_beyond_the_first_bar_as_beyond_the_last(
+    name: str,
+) -> None:
+    memory, _ = picture("gpt-neox-20b", PLANS[name]).axes
+    assert len(memory.collections) == len(PLANS[name])
+    for line in memory.collections:
+        ((start, _), (end, _)) = line.get_segments()[0]
+        bars = [bar.get_bbox() for bar in memory.patches]
+        below = [bar for bar in bars if start < bar.x0 and bar.x1 < end]
+        before, beyond = below[0].x0 - start, end - below[-1].x1
+        assert beyond == pytest.approx(before) and 0 < before < below[0].width / 2

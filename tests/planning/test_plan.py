@@ -242,6 +242,21 @@ def test_the_longest_rows_are_those_of_the_model_or_were_compiled_for() -> None:
     assert best({key: (1.0, 12 * GIB) for key in table}).largest_length == 336
 
 
+def test_longer_rows_to_train_on_are_all_prompt_and_those_to_generate_keep_their_share() -> None:
+    trained = dataclasses.replace(wish("pythia-70m", "v5e:2x1", layout="1d"), train=True, gen_len=1)
+    asked: list[tuple[int, int]] = []
+
+    class Listening(Answers):
+        def ask(self, question: dict[str, Any]) -> dict[str, Any]:
+            asked.append((question["load"]["prompt_len"], question["load"]["gen_len"]))
+            return super().ask(question)
+
+    table = {("train", mesh): (1.0, GIB) for mesh in trained.meshes()}
+    found = make_plan(trained, Listening(table, 1.0))
+    assert found.largest_length == 2048
+    assert (2048, 1) in asked and {generated for _, generated in asked} == {1}
+
+
 @pytest.mark.parametrize(
     ("growth", "rows", "length"),
     [(1.0, 504, 2016), (1.05, 472, 1814), (1.12, 448, 1512), (1.2, 400, 1512), (1.5, 8, 1209)],

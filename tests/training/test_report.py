@@ -80,3 +80,13 @@ def test_too_many_in_a_row_end_the_run_with_the_examples_that_they_had(
     ) as ended:
         told(begun, tmp_path, [True, False, False, True])
     assert ended.value.status == NOT_FINITE
+
+
+def test_an_evaluation_is_seen_at_once_where_the_output_is_a_file(
+    begun: tuple[Job, TrainState], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = io.BytesIO()
+    out = io.TextIOWrapper(file)
+    monkeypatch.setattr(sys, "stdout", out)
+    told(begun, tmp_path, [True])
+    assert file.getvalue() == b"step 1: eval_loss 0.2500\n"
