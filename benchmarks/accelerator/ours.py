@@ -15,6 +15,7 @@ from neox_eqx.cli import benchmark
 from neox_eqx.presets import PRESETS
 from neox_eqx.sharding.mesh import make_mesh
 from neox_eqx.training.data.dataset import Rows, to_devices
+from neox_eqx.training.run.report import flops_per_token
 from neox_eqx.training.update.recipe import Recipe
 from neox_eqx.training.update.state import TrainState
 from neox_eqx.training.update.step import train_step
@@ -84,13 +85,11 @@ def training(
         jax.block_until_ready(metrics)
         seconds.append(time.perf_counter() - start)
     step = statistics.median(seconds[1:])
-    width, layers = config.hidden_size, config.num_hidden_layers
-    weights = layers * (4 * width + 2 * config.intermediate_size) * width
-    a_token = 6 * (weights + config.vocab_size * width) + 6 * layers * length * width
+    tokens_per_second = batch_size * length / step
     return {
         "step_seconds": step,
-        "tokens_per_second": batch_size * length / step,
-        "share_of_matrix_rate": batch_size * length * a_token / step / rate,
+        "tokens_per_second": tokens_per_second,
+        "share_of_matrix_rate": tokens_per_second * flops_per_token(config, length) / rate,
         "loss": float(metrics.loss),
     }
 

@@ -1,6 +1,5 @@
 """llama.cpp generating with the weights of one of our models."""
 
-import importlib.util
 import os
 import tempfile
 import time
@@ -12,15 +11,8 @@ from neox_eqx.benchmarking.gguf_file import write_gguf
 from neox_eqx.errors import InputError
 from neox_eqx.model.neox import GPTNeoX
 
-
-def check_installed() -> None:
-    """
-    Raises:
-        InputError: llama_cpp or gguf is not installed.
-    """
-    for module, package in {"llama_cpp": "llama-cpp-python", "gguf": "gguf"}.items():
-        if importlib.util.find_spec(module) is None:
-            raise InputError(f"{package} is not installed; run pip install llama-cpp-python gguf")
+NEEDED = {"llama_cpp": "llama-cpp-python", "gguf": "gguf"}
+"""Modules, and their names for pip."""
 
 
 class LlamaCppPeer:

@@ -1,6 +1,5 @@
 """transformers generating and scoring with the weights of one of our models."""
 
-import importlib.util
 import os
 import time
 import warnings
@@ -9,21 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neox_eqx.checkpoint.names import HEAD, parameters
-from neox_eqx.errors import InputError
 from neox_eqx.model.neox import GPTNeoX
 
 if TYPE_CHECKING:
     import torch
 
-
-def check_installed() -> None:
-    """
-    Raises:
-        InputError: transformers or torch is not installed.
-    """
-    for package in ("transformers", "torch"):
-        if importlib.util.find_spec(package) is None:
-            raise InputError(f"{package} is not installed; run pip install transformers torch")
+NEEDED = {"transformers": "transformers", "torch": "torch"}
+"""Modules, and their names for pip."""
 
 
 class TransformersPeer:

@@ -18,6 +18,7 @@ import tyro
 from neox_eqx import GPTNeoX, InputError, load
 from neox_eqx.benchmarking import llama_cpp_peer, transformers_peer
 from neox_eqx.benchmarking.compilation_count import CompilationCount
+from neox_eqx.benchmarking.installed import check_installed
 from neox_eqx.benchmarking.random_model import random_model
 from neox_eqx.benchmarking.report import Round, comparison, figures, medians, print_report
 from neox_eqx.checkpoint.origin import OriginOptions
@@ -138,11 +139,11 @@ def _check_peer(options: Options) -> None:
             if getattr(options, name) != getattr(Options, name):
                 option = "--" + name.replace("_", "-")
                 raise InputError(f"--against llama.cpp compares what both have; leave out {option}")
-        llama_cpp_peer.check_installed()
+        check_installed(llama_cpp_peer.NEEDED)
     elif options.quantize or options.cache_bits:
         raise InputError("--against compares the same bits; leave out --quantize and --cache-bits")
     else:
-        transformers_peer.check_installed()
+        check_installed(transformers_peer.NEEDED)
 
 
 def _systems(options: Options, model: GPTNeoX) -> dict[str, Generate]:
